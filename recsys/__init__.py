@@ -1,0 +1,1 @@
+"""Matryoshka two-tower recommendations: prepare, train, evaluate, publish; `serving` answers requests."""

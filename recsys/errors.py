@@ -1,0 +1,53 @@
+"""Every error a user can cause, as one tree.
+
+::
+
+    ValueError
+    └── RecsysError                something given to us is wrong; the message says what, where and what to do
+        ├── ConfigError            a setting is out of range, unknown, or contradicts another
+        ├── DataError              an input log or feature table cannot be used
+        ├── ArtifactError          a dataset, run or bundle folder is missing, damaged or of another kind
+        ├── WidthError             a width is not one the model was trained for, or a vector cannot be truncated to it
+        ├── RequestError           a recommendation request cannot be answered; carries the offending field
+        └── TrainingError          training cannot start or go on (diverged loss, mismatched checkpoint)
+
+Messages quote what was got and what was expected. What cannot happen is an ``assert``, never one of these.
+"""
+
+from __future__ import annotations
+
+
+class RecsysError(ValueError):
+    """Root of the tree: catching it catches every error that a user can cause."""
+
+
+class ConfigError(RecsysError):
+    """A setting is out of range, unknown, or contradicts another."""
+
+
+class DataError(RecsysError):
+    """An input log or feature table cannot be used."""
+
+
+class ArtifactError(RecsysError):
+    """A dataset, run or bundle folder is missing, damaged or of another kind."""
+
+
+class WidthError(RecsysError):
+    """A width is not a trained one, or a vector cannot be truncated to it."""
+
+
+class TrainingError(RecsysError):
+    """Training cannot start or go on."""
+
+
+class RequestError(RecsysError):
+    """A request cannot be answered as asked.
+
+    Attributes:
+        field: the request's offending field, in proto path syntax (``"budget.width"``).
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
