@@ -1,0 +1,204 @@
+"""Every setting of a training run, checked before anything is read or written.
+
+Plain frozen dataclasses: the command line shows and overrides each field, a TOML file may set any of them, and the run's
+folder keeps the configuration that ran. Settings of publishing and serving live beside the code they configure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recsys.errors import ConfigError
+from recsys.widths import WidthLadder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The two towers."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    """Widths to train, narrowest first; the last is the full width."""
+    embedding_dim: int = 64
+    """Dimensions of every embedding table; a multiple of 4."""
+    hidden: tuple[int, ...] = (256,)
+    """Sizes of each tower's hidden layers; none makes the towers linear."""
+    history_windows: tuple[int, ...] = (1, 5, 50)
+    """The last n items of a history, averaged for each n: short windows say what now, long ones say who."""
+    user_id: bool = False
+    """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
+    dropout: float = 0.1
+    """Share of each tower's inputs and hidden units that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        WidthLadder(self.widths)
+        _require(
+            self.embedding_dim > 0 and self.embedding_dim % 4 == 0,
+            "embedding_dim",
+            self.embedding_dim,
+            "a multiple of 4",
+        )
+        _require(all(size > 0 for size in self.hidden), "hidden", self.hidden, "positive sizes")
+        windows = self.history_windows
+        rising = all(low < high for low, high in itertools.pairwise(windows))
+        _require(
+            bool(windows) and windows[0] > 0 and rising, "history_windows", windows, "positive, strictly increasing"
+        )
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Sampled softmax at every width."""
+
+    temperature: tuple[float, ...] = (0.07,)
+    """Softmax temperature of the cosine: one for all widths, or one per width."""
+    weights: tuple[float, ...] = (1.0,)
+    """Weight of each width's loss: one for all widths, or one per width."""
+    num_uniform_negatives: int = 512
+    """Negatives drawn uniformly from the catalogue per batch, beside the other examples' items."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")
+        positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
+        _require(positive, "weights", self.weights, "0 or more, at least one above 0")
+        _require(self.num_uniform_negatives >= 0, "num_uniform_negatives", self.num_uniform_negatives, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    batch_size: int = 1024
+    """Examples per step and process."""
+    epochs: int = 20
+    """Passes over the training events at most."""
+    patience: int = 3
+    """Stop after this many epochs without a better validation ndcg@10 at full width."""
+    table_learning_rate: float = 0.2
+    """Row-wise Adagrad's rate for the embedding tables."""
+    dense_learning_rate: float = 1e-3
+    """AdamW's rate for the towers."""
+    weight_decay: float = 1e-2
+    """AdamW's decay."""
+    max_events_per_user: int | None = None
+    """Train only on each user's latest events (histories still reach further back); none means all."""
+    seed: int = 1
+    """Fixes initial weights, shuffles, negatives and dropout."""
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto``: CUDA where there is a device."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "patience"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("table_learning_rate", "dense_learning_rate"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(
+            self.max_events_per_user is None or self.max_events_per_user > 0,
+            "max_events_per_user",
+            self.max_events_per_user,
+            "above 0",
+        )
+        _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "one of auto, cpu, cuda")
+        for name in ("temperature", "weights"):
+            given = getattr(self.loss, name)
+            wanted = len(self.model.widths)
+            _require(len(given) in (1, wanted), f"loss.{name}", given, f"one value, or {wanted}: one per width")
+
+
+def from_toml(kind: type[T], path: Path) -> T:
+    """Read a config dataclass from a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named), or a value
+            has the wrong type or is out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    return from_mapping(kind, content, where=str(path))
+
+
+def from_mapping(kind: type[T], content: Mapping[str, Any], *, where: str) -> T:
+    """Build a (nested) config dataclass from plain values, as read from TOML or JSON; ``where`` opens every error."""
+    assert dataclasses.is_dataclass(kind)
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in content.items():
+        if key not in hints:
+            nearest = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {sorted(hints)}"
+            raise ConfigError(f"{where}: unknown setting {key!r}{hint}")
+        values[key] = _convert(hints[key], value, where=f"{where}: {key}")
+    for one in dataclasses.fields(kind):
+        if one.name not in values and one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: the setting {one.name!r} is missing")
+    return kind(**values)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return a config as plain values that JSON can hold; `from_mapping` is the way back."""
+    return dataclasses.asdict(config)
+
+
+def _convert(hint: Any, value: Any, *, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: got {value!r}, expected a table of settings")
+        return from_mapping(typing.cast("type[Any]", hint), value, where=where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(_member(arguments, value, where=where), value, where=where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: got {value!r}, expected one of {list(arguments)}")
+        return value
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: got {value!r}, expected a table")
+        return {key: _convert(arguments[1], one, where=f"{where}.{key}") for key, one in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: got {value!r}, expected a list")
+        return tuple(_convert(arguments[0], one, where=where) for one in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}: got {value!r}, expected {hint.__name__}")
+    return value
+
+
+def _member(members: tuple[Any, ...], value: Any, *, where: str) -> Any:
+    """Choose the member of a union that a value is for: by type, or, among dataclasses, by the default of ``name``."""
+    members = tuple(one for one in members if one is not type(None))
+    if not all(dataclasses.is_dataclass(one) for one in members):
+        return next((one for one in members if isinstance(one, type) and isinstance(value, one)), members[0])
+    if len(members) == 1 or not isinstance(value, Mapping):
+        return members[0]
+    named = {one.name: one for one in members}
+    if value.get("name") not in named:
+        raise ConfigError(f"{where}: name: got {value.get('name')!r}, expected one of {list(named)}")
+    return named[value["name"]]
+
+
+def _require(holds: bool, name: str, got: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: got {got!r}, expected {expected}")

@@ -1,0 +1,134 @@
+"""Open a prepared dataset: vocabularies, features, events, and the queries of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys import artifact
+from recsys.data.schema import FEATURE_PREFIX, SPLITS, Events, FeatureSpec, Side
+from recsys.ids import Vocabulary
+from recsys.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """One ranking task per user of a split.
+
+    Args:
+        user: ``(q,)`` int64 user rows, increasing.
+        history: per query, all items before the split, oldest first.
+        target: per query, the distinct items to be found.
+        mask_seen: whether items of the history may not be recommended.
+    """
+
+    user: np.ndarray
+    history: Ragged
+    target: Ragged
+    mask_seen: bool
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+class Dataset:
+    """A prepared dataset folder, checked on opening.
+
+    Args:
+        path: the folder that ``recsys prepare`` wrote.
+        verify: also compare every file's SHA-256 with the manifest (reads all of it once).
+
+    Raises:
+        ArtifactError: the folder is missing, damaged or of another kind.
+    """
+
+    def __init__(self, path: Path, *, verify: bool = True) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = artifact.read_manifest(path, "dataset")
+        if verify:
+            artifact.verify(path, self.manifest)
+        self.specs = tuple(FeatureSpec.from_json(entry) for entry in self.manifest["features"])
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a user's events have an order (a time or a sequence number)."""
+        return bool(self.manifest["ordered"])
+
+    @property
+    def mask_seen(self) -> bool:
+        """Whether the protocol leaves already seen items out of the ranking."""
+        return bool(self.manifest["mask_seen"])
+
+    @cached_property
+    def item_frame(self) -> pl.DataFrame:
+        """Item ids, raw columns and encoded features; row ``i`` is item row ``i``."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def user_frame(self) -> pl.DataFrame:
+        """User ids, raw columns and encoded features; row ``i`` is user row ``i``."""
+        return pl.read_parquet(self.path / "users.parquet")
+
+    @cached_property
+    def items(self) -> Vocabulary:
+        """Item ids to rows."""
+        return Vocabulary(self.item_frame["id"].to_list())
+
+    @cached_property
+    def users(self) -> Vocabulary:
+        """User ids to rows."""
+        return Vocabulary(self.user_frame["id"].to_list())
+
+    def feature_lists(self, side: Side) -> dict[str, Ragged]:
+        """Return each feature's embedding rows for all users or items, by feature name."""
+        frame = self.item_frame if side == "item" else self.user_frame
+        return {
+            spec.name: Ragged.from_series(frame[FEATURE_PREFIX + spec.name]) for spec in self.specs if spec.side == side
+        }
+
+    def events(self, *splits: str) -> Events:
+        """Return the events of the splits as one, each user's in the order of the splits and then of the log."""
+        frames = [pl.read_parquet(self.path / f"{split}.parquet") for split in splits]
+        merged = pl.concat(frames)
+        if len(frames) > 1:
+            merged = merged.sort("user", maintain_order=True)
+        time = merged["time"].to_numpy() if "time" in merged.columns else None
+        return Events(
+            user=merged["user"].to_numpy().astype(np.int64), item=merged["item"].to_numpy().astype(np.int64), time=time
+        )
+
+    def histories(self, *splits: str) -> Ragged:
+        """Return every user's items over the splits, oldest first."""
+        events = self.events(*splits)
+        return Ragged.from_lengths(events.item, np.bincount(events.user, minlength=len(self.users)))
+
+    def queries(self, split: str) -> Queries:
+        """Return one query per user of ``validation`` or ``test``; histories hold only events of earlier splits."""
+        assert split in ("validation", "test"), split
+        before = SPLITS[: SPLITS.index(split)]
+        targets = self.histories(split)
+        user = np.flatnonzero(targets.lengths)
+        return Queries(
+            user=user,
+            history=self.histories(*before).take(user),
+            target=_distinct(targets.take(user)),
+            mask_seen=self.mask_seen,
+        )
+
+
+def _distinct(lists: Ragged) -> Ragged:
+    """Drop repeats within each list, keeping values in increasing order."""
+    span = int(lists.values.max(initial=0)) + 1
+    key = np.sort(lists.row_of_values() * span + lists.values)
+    key = key[np.diff(key, prepend=-1) > 0]
+    return Ragged.from_lengths(key % span, np.bincount(key // span, minlength=len(lists)))

@@ -1,0 +1,124 @@
+"""What a prepared dataset holds: its files, its events, and how a feature's raw value becomes embedding rows.
+
+A dataset folder::
+
+    train.parquet        user, item (UInt32 rows) and, where the log has it, time (Int64); sorted by (user, time, place)
+    fold_in.parquet      the same columns: events of held-out users that are only ever history (empty but for
+                         strong generalization)
+    validation.parquet   target events, same columns and order
+    test.parquet         target events, same columns and order
+    items.parquet        row i describes item row i: id (String), the recipe's raw columns (title, ...), and one
+    users.parquet        `feature:NAME` List(UInt32) column per feature, holding the rows that `FeatureSpec.encode` gives
+    manifest.json        recipe, protocol, seed, counts after each filter, features, checksums, versions
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from recsys.errors import ConfigError
+
+SPLITS = ("train", "fold_in", "validation", "test")
+FEATURE_PREFIX = "feature:"
+
+Side = Literal["user", "item"]
+Kind = Literal["categorical", "multi_hot", "bucketed", "text"]
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """How one column of users or items becomes rows of an embedding table.
+
+    Args:
+        name: the feature's and the raw column's name.
+        side: whose column it is.
+        kind: ``categorical`` (one of ``values``), ``multi_hot`` (any of ``values``), ``bucketed`` (a number, by
+            ``edges``), or ``text`` (lower-cased words hashed into ``num_buckets``).
+        values: the known values, in row order (categorical, multi_hot).
+        edges: increasing inner boundaries; a number ``x`` goes to row ``#{edge <= x}`` (bucketed).
+        num_buckets: size of the hash space (text).
+    """
+
+    name: str
+    side: Side
+    kind: Kind
+    values: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    num_buckets: int = 0
+
+    def __post_init__(self) -> None:
+        needs = {"categorical": self.values, "multi_hot": self.values, "bucketed": self.edges, "text": self.num_buckets}
+        if self.kind not in needs:
+            raise ConfigError(f"feature {self.name}: kind: got {self.kind!r}, expected one of {list(needs)}")
+        if not needs[self.kind]:
+            raise ConfigError(
+                f"feature {self.name}: a {self.kind} feature needs its values, edges or buckets; got none"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the feature's embedding table."""
+        if self.kind == "text":
+            return self.num_buckets
+        return len(self.edges) + 1 if self.kind == "bucketed" else len(self.values)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {value: row for row, value in enumerate(self.values)}
+
+    def encode(self, value: str | float | Sequence[str] | None) -> list[int]:
+        """Return a raw value's embedding rows; a missing or unknown value gives none (an empty bag)."""
+        if value is None:
+            return []
+        if self.kind == "text":
+            return [hash_word(word, self.num_buckets) for word in words(str(value))]
+        if self.kind == "bucketed":
+            number = float(value)  # type: ignore[arg-type]
+            return [] if number != number else [bisect.bisect_right(self.edges, number)]
+        several = [str(value)] if isinstance(value, str | int | float) else [str(one) for one in value]
+        return [self._row_of[one] for one in several if one in self._row_of]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form kept in manifests."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> FeatureSpec:
+        """Read the form that `to_json` gives."""
+        return cls(**{**content, "values": tuple(content["values"]), "edges": tuple(content["edges"])})
+
+
+def words(text: str) -> list[str]:
+    """Split a title into lower-cased words: runs of letters or digits in any script."""
+    return _WORD.findall(text.lower())
+
+
+def hash_word(word: str, num_buckets: int) -> int:
+    """Return a word's bucket: CRC-32 of its UTF-8, the same on every machine and in every process."""
+    return zlib.crc32(word.encode()) % num_buckets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """Interactions in the dataset's fixed order: by user, then time, then place in the log.
+
+    Args:
+        user: ``(n,)`` int64 rows.
+        item: ``(n,)`` int64 rows.
+        time: ``(n,)`` int64 in the manifest's ``time_unit``, or None where the log has no order.
+    """
+
+    user: Any = field(repr=False)
+    item: Any = field(repr=False)
+    time: Any = field(repr=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.user)

@@ -1,0 +1,1 @@
+"""Towers, heads and losses. Only `two_tower` needs torchrec; the exported towers run on plain torch."""

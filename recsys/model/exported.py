@@ -1,0 +1,125 @@
+"""Towers that run anywhere torch does: plain tables and dense layers, loaded from safetensors, no torchrec.
+
+Shapes: ``vector_BD`` is ``(batch, full width)``, float32, every row of L2 norm 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from recsys.data.schema import FeatureSpec
+from recsys.errors import ArtifactError
+from recsys.model.layout import Input, Layout
+from recsys.model.tower import Tower
+from recsys.ragged import Ragged
+from recsys.widths import WidthLadder, truncate
+
+WEIGHTS = "towers.safetensors"
+LAYOUT = "towers.json"
+_BATCH = 8192
+
+
+class ExportedTowers(nn.Module):
+    """Both towers with their tables, in evaluation mode, on the CPU.
+
+    Args:
+        layout: tables and inputs; weights start random until `load_state_dict`.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        dim = layout.config.embedding_dim
+        self.tables = nn.ModuleDict(
+            {
+                name: nn.EmbeddingBag(rows, dim, mode="mean", include_last_offset=True)
+                for name, rows in layout.tables.items()
+            }
+        )
+        self.user_tower = Tower(len(layout.user_inputs), layout.config)
+        self.item_tower = Tower(len(layout.item_inputs), layout.config)
+        self.eval().requires_grad_(requires_grad=False)
+
+    @property
+    def widths(self) -> WidthLadder:
+        """The trained widths."""
+        return WidthLadder(self.layout.config.widths)
+
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]:
+        """The features of users and items that the towers read."""
+        return self.layout.specs
+
+    @torch.inference_mode()
+    def encode_users(
+        self, history: Ragged, features: Mapping[str, Ragged] | None = None, users: np.ndarray | None = None
+    ) -> Float[np.ndarray, "batch full"]:
+        """Encode users from their histories.
+
+        Args:
+            history: per user, item rows, oldest first, all known; only the longest window's worth is read.
+            features: by feature name, per user, rows from `FeatureSpec.encode`; what is missing counts as unknown.
+            users: ``(batch,)`` user rows or `UNKNOWN`; read only by models with a user-id table.
+
+        Returns:
+            ``(batch, full width)`` float32 unit vectors. An empty history without features gives the vector that was
+            trained on users' very first events.
+        """
+        bags = self.layout.user_bags(history, features or {}, users)
+        return self._encode(self.user_tower, self.layout.user_inputs, bags, len(history))
+
+    @torch.inference_mode()
+    def encode_items(self, items: np.ndarray, features: Mapping[str, Ragged]) -> Float[np.ndarray, "batch full"]:
+        """Encode items: ``(n,)`` rows (`UNKNOWN` for an item without a trained id) and their features' rows."""
+        bags = self.layout.item_bags(items, features)
+        return self._encode(self.item_tower, self.layout.item_inputs, bags, len(items))
+
+    def _encode(self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged], n: int) -> np.ndarray:
+        if n <= _BATCH:
+            return self._encode_batch(tower, inputs, bags)
+        starts = range(0, n, _BATCH)
+        rows = [np.arange(start, min(start + _BATCH, n)) for start in starts]
+        parts = [{name: bag.take(some) for name, bag in bags.items()} for some in rows]
+        return np.concatenate([self._encode_batch(tower, inputs, part) for part in parts])
+
+    def _encode_batch(self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged]) -> np.ndarray:
+        pooled = [
+            self.tables[source.table](
+                torch.from_numpy(bags[source.name].values), torch.from_numpy(bags[source.name].offsets)
+            )
+            for source in inputs
+        ]
+        vector_BD: Tensor = tower(torch.cat(pooled, dim=-1))
+        return truncate(vector_BD, self.widths.full, self.widths).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors) and layout (JSON) into an existing folder."""
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        (folder / LAYOUT).write_text(json.dumps(self.layout.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> ExportedTowers:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing or damaged, or weights and layout do not belong together.
+        """
+        try:
+            towers = cls(Layout.from_json(json.loads((folder / LAYOUT).read_text())))
+            towers.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+            raise ArtifactError(f"{folder}: not a pair of exported towers: {error}") from error
+        return towers
+
+    def table_names(self) -> Iterator[str]:
+        """Yield each table's state-dict name."""
+        return (f"tables.{name}.weight" for name in self.layout.tables)

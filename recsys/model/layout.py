@@ -1,0 +1,126 @@
+"""Which embedding tables a model has and which bag of rows each tower looks up in them.
+
+One description serves training (TorchRec tables), the exported towers (plain tensors) and checkpoints, so the three
+cannot drift apart. The item table is shared: a history is pooled from the same rows that the item tower starts with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recsys.config import ModelConfig, from_mapping
+from recsys.data.schema import FeatureSpec, Side
+from recsys.errors import DataError
+from recsys.ragged import Ragged
+
+ITEM_TABLE = "item"
+USER_TABLE = "user"
+
+
+class Input(NamedTuple):
+    """One bag of rows per example, mean-pooled from a table; an empty bag pools to zeros."""
+
+    name: str
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Tables and inputs of both towers.
+
+    Args:
+        config: the model's settings.
+        num_items: rows of the item table.
+        num_users: rows of the user table, where there is one.
+        specs: features of users and items, in the dataset's order.
+    """
+
+    config: ModelConfig
+    num_items: int
+    num_users: int
+    specs: tuple[FeatureSpec, ...]
+
+    @cached_property
+    def tables(self) -> dict[str, int]:
+        """Rows of each table, by name."""
+        sizes = {ITEM_TABLE: self.num_items}
+        if self.config.user_id:
+            sizes[USER_TABLE] = self.num_users
+        return sizes | {_feature_table(spec): spec.num_rows for spec in self.specs}
+
+    @cached_property
+    def user_inputs(self) -> tuple[Input, ...]:
+        """What the user tower sees, in the order it is concatenated."""
+        inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.history_windows]
+        if self.config.user_id:
+            inputs.append(Input("user_id", USER_TABLE))
+        return (*inputs, *self._features("user"))
+
+    @cached_property
+    def item_inputs(self) -> tuple[Input, ...]:
+        """What the item tower sees, in the order it is concatenated."""
+        return (Input("item_id", ITEM_TABLE), *self._features("item"))
+
+    def _features(self, side: Side) -> list[Input]:
+        return [Input(_feature_table(spec), _feature_table(spec)) for spec in self.specs if spec.side == side]
+
+    def user_bags(
+        self, history: Ragged, features: Mapping[str, Ragged], users: np.ndarray | None = None
+    ) -> dict[str, Ragged]:
+        """Return each user input's rows.
+
+        Args:
+            history: per example, item rows, oldest first; all known rows.
+            features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
+            users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
+        """
+        bags = {f"history_{window}": history.last(window) for window in self.config.history_windows}
+        if self.config.user_id:
+            bags["user_id"] = _one_each(users) if users is not None else Ragged.empty(len(history))
+        return bags | self._feature_bags("user", features, len(history))
+
+    def item_bags(self, items: np.ndarray, features: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return each item input's rows; an `UNKNOWN` item row gives an empty id bag, so features alone speak."""
+        return {"item_id": _one_each(items)} | self._feature_bags("item", features, len(items))
+
+    def _feature_bags(self, side: Side, features: Mapping[str, Ragged], n: int) -> dict[str, Ragged]:
+        bags = {}
+        for spec in self.specs:
+            if spec.side == side:
+                bags[_feature_table(spec)] = features.get(spec.name, Ragged.empty(n))
+                if len(bags[_feature_table(spec)]) != n:
+                    raise DataError(f"feature {spec.name}: got {len(features[spec.name])} lists, expected {n}")
+        return bags
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `from_json` is the way back."""
+        return {
+            "config": asdict(self.config),
+            "num_items": self.num_items,
+            "num_users": self.num_users,
+            "specs": [spec.to_json() for spec in self.specs],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Layout:
+        """Read what `to_json` gives."""
+        return cls(
+            config=from_mapping(ModelConfig, content["config"], where="model"),
+            num_items=content["num_items"],
+            num_users=content["num_users"],
+            specs=tuple(FeatureSpec.from_json(entry) for entry in content["specs"]),
+        )
+
+
+def _feature_table(spec: FeatureSpec) -> str:
+    return f"{spec.side}_{spec.name}"
+
+
+def _one_each(rows: np.ndarray) -> Ragged:
+    known = rows >= 0
+    return Ragged.from_lengths(np.asarray(rows[known], dtype=np.int64), known.astype(np.int64))

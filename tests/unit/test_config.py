@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from recsys.config import LossConfig, ModelConfig, TrainConfig, from_mapping, from_toml, to_mapping
+from recsys.errors import ConfigError, WidthError
+
+
+def test_mapping_is_a_way_there_and_back():
+    config = TrainConfig(model=ModelConfig(widths=(8, 24), user_id=True), loss=LossConfig(temperature=(0.1, 0.2)))
+    assert from_mapping(TrainConfig, to_mapping(config), where="test") == config
+
+
+def test_toml_sets_what_it_names(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text("epochs = 3\n[model]\nwidths = [8, 16]\n[loss]\ntemperature = [1]\n")
+    config = from_toml(TrainConfig, path)
+    assert (config.epochs, config.model.widths, config.loss.temperature) == (3, (8, 16), (1.0,))
+    assert config.batch_size == TrainConfig().batch_size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epocs = 3", "unknown setting 'epocs'; did you mean 'epochs'"),
+        ("[model]\nwidth = [8]", "train.toml: model: unknown setting 'width'; did you mean 'widths'"),
+        ("epochs = '3'", "epochs: got '3', expected int"),
+        ("epochs = true", "epochs: got True, expected int"),
+        ("model = 3", "model: got 3, expected a table"),
+        ("[model]\nwidths = 8", "widths: got 8, expected a list"),
+        ("epochs = ", "not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_place(tmp_path, text, message):
+    path = tmp_path / "train.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        from_toml(TrainConfig, path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nothing.toml: no such file"):
+        from_toml(TrainConfig, tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LossConfig(temperature=(0.0,)), "temperature: got"),
+        (lambda: LossConfig(weights=(0.0,)), "weights: got"),
+        (lambda: LossConfig(num_uniform_negatives=-1), "num_uniform_negatives: got -1"),
+        (lambda: ModelConfig(embedding_dim=6), "embedding_dim: got 6, expected a multiple of 4"),
+        (lambda: ModelConfig(history_windows=(5, 1)), "history_windows: got"),
+        (lambda: ModelConfig(dropout=1.0), "dropout: got 1.0"),
+        (lambda: ModelConfig(hidden=(0,)), "hidden: got"),
+        (lambda: TrainConfig(batch_size=0), "batch_size: got 0"),
+        (lambda: TrainConfig(table_learning_rate=0.0), "table_learning_rate: got 0.0"),
+        (lambda: TrainConfig(device="tpu"), "device: got 'tpu'"),
+        (lambda: TrainConfig(loss=LossConfig(temperature=(0.1, 0.1))), "loss.temperature: got .* 4: one per width"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_widths_out_of_order_are_refused_before_anything_runs():
+    with pytest.raises(WidthError, match="strictly increasing"):
+        ModelConfig(widths=(64, 16))
