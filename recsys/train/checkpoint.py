@@ -1,0 +1,124 @@
+"""Checkpoints: everything needed to go on as if never stopped, and the towers as others read them.
+
+A run folder::
+
+    config.json                 the configuration that ran, and the dataset it ran on
+    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers, random states) and progress.json
+    towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
+    tensorboard/                scalars
+
+A checkpoint is written under another name and renamed when it is whole, so the newest one there is always good.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from recsys import artifact
+from recsys.errors import TrainingError
+from recsys.model.exported import ExportedTowers
+from recsys.model.layout import Layout
+from recsys.train.process import Process
+from recsys.train.sharding import Sharded, gather
+
+CONFIG = "config.json"
+_CHECKPOINTS = "checkpoints"
+_PROGRESS = "progress.json"
+_KEPT = 2
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands: which data comes next, and what validation has said so far.
+
+    Args:
+        epoch: the pass that is under way, from 0.
+        step: batches of that pass already done.
+        total_steps: batches done in all passes.
+        loss_sums: sum over this pass's batches of the loss at each width, narrowest first.
+        best: best validation score so far, and None before the first.
+        stale_epochs: passes since then.
+        history: one record of scores per finished pass.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    loss_sums: list[float] = field(default_factory=list)
+    best: float | None = None
+    stale_epochs: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Process) -> None:
+    """Write a checkpoint (every rank must call) and remove all but the newest two."""
+    final = run / _CHECKPOINTS / f"step-{progress.total_steps:08d}"
+    staging = final.with_name(f".staging-{final.name}")
+    if process.is_first:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    dist.barrier()
+    state = sharded.tensors() | {f"random/{process.rank}": torch.get_rng_state()}
+    dcp.save(state, checkpoint_id=staging)
+    if process.is_first:
+        (staging / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        for file in staging.iterdir():
+            artifact.sync_path(file)
+        shutil.rmtree(final, ignore_errors=True)
+        staging.rename(final)
+        artifact.sync_path(final.parent)
+        for old in _complete(run)[:-_KEPT]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
+    """Load the newest checkpoint into a freshly sharded model, in place, and return where it stood.
+
+    Written by any number of processes; with another number than then, random states start afresh from the seed.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    complete = _complete(run)
+    if not complete:
+        raise TrainingError(f"{run}: got no checkpoint to resume from; start without --resume")
+    sharded.dense_optimizer.init_state()
+    state = sharded.tensors()
+    written_ranks = {
+        name
+        for name in dcp.FileSystemReader(complete[-1]).read_metadata().state_dict_metadata
+        if name.startswith("random/")
+    }
+    random_state = {f"random/{process.rank}": torch.get_rng_state()}
+    same_size = len(written_ranks) == process.world_size
+    dcp.load(state | (random_state if same_size else {}), checkpoint_id=complete[-1])
+    if same_size:
+        torch.set_rng_state(random_state[f"random/{process.rank}"])
+    return Progress(**json.loads((complete[-1] / _PROGRESS).read_text()))
+
+
+def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
+    """Collect the trained weights into plain towers; every rank must call, rank 0 gets them."""
+    weights = {}
+    for name, value in sharded.model.state_dict().items():
+        plain = gather(value, process)
+        if plain is not None:
+            weights[name.replace("tables.embedding_bags.", "tables.")] = plain
+    if not process.is_first:
+        return None
+    towers = ExportedTowers(layout)
+    towers.load_state_dict(weights)
+    return towers
+
+
+def _complete(run: Path) -> list[Path]:
+    return sorted((run / _CHECKPOINTS).glob("step-*"))

@@ -1,0 +1,72 @@
+"""Which process of how many this is, on which device: one under plain Python, many under torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from recsys.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process's place in the run.
+
+    Args:
+        rank: 0 to ``world_size`` - 1; rank 0 writes and reports.
+        world_size: number of processes.
+        device: where tables and towers live.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def broadcast(self, value: float) -> float:
+        """Return rank 0's number on every rank."""
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(tensor, src=0)
+        return float(tensor.item())
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Process]:
+    """Join the process group that torchrun describes, or make one of a single process; leave it at the end.
+
+    Args:
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a device. gloo serves the CPU, nccl CUDA.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for where there is none.
+    """
+    chosen = pick_device(device)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(device: str) -> torch.device:
+    """Turn a setting into a device; under torchrun each process gets the GPU of its local rank."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: got 'cuda' but torch finds no CUDA device; use 'cpu' or 'auto'")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

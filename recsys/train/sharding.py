@@ -1,0 +1,97 @@
+"""Put a model's tables where the planner wants them, with their optimizer inside the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torch.distributed.tensor import DTensor
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.keyed import KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from recsys.config import TrainConfig
+from recsys.model.layout import Layout
+from recsys.model.two_tower import TwoTower
+from recsys.train.process import Process
+
+# Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel is what runs it in the backward pass.
+_PLACEMENTS = ParameterConstraints(
+    sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
+    compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+)
+
+_MEMORY_RESERVE = 0.25
+"""Share of a device's memory that the planner leaves to activations, towers and the loss."""
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A model spread over the process group.
+
+    Args:
+        model: TorchRec's wrapper; call it like `TwoTower`.
+        dense_optimizer: AdamW over the towers. The tables' row-wise Adagrad needs no call: it runs in the backward pass.
+    """
+
+    model: DistributedModelParallel
+    dense_optimizer: KeyedOptimizerWrapper
+
+    def tensors(self) -> dict[str, Any]:
+        """Return every tensor that training changes, by name: weights and both optimizers' state, not copied."""
+        state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        for kind, optimizer in (("tables", self.model.fused_optimizer), ("dense", self.dense_optimizer)):
+            for parameter, values in optimizer.state_dict()["state"].items():
+                state |= {f"{kind}_optimizer/{parameter}/{name}": value for name, value in values.items()}
+        return state
+
+
+def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
+    """Build the model on the meta device, plan, place and initialise it.
+
+    Every rank starts the dense layers from the same seed; tables are initialised shard by shard.
+    """
+    torch.manual_seed(config.seed)
+    model = TwoTower(layout, device=torch.device("meta"))
+    apply_optimizer_in_backward(
+        RowWiseAdagrad, model.tables.parameters(), {"lr": config.table_learning_rate, "eps": 1e-8}
+    )
+    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=process.world_size, compute_device=process.device.type),
+        storage_reservation=FixedPercentageStorageReservation(percentage=_MEMORY_RESERVE),
+        constraints=dict.fromkeys(layout.tables, _PLACEMENTS),
+    )
+    plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
+    torch.manual_seed(config.seed + process.rank)
+    parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
+    dense = KeyedOptimizerWrapper(
+        dict(in_backward_optimizer_filter(parallel.named_parameters())),
+        lambda parameters: torch.optim.AdamW(
+            parameters, lr=config.dense_learning_rate, weight_decay=config.weight_decay
+        ),
+    )
+    return Sharded(parallel, dense)
+
+
+def gather(tensor: Any, process: Process) -> Tensor | None:
+    """Collect a tensor that may be spread over the group; every rank must call, rank 0 gets it on the CPU."""
+    if isinstance(tensor, ShardedTensor):
+        whole = torch.empty(tensor.size(), dtype=tensor.dtype, device=process.device) if process.is_first else None
+        tensor.gather(dst=0, out=whole)
+        return whole.cpu() if whole is not None else None
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().cpu() if process.is_first else None

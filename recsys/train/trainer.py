@@ -1,0 +1,268 @@
+"""The training loop: examples, one step, validation, checkpoints, early stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+
+from recsys.config import TrainConfig, to_mapping
+from recsys.data.batches import Examples, TrainingEvents
+from recsys.data.dataset import Dataset
+from recsys.errors import ArtifactError, ConfigError, TrainingError
+from recsys.evaluate.protocol import evaluate_vectors
+from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.model.best import save_towers
+from recsys.model.exported import ExportedTowers
+from recsys.model.layout import Layout
+from recsys.model.loss import MatryoshkaSoftmax
+from recsys.model.two_tower import Batch, make_batch
+from recsys.train.checkpoint import (
+    CONFIG,
+    Progress,
+    export_towers,
+    load_checkpoint,
+    save_checkpoint,
+)
+from recsys.train.noise import silenced
+from recsys.train.process import Process, joined
+from recsys.train.progress import Reporter
+from recsys.train.sharding import shard
+from recsys.widths import WidthLadder
+
+_DEPTH = 10
+_DECIDING = f"ndcg@{_DEPTH}"
+"""The validation score at full width that picks the best towers and stops training."""
+
+_FREE_TO_CHANGE = ("config.epochs", "config.patience")
+"""Settings that a resumed run may change: they say when to stop, not what is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What to train on, where to, and how."""
+
+    dataset: Path
+    """Folder that `recsys prepare` wrote."""
+    out: Path
+    """Run folder to write."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run folder."""
+    checkpoint_every: int | None = None
+    """Write a checkpoint after this many steps, beside the one after each epoch."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    """Model, loss and optimization."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every is not None and self.checkpoint_every <= 0:
+            raise ConfigError(f"checkpoint_every: got {self.checkpoint_every}, expected above 0")
+
+
+def train(options: TrainOptions) -> Path:
+    """Train until validation stops improving, and return the run folder.
+
+    Run by plain Python this is one process; run by torchrun, one of many that share tables and examples.
+
+    Raises:
+        ArtifactError: the dataset is unusable, or the run folder already holds a run and ``resume`` is off.
+        ConfigError: a setting is out of range, or CUDA was asked for where there is none.
+        TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not finite.
+    """
+    dataset = Dataset(options.dataset)
+    with silenced(), joined(options.config.device) as process:
+        Trainer(options, dataset, process).run()
+    return options.out
+
+
+class Trainer:
+    """One run, as seen from one process."""
+
+    def __init__(self, options: TrainOptions, dataset: Dataset, process: Process) -> None:
+        self.options, self.config, self.process = options, options.config, process
+        self.run_folder = options.out
+        self.dataset_name, self.fingerprint = dataset.name, dataset.manifest["fingerprint"]
+        self._claim_run_folder()
+        model = self.config.model
+        self.widths = WidthLadder(model.widths)
+        self.layout = Layout(
+            config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
+        )
+        self.user_features, self.item_features = dataset.feature_lists("user"), dataset.feature_lists("item")
+        self.validation = dataset.queries("validation")
+        self.events = TrainingEvents(
+            dataset,
+            longest=model.history_windows[-1],
+            max_events_per_user=self.config.max_events_per_user,
+            seed=self.config.seed,
+        )
+        self.steps_per_epoch = self.events.steps_per_epoch(
+            batch_size=self.config.batch_size, world_size=process.world_size
+        )
+        self.loss = MatryoshkaSoftmax(
+            self.widths, temperature=self.config.loss.temperature, weights=self.config.loss.weights
+        )
+        self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
+        self.sharded = shard(self.layout, self.config, process)
+        self.progress = Progress()
+        if options.resume:
+            self.progress = load_checkpoint(self.run_folder, self.sharded, process)
+
+    def run(self) -> None:
+        """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
+        tensorboard = SummaryWriter(str(self.run_folder / "tensorboard")) if self.process.is_first else None
+        with Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs) as reporter:
+            while self.progress.epoch < self.config.epochs and self.progress.stale_epochs < self.config.patience:
+                record = self._finish_epoch(self._train_epoch(reporter))
+                reporter.epoch(record, is_best=self.progress.stale_epochs == 0)
+                if tensorboard is not None:
+                    _write_scalars(tensorboard, record, self.progress.total_steps)
+        if tensorboard is not None:
+            tensorboard.close()
+
+    def _train_epoch(self, reporter: Reporter) -> dict[str, Any]:
+        progress, config = self.progress, self.config
+        batches = self.events.epoch(
+            progress.epoch,
+            batch_size=config.batch_size,
+            num_negatives=config.loss.num_uniform_negatives,
+            rank=self.process.rank,
+            world_size=self.process.world_size,
+            skip=progress.step,
+        )
+        self.sharded.model.train()
+        started, first_step = time.perf_counter(), progress.step
+        progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
+        per_step = config.batch_size * self.process.world_size
+        reporter.start_epoch(
+            progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
+        )
+        for examples in batches:
+            losses = self._step(examples)
+            progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
+            progress.step += 1
+            progress.total_steps += 1
+            reporter.step(per_step)
+            every = self.options.checkpoint_every
+            if every is not None and progress.total_steps % every == 0 and progress.step < self.steps_per_epoch:
+                save_checkpoint(self.run_folder, self.sharded, progress, self.process)
+        seen = (progress.step - first_step) * per_step
+        means = [total / progress.step for total in progress.loss_sums]
+        return {
+            "epoch": progress.epoch,
+            "examples_per_s": seen / (time.perf_counter() - started),
+            "loss": dict(zip(map(str, self.widths), means, strict=True)),
+        }
+
+    def _step(self, examples: Examples) -> list[float]:
+        batch, item_S = self._batch(examples)
+        self.sharded.dense_optimizer.zero_grad()
+        user_BD, item_SD = self.sharded.model(batch)
+        loss, loss_L = self.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
+        if not math.isfinite(value := float(loss.detach())):
+            raise TrainingError(
+                f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower table_learning_rate "
+                f"(now {self.config.table_learning_rate}) or dense_learning_rate (now {self.config.dense_learning_rate})"
+            )
+        loss.backward()
+        self.sharded.dense_optimizer.step()
+        losses: list[float] = loss_L.tolist()
+        return losses
+
+    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor]:
+        items = np.concatenate([examples.item, examples.negative])
+        user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
+        item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
+        batch = make_batch(
+            self.layout,
+            self.layout.user_bags(examples.history, user_features, examples.user),
+            self.layout.item_bags(items, item_features),
+        )
+        return batch.to(self.process.device), torch.from_numpy(items).to(self.process.device)
+
+    def _log_expected(self) -> np.ndarray:
+        """Return, per item, the log of how often it is expected among one example's negatives."""
+        others = (self.config.batch_size - 1) * self.events.item_share
+        expected = others + self.config.loss.num_uniform_negatives / self.events.num_items
+        # An item that is never sampled needs no true value, only a finite one.
+        return np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
+
+    def _validate(self) -> tuple[ExportedTowers | None, dict[str, dict[str, float]]]:
+        """Return the towers as they are and their scores by width; rank 0 only, though every rank must call."""
+        towers = export_towers(self.layout, self.sharded, self.process)
+        if towers is None:
+            return None, {}
+        user_QD = query_vectors(towers, self.validation, self.user_features)
+        quality = evaluate_vectors(
+            self.validation, user_QD, item_vectors(towers, self.item_features), self.widths, ks=(_DEPTH,)
+        )
+        return towers, {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
+
+    def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint."""
+        progress = self.progress
+        towers, scores = self._validate()
+        record = record | {"validation": scores}
+        score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
+        progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
+        progress.stale_epochs += 1
+        if progress.best is None or score > progress.best:
+            progress.best, progress.stale_epochs = score, 0
+            if towers is not None:
+                save_towers(self.run_folder, towers, self._identity() | {"best": record})
+        progress.history.append(record)
+        save_checkpoint(self.run_folder, self.sharded, progress, self.process)
+        return record
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "config": to_mapping(self.config),
+            "dataset": self.dataset_name,
+            "dataset_fingerprint": self.fingerprint,
+        }
+
+    def _claim_run_folder(self) -> None:
+        """Write down what runs here, or, when resuming, insist that it is what ran here before."""
+        path, here = self.run_folder / CONFIG, json.loads(json.dumps(self._identity()))
+        if not self.options.resume:
+            if path.exists():
+                raise ArtifactError(f"{self.run_folder}: already holds a run; pass --resume to go on, or another --out")
+            if self.process.is_first:
+                self.run_folder.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(here, indent=2) + "\n")
+            return
+        if not path.exists():
+            raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
+        before = json.loads(path.read_text())
+        if changed := [name for name in _differences(before, here) if name not in _FREE_TO_CHANGE]:
+            raise TrainingError(
+                f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
+            )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Name the leaves that differ, dotted."""
+    names = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> None:
+    writer.add_scalar("throughput/examples_per_s", record["examples_per_s"], step)
+    for width, loss in record["loss"].items():
+        writer.add_scalar(f"loss/width_{width}", loss, step)
+    for width, scores in record["validation"].items():
+        for name, value in scores.items():
+            writer.add_scalar(f"validation/{name}/width_{width}", value, step)

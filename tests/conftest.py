@@ -1,0 +1,40 @@
+"""Shared by all tests: Hypothesis profiles, devices, data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from recsys.testing import small_dataset
+
+settings.register_profile("dev", max_examples=40, deadline=None)
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    folder = os.environ.get("RECSYS_DATASETS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("RECSYS_DATASETS names no folder of datasets")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset of simulated users; read only."""
+    return small_dataset(tmp_path_factory.mktemp("simulated") / "dataset", num_users=200, num_items=60, seed=3)

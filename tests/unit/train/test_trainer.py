@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recsys.config import LossConfig, ModelConfig, TrainConfig
+from recsys.data.dataset import Dataset
+from recsys.errors import ArtifactError, ConfigError, TrainingError
+from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.model.best import load_towers
+from recsys.train.trainer import Trainer, TrainOptions, train
+
+CONFIG = TrainConfig(
+    model=ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5), dropout=0.2),
+    loss=LossConfig(num_uniform_negatives=16, temperature=(0.1,)),
+    batch_size=64,
+    epochs=3,
+    device="cpu",
+)
+
+
+def options(simulated, folder, **changes):
+    config = replace(CONFIG, **{name: changes.pop(name) for name in list(changes) if hasattr(CONFIG, name)})
+    return TrainOptions(dataset=simulated, out=folder, config=config, **changes)
+
+
+def record_of(folder):
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    history = json.loads((newest / "progress.json").read_text())["history"]
+    return [{name: value for name, value in record.items() if name != "examples_per_s"} for record in history]
+
+
+def weights(folder):
+    return load_file(folder / "towers" / "towers.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(simulated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train") / "run"
+    return train(options(simulated, folder))
+
+
+def test_training_learns(finished):
+    history = record_of(finished)
+    assert len(history) == 3
+    for width in ("4", "8"):
+        assert history[-1]["loss"][width] < history[0]["loss"][width]
+
+
+def test_the_run_folder_says_what_ran(finished, simulated):
+    content = json.loads((finished / "config.json").read_text())
+    assert content["config"]["model"]["widths"] == [4, 8]
+    assert content["dataset_fingerprint"] == Dataset(simulated).manifest["fingerprint"]
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert len(list((finished / "checkpoints").glob("step-*"))) == 2
+
+
+def test_the_best_towers_are_kept(finished, simulated):
+    towers, manifest = load_towers(finished)
+    dataset = Dataset(simulated)
+    best = max(record["validation"]["8"]["ndcg@10"] for record in record_of(finished))
+    assert manifest["best"]["validation"]["8"]["ndcg@10"] == best
+    queries = dataset.queries("validation")
+    user_QD = query_vectors(towers, queries, dataset.feature_lists("user"))
+    item_ND = item_vectors(towers, dataset.feature_lists("item"))
+    score_QN = user_QD @ item_ND.T
+    for query in range(len(queries)):
+        score_QN[query, queries.history[query]] = -2
+    place_Q = (score_QN > score_QN[np.arange(len(queries)), queries.target.values][:, None]).sum(axis=1)
+    assert np.where(place_Q < 10, 1 / np.log2(place_Q + 2), 0).mean() == pytest.approx(best, abs=1e-6)
+
+
+def test_same_seed_same_weights(finished, simulated, tmp_path):
+    again = train(options(simulated, tmp_path / "run"))
+    assert record_of(again) == record_of(finished)
+    for name, value in weights(again).items():
+        torch.testing.assert_close(value, weights(finished)[name], rtol=0, atol=0)
+
+
+def test_resuming_after_an_epoch_equals_never_stopping(finished, simulated, tmp_path):
+    train(options(simulated, tmp_path / "run", epochs=1))
+    train(options(simulated, tmp_path / "run", resume=True))
+    assert record_of(tmp_path / "run") == record_of(finished)
+
+
+def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp_path, monkeypatch):
+    steps = iter(range(100))
+    step = Trainer._step
+
+    def interrupted_step(self, examples):
+        if next(steps) == 12:
+            raise KeyboardInterrupt
+        return step(self, examples)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_step", interrupted_step)
+        train(options(simulated, tmp_path / "run", checkpoint_every=5))
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    assert json.loads((newest / "progress.json").read_text())["step"] > 0
+    train(options(simulated, tmp_path / "run", resume=True))
+    assert record_of(tmp_path / "run") == record_of(finished)
+
+
+def test_a_run_is_not_overwritten(finished, simulated):
+    with pytest.raises(ArtifactError, match="already holds a run; pass --resume"):
+        train(options(simulated, finished))
+
+
+def test_resuming_nothing_is_refused(simulated, tmp_path):
+    with pytest.raises(TrainingError, match="got no run to resume"):
+        train(options(simulated, tmp_path / "run", resume=True))
+
+
+def test_resuming_with_other_settings_names_them(finished, simulated):
+    with pytest.raises(TrainingError, match="config.batch_size, config.seed$"):
+        train(options(simulated, finished, resume=True, batch_size=32, seed=9))
+
+
+def test_a_diverged_loss_stops_with_advice(simulated, tmp_path):
+    with pytest.raises(TrainingError, match="loss: got nan at epoch 0.*lower table_learning_rate"):
+        train(options(simulated, tmp_path / "run", dense_learning_rate=1e30))
+
+
+def test_cuda_is_refused_where_there_is_none(simulated, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        train(options(simulated, tmp_path / "run", device="cuda"))
+
+
+def test_missing_towers_are_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match="no such run folder"):
+        load_towers(tmp_path / "nowhere")
+
+
+def test_steps_between_checkpoints_must_be_positive(simulated, tmp_path):
+    with pytest.raises(ConfigError, match="checkpoint_every: got 0"):
+        TrainOptions(dataset=simulated, out=tmp_path, checkpoint_every=0)
