@@ -1,0 +1,219 @@
+"""A client for Python programs.
+
+::
+
+    with Client("localhost:50051") as client:
+        answer = client.recommend(user_id="196", k=10, budget_ms=5)
+        for item in answer.items:
+            print(item.item_id, item.score)
+        print(answer.report.rung, answer.report.expected_overlap)
+
+Answers are the messages of ``protos/serving/v1/candidates.proto``, whose comments say what each field means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from recsys.errors import RecsysError, RequestError
+from serving.v1 import candidates_pb2 as pb
+from serving.v1.candidates_pb2_grpc import CandidateServiceStub
+
+Response = TypeVar("Response")
+
+
+class ServingError(RecsysError):
+    """A call failed for another reason than what it asked for.
+
+    Attributes:
+        code: the gRPC status.
+    """
+
+    def __init__(self, message: str, *, code: grpc.StatusCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """A connection to one server; a context manager, and safe to share between threads. Reuse it: connecting is slow.
+
+    Every method takes ``deadline_ms``, after which it gives up; without a budget, it is also what the server may spend.
+
+    Args:
+        address: host and port.
+        deadline_ms: for calls that do not say their own; None waits for ever, and lets the server spend all it likes.
+
+    Raises (from every call):
+        RequestError: the server refused the request; it names the field.
+        ServingError: the call failed otherwise.
+    """
+
+    def __init__(self, address: str, *, deadline_ms: float | None = None) -> None:
+        self.address = address
+        self._deadline_ms = deadline_ms
+        self._channel = grpc.insecure_channel(address, options=channel_options())
+        self._stub = CandidateServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def recommend(
+        self,
+        *,
+        k: int,
+        user_id: str | None = None,
+        history: Iterable[str] | None = None,
+        features: Mapping[str, str | Sequence[str]] | None = None,
+        exclude_item_ids: Iterable[str] = (),
+        exclude_seen: bool | None = None,
+        budget_ms: float | None = None,
+        width: int | None = None,
+        min_overlap: float | None = None,
+        include_titles: bool = False,
+        deadline_ms: float | None = None,
+    ) -> pb.RecommendResponse:
+        """Find items for a user, given by id or by history."""
+        request = pb.RecommendRequest(
+            user=user(user_id, history=history, features=features),
+            k=_count("k", k),
+            exclude_item_ids=exclude_item_ids,
+            exclude_seen=exclude_seen,
+            budget=_budget(budget_ms, width, min_overlap),
+            include_titles=include_titles,
+        )
+        return self._call(self._stub.Recommend, request, deadline_ms)
+
+    def recommend_batch(
+        self,
+        users: Iterable[pb.User],
+        *,
+        k: int,
+        exclude_item_ids: Iterable[str] = (),
+        exclude_seen: bool | None = None,
+        budget_ms: float | None = None,
+        width: int | None = None,
+        min_overlap: float | None = None,
+        include_titles: bool = False,
+        deadline_ms: float | None = None,
+    ) -> pb.BatchRecommendResponse:
+        """Find items for several users, built with `user`, within one budget."""
+        request = pb.BatchRecommendRequest(
+            users=users,
+            k=_count("k", k),
+            exclude_item_ids=exclude_item_ids,
+            exclude_seen=exclude_seen,
+            budget=_budget(budget_ms, width, min_overlap),
+            include_titles=include_titles,
+        )
+        return self._call(self._stub.BatchRecommend, request, deadline_ms)
+
+    def similar_items(
+        self,
+        item_id: str,
+        *,
+        k: int,
+        exclude_item_ids: Iterable[str] = (),
+        budget_ms: float | None = None,
+        width: int | None = None,
+        min_overlap: float | None = None,
+        include_titles: bool = False,
+        deadline_ms: float | None = None,
+    ) -> pb.SimilarItemsResponse:
+        """Find the items nearest to an item."""
+        request = pb.SimilarItemsRequest(
+            item_id=item_id,
+            k=_count("k", k),
+            exclude_item_ids=exclude_item_ids,
+            budget=_budget(budget_ms, width, min_overlap),
+            include_titles=include_titles,
+        )
+        return self._call(self._stub.SimilarItems, request, deadline_ms)
+
+    def describe(self, *, deadline_ms: float | None = None) -> pb.DescribeResponse:
+        """Say what is being served."""
+        return self._call(self._stub.Describe, pb.DescribeRequest(), deadline_ms)
+
+    def wait_until_serving(self, *, timeout_s: float) -> None:
+        """Wait until the server is up and warm.
+
+        Raises:
+            ServingError: it was not after ``timeout_s`` seconds.
+        """
+        request = health_pb2.HealthCheckRequest()
+        try:
+            response = self._health.Check(request, timeout=timeout_s, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise _readable(error, self.address) from error
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            raise ServingError(f"{self.address}: is stopping", code=grpc.StatusCode.UNAVAILABLE)
+
+    def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., Response], request: Any, deadline_ms: float | None) -> Response:
+        deadline_ms = self._deadline_ms if deadline_ms is None else deadline_ms
+        try:
+            return method(request, timeout=None if deadline_ms is None else deadline_ms / 1e3)
+        except grpc.RpcError as error:
+            raise _readable(error, self.address) from error
+
+
+def user(
+    user_id: str | None = None,
+    *,
+    history: Iterable[str] | None = None,
+    features: Mapping[str, str | Sequence[str]] | None = None,
+) -> pb.User:
+    """Build a user from an id or a history of item ids (oldest first), and features: one value or several by name."""
+    values = {name: [value] if isinstance(value, str) else value for name, value in (features or {}).items()}
+    return pb.User(
+        id=user_id,
+        history=None if history is None else pb.History(item_ids=history),
+        features={name: pb.FeatureValues(values=several) for name, several in values.items()},
+    )
+
+
+def channel_options() -> list[tuple[str, int]]:
+    """Return every channel option of the client, with its reason."""
+    return [
+        # A full batch (256 users, 1,000 items with titles each) is larger than the default of 4 MiB.
+        ("grpc.max_receive_message_length", 64 * 2**20),
+        # Networks forget connections that are silent; servers refuse pings more often than every 5 minutes.
+        ("grpc.keepalive_time_ms", 6 * 60 * 1000),
+        # Candidates come from inside one's own network, never through a proxy meant for the web.
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+def _count(field: str, value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise RequestError(field, f"got {value}, expected a positive count")
+    return value
+
+
+def _budget(time_ms: float | None, width: int | None, min_overlap: float | None) -> pb.Budget:
+    return pb.Budget(
+        time_ms=time_ms, width=None if width is None else _count("budget.width", width), min_overlap=min_overlap
+    )
+
+
+def _readable(error: grpc.RpcError, address: str) -> RecsysError:
+    call = cast("grpc.Call", error)  # a unary call fails with itself
+    status = rpc_status.from_call(call)
+    for detail in status.details if status else ():
+        bad_request = error_details_pb2.BadRequest()
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            violation = bad_request.field_violations[0]
+            return RequestError(violation.field, violation.description.removeprefix(f"{violation.field}: "))
+    return ServingError(f"{address}: {call.code().name}: {call.details()}", code=call.code())

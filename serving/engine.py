@@ -1,0 +1,205 @@
+"""The data plane: from a question to an answer, without any transport.
+
+A call goes through five stages: check it, encode its users, choose the rung that makes the best of the time left,
+search, and turn rows into ids. An engine never changes once it is warm, so any number of threads may share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from recsys.bundle import Bundle
+from recsys.errors import RequestError
+from recsys.ids import UNKNOWN
+from serving import profiles
+from serving.budget import Budget, Choice, Degraded, choose
+from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
+from serving.settings import Limits
+
+_WARM_UP_KS = (10, 100, 1000)
+_WARM_UP_ROUNDS = 3
+_WARM_UP_CALLS = 100
+_CHEAPEST = Budget(min_overlap=1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """One vector to search for: what to leave out, and what to say about it."""
+
+    exclude: Int[np.ndarray, " rows"]
+    cold: bool = False
+    num_unknown: int = 0
+
+
+class Engine:
+    """Answers questions from one bundle.
+
+    Args:
+        bundle: what to answer from.
+        limits: the largest question that is answered.
+        deadline_margin_ms: kept back of a call's deadline for the answer's way to the client.
+    """
+
+    def __init__(self, bundle: Bundle, *, limits: Limits | None = None, deadline_margin_ms: float = 0.0) -> None:
+        self.bundle = bundle
+        self.limits = limits or Limits()
+        self._deadline_margin_ms = deadline_margin_ms
+        self._overhead_ms: dict[int, float] = {}
+
+    def recommend(self, query: Query, *, call: Call | None = None) -> Answer:
+        """Find items for one user.
+
+        Raises:
+            RequestError: the question cannot be answered as asked; it names the field.
+        """
+        return self._recommend(query, {"user": query.user}, query.exclude_seen, call or Call.now())
+
+    def recommend_batch(self, query: BatchQuery, *, call: Call | None = None) -> Answer:
+        """Find items for each of several users, all at one rung.
+
+        Raises:
+            RequestError: the question cannot be answered as asked; it names the field.
+        """
+        users = {f"users[{place}]": user for place, user in enumerate(query.users)}
+        return self._recommend(query, users, query.exclude_seen, call or Call.now())
+
+    def similar_items(self, query: SimilarQuery, *, call: Call | None = None) -> Answer:
+        """Find the items nearest to an item.
+
+        Raises:
+            RequestError: the question cannot be answered as asked, or the item is unknown; it names the field.
+        """
+        call = call or Call.now()
+        query.check(self.limits)
+        row = self.bundle.items.row(query.item_id)
+        if row == UNKNOWN:
+            raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
+        exclude = np.union1d(self._known_items(query.exclude), [row])
+        return self._answer(query, self.bundle.item_vectors[row : row + 1], [_Target(exclude=exclude)], call)
+
+    def overhead_ms(self, k: int) -> float:
+        """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
+        measured = self._overhead_ms
+        return measured[min((known for known in measured if known >= k), default=max(measured))] if measured else 0.0
+
+    def warm_up(self, finish: Callable[[Answer], object] = lambda answer: answer) -> None:
+        """Touch every rung, then measure what calls spend after their search, for a few sizes of answer.
+
+        Args:
+            finish: what is done with an answer before it is sent; its time counts.
+        """
+        query_BD = self.bundle.item_vectors[:1]
+        for rung in self.bundle.ladder.rungs:
+            self.bundle.searcher.search(query_BD, k=self.limits.max_k, rung=rung)
+        users = self._sample_users()
+        for k in sorted({min(k, self.limits.max_k) for k in _WARM_UP_KS}):
+            rounds_ms = [
+                [self._spent_after_search_ms(user, k, finish) for user in users] for _ in range(_WARM_UP_ROUNDS)
+            ]
+            # The calmest round: a burst of other work at start must not make every later call look short of time.
+            self._overhead_ms[k] = float(np.percentile(rounds_ms, 99, axis=1).min())
+
+    def _recommend(
+        self, query: Query | BatchQuery, users: Mapping[str, User], exclude_seen: bool | None, call: Call
+    ) -> Answer:
+        query.check(self.limits)
+        found = [profiles.resolve(self.bundle, user, path=path) for path, user in users.items()]
+        excluded = self._known_items(query.exclude)
+        mask_seen = self.bundle.mask_seen if exclude_seen is None else exclude_seen
+        targets = [
+            _Target(
+                exclude=np.union1d(excluded, profile.seen) if mask_seen else excluded,
+                cold=profile.cold,
+                num_unknown=profile.num_unknown,
+            )
+            for profile in found
+        ]
+        return self._answer(query, profiles.encode(self.bundle, found), targets, call)
+
+    def _answer(
+        self, ask: Ask, query_BD: Float[np.ndarray, "batch full"], targets: Sequence[_Target], call: Call
+    ) -> Answer:
+        encoded_ms = call.elapsed_ms()
+        choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
+        found, scan_ms, rerank_ms = [], 0.0, 0.0
+        for place, target in enumerate(targets):
+            result = self.bundle.searcher.search(
+                query_BD[place : place + 1], k=ask.k, rung=choice.rung, exclude=target.exclude
+            )
+            found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
+            scan_ms += result.scan_ms
+            rerank_ms += result.rerank_ms
+        timings = Timings(
+            queue_ms=call.queue_ms,
+            encode_ms=encoded_ms - call.queue_ms,
+            scan_ms=scan_ms,
+            rerank_ms=rerank_ms,
+        )
+        return Answer(
+            candidates=found,
+            rung=choice.rung,
+            expected_overlap=choice.expected_overlap,
+            degraded=self._degraded(choice, ask=ask, targets=targets, found=found),
+            timings=timings,
+            bundle_version=self.bundle.version,
+        )
+
+    def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
+        deadline_ms = None if call.deadline_ms is None else call.deadline_ms - self._deadline_margin_ms
+        return choose(
+            self.bundle.ladder,
+            ask.budget,
+            k=ask.k,
+            elapsed_ms=elapsed_ms,
+            overhead_ms=num_searches * self.overhead_ms(ask.k),
+            deadline_ms=deadline_ms,
+            num_searches=num_searches,
+        )
+
+    def _candidates(
+        self, row_K: Int[np.ndarray, " k"], score_K: Float[np.ndarray, " k"], *, ask: Ask, target: _Target
+    ) -> Candidates:
+        found = row_K != UNKNOWN
+        rows = row_K[found].tolist()
+        titles = self.bundle.titles if ask.include_titles else None
+        return Candidates(
+            item_ids=self.bundle.items.ids(rows),
+            scores=score_K[found].tolist(),
+            titles=None if titles is None else [titles[row] for row in rows],
+            cold=target.cold,
+            num_unknown_history_items=target.num_unknown,
+        )
+
+    def _degraded(
+        self, choice: Choice, *, ask: Ask, targets: Sequence[_Target], found: Sequence[Candidates]
+    ) -> tuple[Degraded, ...]:
+        reasons = [choice.degraded] if choice.degraded else []
+        num_items = len(self.bundle.items)
+        if any(
+            len(each.item_ids) < min(ask.k, num_items - len(target.exclude))
+            for target, each in zip(targets, found, strict=True)
+        ):
+            reasons.append(Degraded.FEWER_ITEMS)
+        return tuple(reasons)
+
+    def _known_items(self, ids: Sequence[str]) -> Int[np.ndarray, " rows"]:
+        rows = self.bundle.items.rows(ids)
+        return np.unique(rows[rows != UNKNOWN])
+
+    def _sample_users(self) -> list[User]:
+        vocabulary = self.bundle.users.vocabulary
+        if not len(vocabulary):
+            return [User(history=())] * _WARM_UP_CALLS
+        rows = np.linspace(0, len(vocabulary) - 1, _WARM_UP_CALLS).astype(int)
+        return [User(id=vocabulary.id(row)) for row in rows.tolist()]
+
+    def _spent_after_search_ms(self, user: User, k: int, finish: Callable[[Answer], object]) -> float:
+        call = Call.now()
+        answer = self.recommend(Query(user=user, k=k, budget=_CHEAPEST, include_titles=True), call=call)
+        finish(answer)
+        timings = answer.timings
+        return call.elapsed_ms() - timings.encode_ms - timings.scan_ms - timings.rerank_ms

@@ -1,0 +1,183 @@
+"""Questions and answers of the data plane: plain values, checked against the limits before any work is done.
+
+Errors name the field by its path in the request (``users[3].history.item_ids``), whoever the caller is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from recsys.errors import RequestError
+from recsys.index.rungs import Rung
+from serving.budget import Budget, Degraded
+from serving.settings import Limits
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """Who to recommend for: exactly one of ``id`` and ``history``.
+
+    Args:
+        id: a user of the training log; an unknown one gets the cold answer.
+        history: item ids, oldest first; unknown ones are ignored and counted.
+        features: values by user feature name; for a known user they replace the stored ones.
+    """
+
+    id: str | None = None
+    history: Sequence[str] | None = None
+    features: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def check(self, path: str, limits: Limits) -> None:
+        """Raise `RequestError` where this names nobody, or somebody twice, or is too long."""
+        if (self.id is None) == (self.history is None):
+            got = "neither id nor history" if self.id is None else "both id and history"
+            raise RequestError(path, f"got {got}, expected exactly one of them")
+        if self.id == "":
+            raise RequestError(f"{path}.id", "got an empty id, expected a user's id, or a history instead")
+        at_most(f"{path}.history.item_ids", len(self.history or ()), limits.max_history, "items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What every question says.
+
+    Args:
+        k: items wanted.
+        exclude: item ids to leave out; unknown ones are ignored.
+        budget: what the call may spend.
+        include_titles: whether to return titles, where the catalogue has them.
+    """
+
+    k: int
+    exclude: Sequence[str] = ()
+    budget: Budget = field(default_factory=Budget)
+    include_titles: bool = False
+
+    def check(self, limits: Limits) -> None:
+        """Raise `RequestError` for the first field that is out of its limits."""
+        if not 1 <= self.k <= limits.max_k:
+            raise RequestError("k", f"got {self.k}, expected 1 to {limits.max_k}")
+        at_most("exclude_item_ids", len(self.exclude), limits.max_exclusions, "items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Ask):
+    """Items for one user; ``exclude_seen`` None means what the bundle does by default."""
+
+    user: User
+    exclude_seen: bool | None = None
+
+    def check(self, limits: Limits) -> None:
+        """Raise `RequestError` for the first field that is out of its limits."""
+        super().check(limits)
+        self.user.check("user", limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchQuery(Ask):
+    """Items for several users; the budget is for all of them together."""
+
+    users: Sequence[User]
+    exclude_seen: bool | None = None
+
+    def check(self, limits: Limits) -> None:
+        """Raise `RequestError` for the first field that is out of its limits."""
+        super().check(limits)
+        if not self.users:
+            raise RequestError("users", "got none, expected at least one")
+        at_most("users", len(self.users), limits.max_batch, "users")
+        for place, user in enumerate(self.users):
+            user.check(f"users[{place}]", limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarQuery(Ask):
+    """The items nearest to an item."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """When a call came and when it must be answered, on the clock of `time.perf_counter`.
+
+    Args:
+        arrived_s: when the server got it, before any queueing.
+        started_s: when a worker took it up.
+        deadline_ms: from its arrival to its deadline; None when it has none.
+    """
+
+    arrived_s: float
+    started_s: float
+    deadline_ms: float | None = None
+
+    @classmethod
+    def now(cls, *, deadline_ms: float | None = None) -> Call:
+        """Return a call that comes and starts at this moment."""
+        now_s = time.perf_counter()
+        return cls(arrived_s=now_s, started_s=now_s, deadline_ms=deadline_ms)
+
+    @property
+    def queue_ms(self) -> float:
+        """Time spent waiting for a worker."""
+        return (self.started_s - self.arrived_s) * 1e3
+
+    def elapsed_ms(self) -> float:
+        """Time spent since arrival."""
+        return (time.perf_counter() - self.arrived_s) * 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Items for one user, best first.
+
+    Args:
+        item_ids: the items.
+        scores: their cosines with the user, at the rung's width or, where it reranks, at the full width.
+        titles: their titles, when asked for and known.
+        cold: nothing is known of the user's past.
+        num_unknown_history_items: items of the request's history that the bundle does not know.
+    """
+
+    item_ids: list[str]
+    scores: list[float]
+    titles: list[str] | None
+    cold: bool = False
+    num_unknown_history_items: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Milliseconds by stage: waiting for a worker, encoding users, scanning, and scoring again at full width."""
+
+    queue_ms: float
+    encode_ms: float
+    scan_ms: float
+    rerank_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Candidates for each user asked about, and what was done to find them."""
+
+    candidates: list[Candidates]
+    rung: Rung
+    expected_overlap: float
+    degraded: tuple[Degraded, ...]
+    timings: Timings
+    bundle_version: str
+
+
+def at_most(path: str, count: int, limit: int, unit: str) -> None:
+    """Raise `RequestError` where a field holds more entries than are allowed."""
+    if count > limit:
+        raise RequestError(path, f"got {count} {unit}, expected at most {limit}")
+
+
+def shown(value: str) -> str:
+    """Quote a value from a request, cut short: status details travel in headers, whose size is limited."""
+    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")

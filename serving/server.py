@@ -1,0 +1,188 @@
+"""The server process: open the live bundle, warm up, answer over gRPC until told to stop.
+
+A thread per call in work, as many as cores, each computing on one thread: in Python that answers more calls per second
+than an asyncio server, since search and encoding release the interpreter's lock.
+
+Signals: SIGTERM and SIGINT turn health to NOT_SERVING, let calls in flight finish, and stop; SIGHUP serves the bundle
+that CURRENT names by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import torch
+import tyro
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from recsys.bundle import Bundle
+from recsys.errors import ConfigError, RecsysError
+from recsys.index.engines import use_one_thread
+from serving.bundles import LiveBundle
+from serving.engine import Engine
+from serving.interceptors import CallInterceptor
+from serving.query import Answer, Call
+from serving.servicer import CandidateServicer, recommend_response
+from serving.settings import ServerSettings
+from serving.v1 import candidates_pb2
+from serving.v1.candidates_pb2_grpc import add_CandidateServiceServicer_to_server
+
+SERVICE = candidates_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """A server over real sockets; a context manager that stops it.
+
+    Args:
+        settings: what to serve, and where.
+
+    Raises:
+        ArtifactError: the live bundle is missing or damaged.
+        ConfigError: the address cannot be listened on.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.live = LiveBundle(settings.bundles, self._warm_engine)
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
+            interceptors=[CallInterceptor(SERVICE)],
+            options=server_options(),
+            maximum_concurrent_rpcs=settings.workers + settings.max_waiting,
+        )
+        add_CandidateServiceServicer_to_server(CandidateServicer(self.live), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = ["", SERVICE, health.SERVICE_NAME]
+        if settings.reflection:
+            names.append(reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names[1:], self._server)
+        self._health_names = names
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.port = self._listen()
+
+    @property
+    def address(self) -> str:
+        """Host and port, as a client takes them."""
+        return f"{self.settings.host}:{self.port}"
+
+    def start(self) -> None:
+        """Answer calls, and say so."""
+        self._server.start()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> None:
+        """Say that this server is going, then refuse new calls and let those in flight finish."""
+        self._health.enter_graceful_shutdown()
+        time.sleep(self.settings.drain_s)
+        self._server.stop(self.settings.grace_s).wait()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _warm_engine(self, bundle: Bundle) -> Engine:
+        engine = Engine(bundle, limits=self.settings.limits, deadline_margin_ms=self.settings.deadline_margin_ms)
+        # In a thread like those that will answer, so that the same number of threads computes.
+        with futures.ThreadPoolExecutor(1, initializer=_compute_on_one_thread) as pool:
+            pool.submit(engine.warm_up, _encode).result()
+        return engine
+
+    def _listen(self) -> int:
+        address = f"{self.settings.host}:{self.settings.port}"
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"host, port: got {address}, which cannot be listened on (in use?)") from error
+
+    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in self._health_names:
+            self._health.set(name, status)
+
+
+def server_options() -> list[tuple[str, int]]:
+    """Return every channel option of the server, with its reason."""
+    return [
+        # By default a second server binds the same port without a word, and each gets some of the calls.
+        ("grpc.so_reuseport", 0),
+        # Bounds what one call can make the server read; a batch of 256 users with 1,000 items each still fits.
+        ("grpc.max_receive_message_length", 4 * 2**20),
+    ]
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT. The first line on standard output is ``listening on HOST:PORT``.
+
+    Raises:
+        ArtifactError: the live bundle is missing or damaged.
+        ConfigError: the address cannot be listened on.
+    """
+    with _signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received, Server(settings) as server:
+        sys.stdout.write(f"listening on {server.address}\n")
+        sys.stdout.flush()
+        if settings.port_file:
+            _write_whole(settings.port_file, f"{server.port}\n")
+        _log.info("serving bundle %s with %d workers", server.live.engine.bundle.version, settings.workers)
+        while received.get() == signal.SIGHUP:
+            try:
+                server.live.reload()
+            except RecsysError:
+                _log.exception("bundle not reloaded; the one before stays live")
+        _log.info("stopping: health is NOT_SERVING, calls in flight have %g s", settings.grace_s)
+
+
+def main() -> None:
+    """Run ``recsys-serve``."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(tyro.cli(ServerSettings, description=__doc__))
+    except RecsysError as error:
+        sys.exit(f"recsys-serve: {error}")
+
+
+@contextmanager
+def _signals(*numbers: signal.Signals) -> Iterator[queue.SimpleQueue[int]]:
+    """Collect signals in a queue (whose `put` may be called from a handler), so that work happens outside handlers."""
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+    before = {number: signal.signal(number, lambda got, _frame: received.put(got)) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _compute_on_one_thread() -> None:
+    """Keep calls from competing for cores: OpenMP's thread count belongs to each calling thread."""
+    use_one_thread()
+    torch.set_num_threads(1)
+
+
+def _encode(answer: Answer) -> bytes:
+    return recommend_response(answer, Call.now()).SerializeToString()
+
+
+def _write_whole(path: Path, content: str) -> None:
+    """Write a file that is never seen half-written."""
+    staging = path.with_name(f".{path.name}.tmp")
+    staging.write_text(content)
+    staging.replace(path)
+
+
+if __name__ == "__main__":
+    main()

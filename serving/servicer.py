@@ -1,0 +1,179 @@
+"""The service: decode, call the engine, encode; nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import grpc
+
+from recsys.data.schema import Kind
+from recsys.index.rungs import Engine as RungEngine
+from recsys.index.rungs import Rung
+from serving.budget import Budget, Degraded
+from serving.bundles import LiveBundle
+from serving.interceptors import call_of
+from serving.query import Answer, BatchQuery, Call, Candidates, Query, SimilarQuery, User
+from serving.v1 import candidates_pb2 as pb
+from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
+
+_ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
+    "exact": pb.SEARCH_ENGINE_EXACT,
+    "ivf": pb.SEARCH_ENGINE_IVF,
+}
+_KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
+    "categorical": pb.FEATURE_KIND_CATEGORICAL,
+    "multi_hot": pb.FEATURE_KIND_MULTI_HOT,
+    "bucketed": pb.FEATURE_KIND_BUCKETED,
+    "text": pb.FEATURE_KIND_TEXT,
+}
+_REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
+    Degraded.TIME_TOO_SHORT: pb.DEGRADED_REASON_TIME_TOO_SHORT,
+    Degraded.OVERLAP_OUT_OF_REACH: pb.DEGRADED_REASON_OVERLAP_OUT_OF_REACH,
+    Degraded.FEWER_ITEMS: pb.DEGRADED_REASON_FEWER_ITEMS,
+}
+
+
+class CandidateServicer(CandidateServiceServicer):
+    """`CandidateService` over the live bundle."""
+
+    def __init__(self, live: LiveBundle) -> None:
+        self._live = live
+
+    def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:  # noqa: N802
+        """Items for one user."""
+        call = call_of(context)
+        query = Query(
+            user=_user(request.user),
+            k=request.k,
+            exclude=request.exclude_item_ids,
+            exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+            budget=_budget(request.budget),
+            include_titles=request.include_titles,
+        )
+        return recommend_response(self._live.engine.recommend(query, call=call), call)
+
+    def BatchRecommend(  # noqa: N802
+        self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
+    ) -> pb.BatchRecommendResponse:
+        """Items for several users."""
+        call = call_of(context)
+        query = BatchQuery(
+            users=[_user(user) for user in request.users],
+            k=request.k,
+            exclude=request.exclude_item_ids,
+            exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+            budget=_budget(request.budget),
+            include_titles=request.include_titles,
+        )
+        answer = self._live.engine.recommend_batch(query, call=call)
+        candidates = [
+            pb.UserCandidates(
+                items=_items(each), cold=each.cold, num_unknown_history_items=each.num_unknown_history_items
+            )
+            for each in answer.candidates
+        ]
+        return pb.BatchRecommendResponse(candidates=candidates, report=_report(answer, call))
+
+    def SimilarItems(self, request: pb.SimilarItemsRequest, context: grpc.ServicerContext) -> pb.SimilarItemsResponse:  # noqa: N802
+        """Items nearest to an item."""
+        call = call_of(context)
+        query = SimilarQuery(
+            item_id=request.item_id,
+            k=request.k,
+            exclude=request.exclude_item_ids,
+            budget=_budget(request.budget),
+            include_titles=request.include_titles,
+        )
+        answer = self._live.engine.similar_items(query, call=call)
+        return pb.SimilarItemsResponse(items=_items(answer.candidates[0]), report=_report(answer, call))
+
+    def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802
+        """What is being served."""
+        engine = self._live.engine
+        bundle = engine.bundle
+        return pb.DescribeResponse(
+            bundle_version=bundle.version,
+            widths=bundle.widths.widths,
+            rungs=[_rung(rung) for rung in bundle.ladder.rungs],
+            num_items=len(bundle.items),
+            num_users=len(bundle.users.vocabulary),
+            exclude_seen_by_default=bundle.mask_seen,
+            user_features=[
+                pb.UserFeature(name=spec.name, kind=_KINDS[spec.kind], values=spec.values)
+                for spec in bundle.towers.specs
+                if spec.side == "user"
+            ],
+            limits=pb.RequestLimits(**vars(engine.limits)),
+        )
+
+
+def recommend_response(answer: Answer, call: Call) -> pb.RecommendResponse:
+    """Encode the answer for one user."""
+    candidates = answer.candidates[0]
+    return pb.RecommendResponse(
+        items=_items(candidates),
+        cold=candidates.cold,
+        num_unknown_history_items=candidates.num_unknown_history_items,
+        report=_report(answer, call),
+    )
+
+
+def _user(message: pb.User) -> User:
+    return User(
+        id=message.id if message.HasField("id") else None,
+        history=message.history.item_ids if message.HasField("history") else None,
+        features={name: values.values for name, values in message.features.items()},
+    )
+
+
+def _budget(message: pb.Budget) -> Budget:
+    return Budget(
+        time_ms=message.time_ms if message.HasField("time_ms") else None,
+        width=message.width if message.HasField("width") else None,
+        min_overlap=message.min_overlap if message.HasField("min_overlap") else None,
+    )
+
+
+def _items(candidates: Candidates) -> list[pb.ScoredItem]:
+    titles: Iterable[str | None] = candidates.titles or itertools.repeat(None, len(candidates.item_ids))
+    return [
+        pb.ScoredItem(item_id=item_id, score=score, title=title)
+        for item_id, score, title in zip(candidates.item_ids, candidates.scores, titles, strict=True)
+    ]
+
+
+def _report(answer: Answer, call: Call) -> pb.SearchReport:
+    rung, timings = answer.rung, answer.timings
+    return pb.SearchReport(
+        width=rung.width,
+        rung=rung.name,
+        engine=_ENGINES[rung.engine],
+        expected_overlap=answer.expected_overlap,
+        nprobe=rung.nprobe,
+        rerank_depth=rung.rerank,
+        timings=pb.Timings(
+            queue_ms=timings.queue_ms,
+            encode_ms=timings.encode_ms,
+            scan_ms=timings.scan_ms,
+            rerank_ms=timings.rerank_ms,
+            total_ms=call.elapsed_ms(),
+        ),
+        bundle_version=answer.bundle_version,
+        degraded_reasons=[_REASONS[reason] for reason in answer.degraded],
+    )
+
+
+def _rung(rung: Rung) -> pb.Rung:
+    return pb.Rung(
+        name=rung.name,
+        engine=_ENGINES[rung.engine],
+        width=rung.width,
+        nprobe=rung.nprobe,
+        rerank_depth=rung.rerank,
+        overlaps=[pb.OverlapAtK(k=k, overlap=overlap) for k, overlap in sorted(rung.overlap.items())],
+        latency_p50_ms=rung.latency_p50_ms,
+        latency_p99_ms=rung.latency_p99_ms,
+        size_bytes=rung.size_bytes,
+        on_ladder=rung.on_ladder,
+    )

@@ -1,0 +1,69 @@
+"""Everything that can be set about a server."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from recsys.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest request that is answered; a larger one is refused with the field that is too large."""
+
+    max_k: int = 1000
+    """Items per answer."""
+    max_history: int = 10_000
+    """Items in a request's history."""
+    max_exclusions: int = 10_000
+    """Items that a request may exclude."""
+    max_batch: int = 256
+    """Users in a batch."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _require(getattr(self, each.name) >= 1, f"limits.{each.name}", getattr(self, each.name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """One server process."""
+
+    bundles: Path
+    """Folder that `recsys publish` writes bundles to; its CURRENT is served, and read again on SIGHUP."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 or [::] for all of the machine's."""
+    port: int = 50051
+    """Port to listen on; 0 for any free one."""
+    port_file: Path | None = None
+    """Where to write the port once calls are answered, for scripts that start a server on port 0."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Calls that are worked on at once, one thread each; past the number of cores they only slow each other down."""
+    max_waiting: int = 256
+    """Calls that may wait for a worker; one more is refused with RESOURCE_EXHAUSTED."""
+    deadline_margin_ms: float = 1.0
+    """Kept back of a call's deadline for the answer's way to the client."""
+    drain_s: float = 0.0
+    """How long calls are still taken after health turned NOT_SERVING, for load balancers to notice."""
+    grace_s: float = 10.0
+    """How long calls in flight may take after that."""
+    reflection: bool = False
+    """Let tools such as grpcurl ask for the service's schema."""
+    limits: Limits = field(default_factory=Limits)
+    """The largest request that is answered."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")
+        _require(self.workers >= 1, "workers", self.workers, "at least 1")
+        _require(self.max_waiting >= 0, "max_waiting", self.max_waiting, "0 or more")
+        for name in ("deadline_margin_ms", "drain_s", "grace_s"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, name, value, "a finite number, 0 or more")
+
+
+def _require(holds: bool, name: str, got: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: got {got!r}, expected {expected}")

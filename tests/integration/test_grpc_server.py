@@ -1,0 +1,237 @@
+"""A real server process: health and reflection, full queues, stopping, signals, and what it does without torchrec."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from recsys.errors import ConfigError
+from recsys.testing import small_bundle
+from serving.client import Client, ServingError, user
+from serving.server import SERVICE, Server, main
+from serving.settings import ServerSettings
+from serving.v1 import candidates_pb2 as pb
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bundles")
+    small_bundle(root, num_items=1000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(bundles):
+    with Server(ServerSettings(bundles=bundles, port=0, workers=4, reflection=True)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(server.address) as connected:
+        yield connected
+
+
+def ids(answer):
+    return [item.item_id for item in answer.items]
+
+
+class TestServer:
+    def test_health(self, channel):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def test_reflection(self, channel):
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+        assert SERVICE in [service.name for service in answer.list_services_response.service]
+
+    def test_reflection_is_off_by_default(self, bundles):
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        settings = ServerSettings(bundles=bundles, port=0, workers=1)
+        with Server(settings) as server, grpc.insecure_channel(server.address) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            with pytest.raises(grpc.RpcError) as failed:
+                list(stub.ServerReflectionInfo(iter([request])))
+        assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    def test_calls_from_many_threads_get_their_own_answers(self, client):
+        users = [f"u{row}" for row in range(60)] * 4
+        alone = {name: ids(client.recommend(user_id=name, k=20, width=16)) for name in set(users)}
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda name: ids(client.recommend(user_id=name, k=20, width=16)), users))
+        assert together == [alone[name] for name in users]
+
+    def test_a_taken_port_is_an_error_not_a_second_server(self, server, bundles):
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{server.port}"):
+            Server(ServerSettings(bundles=bundles, port=server.port))
+
+
+@contextmanager
+def busy_server(bundles, **settings):
+    """A server whose only worker is at a batch until `release` is set; yields it with all that a test needs."""
+    with Server(ServerSettings(bundles=bundles, port=0, workers=1, **settings)) as server:
+        engine = server.live.engine
+        started, release, answered = threading.Event(), threading.Event(), []
+        recommend, recommend_batch = engine.recommend, engine.recommend_batch
+
+        def gated(query, *, call):
+            started.set()
+            assert release.wait(30)
+            return recommend_batch(query, call=call)
+
+        def noted(query, *, call):
+            answered.append(query.user.id)
+            return recommend(query, call=call)
+
+        engine.recommend_batch, engine.recommend = gated, noted
+        with Client(server.address, deadline_ms=60_000) as client, ThreadPoolExecutor(2) as pool:
+            batch = pool.submit(client.recommend_batch, [user("u1"), user("u2")], k=5)
+            assert started.wait(30)
+            yield SimpleNamespace(
+                server=server, client=client, pool=pool, batch=batch, release=release, answered=answered
+            )
+            release.set()
+
+
+class TestBusyServer:
+    def test_a_call_that_expired_in_the_queue_is_not_worked_on(self, bundles):
+        with busy_server(bundles) as busy:
+            with pytest.raises(ServingError) as failed:
+                busy.client.recommend(user_id="late", k=5, deadline_ms=50)
+            busy.release.set()
+            assert len(busy.batch.result().candidates) == 2
+            busy.client.recommend(user_id="in time", k=5)
+        assert failed.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert busy.answered == ["in time"]
+
+    def test_waiting_for_a_worker_is_reported_and_taken_off_the_budget(self, bundles):
+        with busy_server(bundles) as busy:
+            waiting = busy.pool.submit(busy.client.recommend, user_id="u3", k=5, budget_ms=200)
+            time.sleep(0.3)
+            busy.release.set()
+            report = waiting.result().report
+        assert report.timings.queue_ms > 200
+        assert report.timings.total_ms > report.timings.queue_ms
+        assert list(report.degraded_reasons) == [pb.DEGRADED_REASON_TIME_TOO_SHORT]
+
+    def test_too_many_waiting_calls_are_refused_at_once(self, bundles):
+        with busy_server(bundles, max_waiting=0) as busy, pytest.raises(ServingError) as failed:
+            busy.client.recommend(user_id="u3", k=5)
+        assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def test_stopping_refuses_new_calls_and_lets_those_in_flight_finish(self, bundles):
+        with busy_server(bundles) as busy:
+            stopping = busy.pool.submit(busy.server.stop)
+            while not refused(busy.client):
+                time.sleep(0.01)
+            assert not stopping.done()
+            busy.release.set()
+            assert len(busy.batch.result().candidates) == 2
+            stopping.result()
+
+    def test_health_turns_before_calls_are_refused(self, bundles):
+        settings = ServerSettings(bundles=bundles, port=0, workers=2, drain_s=1.0)
+        with Server(settings) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+            client.wait_until_serving(timeout_s=10)
+            stopping = pool.submit(server.stop)
+            time.sleep(0.3)
+            with pytest.raises(ServingError, match="is stopping"):
+                client.wait_until_serving(timeout_s=10)
+            assert len(client.recommend(user_id="u3", k=5).items) == 5
+            stopping.result()
+
+
+def refused(client):
+    try:
+        client.describe(deadline_ms=1000)
+    except ServingError as error:
+        return error.code is grpc.StatusCode.UNAVAILABLE
+    return False
+
+
+def start(*arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+    program = ["-m", "serving.server"] if code is None else ["-c", code]
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+WITHOUT_TORCHREC = """
+import sys
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torchrec", "fbgemm_gpu"):
+            raise ImportError(f"{name} is blocked")
+
+
+sys.meta_path.insert(0, Blocker())
+from serving.server import main
+
+main()
+"""
+
+
+class TestProcess:
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, None), (signal.SIGINT, WITHOUT_TORCHREC)])
+    def test_it_says_where_it_listens_answers_and_stops_on_a_signal(self, bundles, tmp_path, number, code):
+        port_file = tmp_path / "port"
+        process = start("--bundles", str(bundles), "--port", "0", "--port-file", str(port_file), code=code)
+        try:
+            address = process.stdout.readline().removeprefix("listening on ").strip()
+            with Client(address) as client:
+                client.wait_until_serving(timeout_s=30)
+                assert address == f"127.0.0.1:{port_file.read_text().strip()}"
+                assert len(client.recommend(user_id="u3", k=7).items) == 7
+                process.send_signal(number)
+                _, log = process.communicate(timeout=30)
+            assert process.returncode == 0, log
+            assert "stopping" in log
+            assert "Traceback" not in log
+        finally:
+            process.kill()
+
+    def test_it_serves_what_current_names_after_sighup(self, tmp_path):
+        before = small_bundle(tmp_path).name
+        process = start("--bundles", str(tmp_path), "--port", "0")
+        try:
+            with Client(process.stdout.readline().removeprefix("listening on ").strip()) as client:
+                assert client.describe().bundle_version == before
+                after = small_bundle(tmp_path, seed=2).name
+                process.send_signal(signal.SIGHUP)
+                deadline = time.monotonic() + 30
+                while client.describe().bundle_version != after:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+class TestMain:
+    def test_a_folder_without_bundles_is_one_readable_line(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["recsys-serve", "--bundles", str(tmp_path), "--port", "0"])
+        with pytest.raises(SystemExit, match=f"^recsys-serve: {tmp_path}"):
+            main()

@@ -1,0 +1,104 @@
+"""Budgets are checked when made; on a hand-made ladder each kind chooses the rung one would choose by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from recsys.errors import RequestError
+from recsys.index.rungs import Ladder, Rung
+from serving.budget import Budget, Degraded, choose, latency_ms
+
+
+def rung(width: int, p99_ms: float, overlap_10: float, overlap_100: float, **changes: object) -> Rung:
+    made = Rung(
+        engine="exact",
+        width=width,
+        overlap={10: overlap_10, 100: overlap_100},
+        latency_p50_ms=p99_ms / 2,
+        latency_p99_ms=p99_ms,
+        size_bytes=width * 4000,
+    )
+    return replace(made, **changes)
+
+
+NARROW = rung(16, 1.0, 0.6, 0.5)
+RERANKED = rung(16, 3.0, 0.99, 0.95, rerank=400, on_ladder=False)
+MIDDLE = rung(64, 2.0, 0.9, 0.85)
+FULL = rung(128, 4.0, 1.0, 1.0)
+LADDER = Ladder(rungs=(NARROW, MIDDLE, RERANKED, FULL), measured={})
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("budget.time_ms", {"time_ms": 0.0}),
+        ("budget.time_ms", {"time_ms": -1.0}),
+        ("budget.time_ms", {"time_ms": math.nan}),
+        ("budget.time_ms", {"time_ms": math.inf}),
+        ("budget.min_overlap", {"min_overlap": 0.0}),
+        ("budget.min_overlap", {"min_overlap": 1.01}),
+        ("budget.min_overlap", {"min_overlap": math.nan}),
+        ("budget", {"time_ms": 5.0, "width": 64}),
+        ("budget", {"width": 64, "min_overlap": 0.9}),
+    ],
+)
+def test_an_impossible_budget_is_refused_by_name(field, given):
+    with pytest.raises(RequestError) as refused:
+        Budget(**given)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "expected"), [(1.0, NARROW), (1.9, NARROW), (2.0, MIDDLE), (3.9, MIDDLE), (4, FULL)]
+)
+def test_time_buys_the_best_step_that_fits(time_ms, expected):
+    assert choose(LADDER, Budget(time_ms=time_ms), k=10).rung is expected
+
+
+def test_rungs_off_the_ladder_are_not_bought_with_time():
+    assert choose(LADDER, Budget(time_ms=3.5), k=10).rung is MIDDLE
+
+
+def test_what_was_spent_and_what_is_still_to_be_spent_is_taken_off():
+    assert choose(LADDER, Budget(time_ms=4.5), k=10, elapsed_ms=0.3, overhead_ms=0.2).rung is FULL
+    assert choose(LADDER, Budget(time_ms=4.5), k=10, elapsed_ms=0.4, overhead_ms=0.2).rung is MIDDLE
+
+
+def test_several_searches_share_the_time():
+    assert choose(LADDER, Budget(time_ms=8), k=10, num_searches=2).rung is FULL
+    assert choose(LADDER, Budget(time_ms=8), k=10, num_searches=3).rung is MIDDLE
+
+
+def test_too_little_time_gets_the_cheapest_step_and_says_so():
+    choice = choose(LADDER, Budget(time_ms=0.5), k=10)
+    assert (choice.rung, choice.degraded) == (NARROW, Degraded.TIME_TOO_SHORT)
+
+
+def test_without_budget_the_deadline_is_the_budget_and_without_deadline_the_best_step_answers():
+    assert choose(LADDER, Budget(), k=10, deadline_ms=2.5).rung is MIDDLE
+    assert choose(LADDER, Budget(), k=10).rung is FULL
+
+
+def test_a_width_is_answered_by_its_best_rung_even_past_the_deadline():
+    assert choose(LADDER, Budget(width=16), k=10, deadline_ms=0.1).rung is RERANKED
+
+
+def test_an_unknown_width_names_the_trained_ones():
+    with pytest.raises(RequestError, match=r"budget\.width: got 48, expected a trained width, one of \[16, 64, 128\]"):
+        choose(LADDER, Budget(width=48), k=10)
+
+
+def test_an_overlap_floor_gets_the_cheapest_rung_that_reaches_it_at_the_k_asked_for():
+    assert choose(LADDER, Budget(min_overlap=0.88), k=10).rung is MIDDLE
+    assert choose(LADDER, Budget(min_overlap=0.88), k=100).rung is RERANKED
+    assert choose(LADDER, Budget(min_overlap=1.0), k=100).rung is FULL
+
+
+def test_an_overlap_out_of_reach_gets_the_best_rung_and_says_so():
+    choice = choose(Ladder(rungs=(NARROW, MIDDLE), measured={}), Budget(min_overlap=0.95), k=100)
+    assert (choice.rung, choice.degraded, choice.expected_overlap) == (MIDDLE, Degraded.OVERLAP_OUT_OF_REACH, 0.85)
+
+
+def test_predicted_latency_grows_only_past_the_measured_k():
+    assert [latency_ms(MIDDLE, k=k) for k in (1, 100, 400)] == [2.0, 2.0, 4.0]
