@@ -1,0 +1,221 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+import pytest
+
+from recsys.errors import RequestError, WidthError
+from recsys.index.engines import (
+    MIN_ITEMS_FOR_IVF,
+    MIN_ITEMS_PER_CELL,
+    NOTHING,
+    build_searcher,
+    num_cells,
+    use_one_thread,
+)
+from recsys.index.rungs import RungSpec
+from recsys.widths import WidthLadder, truncate
+
+WIDTHS = WidthLadder([4, 8, 16])
+FULL = RungSpec(engine="exact", width=16)
+RUNGS = [
+    FULL,
+    RungSpec(engine="exact", width=4),
+    RungSpec(engine="exact", width=8, rerank=50),
+    RungSpec(engine="ivf", width=8, nprobe=16),
+    RungSpec(engine="ivf", width=4, nprobe=4, rerank=50),
+    RungSpec(engine="ivf", width=16, nprobe=4),
+]
+
+
+def unit(num, width, seed):
+    vector = np.random.default_rng(seed).normal(size=(num, width)).astype(np.float32)
+    return vector / np.linalg.norm(vector, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return build_searcher(unit(MIN_ITEMS_FOR_IVF, 16, seed=1), widths=WIDTHS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return unit(5, 16, seed=2)
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_answers_are_distinct_rows_best_first(searcher, queries, rung):
+    found = searcher.search(queries, k=20, rung=rung)
+    assert found.rows_BK.shape == found.scores_BK.shape == (5, 20)
+    assert found.rows_BK.dtype == np.int64
+    assert found.scores_BK.dtype == np.float32
+    assert (np.diff(found.scores_BK, axis=1) <= 0).all()
+    assert all(len(set(rows)) == 20 for rows in found.rows_BK.tolist())
+    assert found.scan_ms > 0
+    assert found.rerank_ms >= 0
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_excluded_rows_never_come_back(searcher, queries, rung):
+    before = searcher.search(queries, k=20, rung=rung).rows_BK
+    exclude = np.unique(before)
+    after = searcher.search(queries, k=20, rung=rung, exclude=exclude).rows_BK
+    assert not np.isin(after, exclude).any()
+    if rung.engine == "exact":
+        assert (after != NOTHING).all()
+
+
+def test_rows_outside_the_catalogue_exclude_nothing(searcher, queries):
+    free = searcher.search(queries, k=20, rung=FULL)
+    same = searcher.search(queries, k=20, rung=FULL, exclude=np.array([-1, 10**9]))
+    none = searcher.search(queries, k=20, rung=FULL, exclude=np.zeros(0, dtype=np.int64))
+    assert (free.rows_BK == same.rows_BK).all()
+    assert (free.rows_BK == none.rows_BK).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_places_without_an_item_are_padded(searcher, queries, rung):
+    exclude = np.arange(3, searcher.num_items)
+    found = searcher.search(queries, k=10, rung=rung, exclude=exclude)
+    assert set(found.rows_BK.ravel().tolist()) <= {0, 1, 2, NOTHING}
+    assert ((found.rows_BK == NOTHING) == np.isneginf(found.scores_BK)).all()
+    if rung.engine == "exact":
+        assert ((found.rows_BK != NOTHING).sum(axis=1) == 3).all()
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_k_may_exceed_the_catalogue(searcher, queries, rung):
+    found = searcher.search(queries, k=searcher.num_items + 7, rung=rung)
+    assert found.rows_BK.shape == (5, searcher.num_items + 7)
+    assert (found.rows_BK[:, -7:] == NOTHING).all()
+
+
+def test_a_rung_that_reranks_answers_with_full_width_cosines(searcher, queries):
+    found = searcher.search(queries, k=10, rung=RungSpec(engine="ivf", width=4, nprobe=2, rerank=30))
+    expected = np.einsum("bkd,bd->bk", searcher.store_ND[found.rows_BK], queries)
+    np.testing.assert_allclose(found.scores_BK, expected, atol=1e-6)
+
+
+def test_rerank_scans_as_many_candidates_as_it_says(searcher, queries):
+    shallow = searcher.search(queries, k=30, rung=RungSpec(engine="exact", width=4)).rows_BK
+    for depth in (5, 30):  # a depth below k scans k
+        found = searcher.search(queries, k=30, rung=RungSpec(engine="exact", width=4, rerank=depth)).rows_BK
+        assert [set(rows) for rows in found.tolist()] == [set(rows) for rows in shallow.tolist()]
+
+
+def test_equal_candidates_are_reranked_by_row():
+    store = np.tile(unit(1, 16, seed=3), (30, 1))
+    searcher = build_searcher(store, widths=WIDTHS, seed=1)
+    found = searcher.search(store[:1], k=30, rung=RungSpec(engine="exact", width=4, rerank=30))
+    assert found.rows_BK[0].tolist() == list(range(30))
+
+
+def test_a_prefix_too_small_for_float32_squares_is_still_cut_to_unit_length(searcher):
+    query = np.zeros((1, 16), dtype=np.float32)
+    query[0, 0], query[0, 15] = 1e-25, 1.0
+    found = searcher.search(query, k=1, rung=RungSpec(engine="exact", width=4))
+    # The query's direction at width 4 is the first axis.
+    assert found.scores_BK[0, 0] == pytest.approx(truncate(searcher.store_ND, 4, WIDTHS)[:, 0].max(), abs=1e-6)
+
+
+def test_concurrent_searches_agree_with_single_ones(searcher):
+    queries = unit(64, 16, seed=4)
+    excludes = [np.arange(start, start + 200) for start in range(64)]
+    jobs = [(place, rung) for place in range(64) for rung in RUNGS]
+
+    def answer(job):
+        place, rung = job
+        return searcher.search(queries[place : place + 1], k=10, rung=rung, exclude=excludes[place]).rows_BK
+
+    alone = [answer(job) for job in jobs]
+    with ThreadPoolExecutor(4, initializer=use_one_thread) as pool:
+        together = list(pool.map(answer, jobs))
+    assert all((one == other).all() for one, other in zip(alone, together, strict=True))
+
+
+def test_an_empty_batch_gets_an_empty_answer(searcher, queries):
+    for rung in RUNGS:
+        assert searcher.search(queries[:0], k=3, rung=rung).rows_BK.shape == (0, 3)
+
+
+def test_queries_that_cannot_be_right_are_refused(searcher, queries):
+    nan, long = queries.copy(), queries * 2
+    nan[3, 7] = np.nan
+    for bad, message in (
+        (nan, "row 3"),
+        (long, "norm 2"),
+        (queries[:, :8], "expected \\(batch, 16\\)"),
+        (queries[0], "expected \\(batch, 16\\)"),
+        (queries.astype(np.float64), "float64"),
+    ):
+        with pytest.raises(WidthError, match=message):
+            searcher.search(bad, k=3, rung=FULL)
+
+
+def test_a_query_with_an_empty_prefix_is_refused(searcher):
+    query = np.eye(16, dtype=np.float32)[15:]
+    assert searcher.search(query, k=1, rung=FULL).rows_BK[0, 0] >= 0
+    with pytest.raises(WidthError, match="4 zeros"):
+        searcher.search(query, k=1, rung=RungSpec(engine="exact", width=4))
+
+
+def test_settings_that_cannot_be_right_are_refused(searcher, queries):
+    with pytest.raises(RequestError, match="k: got 0"):
+        searcher.search(queries, k=0, rung=FULL)
+    with pytest.raises(WidthError, match="got 5, expected a trained width"):
+        searcher.search(queries, k=1, rung=RungSpec(engine="exact", width=5))
+    for exclude in (np.zeros((1, 1), dtype=np.int64), np.zeros(1, dtype=np.int32)):
+        with pytest.raises(RequestError, match="exclude: got shape"):
+            searcher.search(queries, k=1, rung=FULL, exclude=exclude)
+
+
+def test_a_small_catalogue_has_no_ivf(queries):
+    searcher = build_searcher(unit(MIN_ITEMS_FOR_IVF - 1, 16, seed=1), widths=WIDTHS, seed=1)
+    rung = RungSpec(engine="ivf", width=8, nprobe=1)
+    assert not searcher.supports(rung)
+    with pytest.raises(RequestError, match="rung: got ivf8-p1, expected one with an index"):
+        searcher.search(queries, k=1, rung=rung)
+
+
+def test_one_item_is_a_catalogue():
+    searcher = build_searcher(unit(1, 16, seed=1), widths=WIDTHS, seed=1)
+    assert searcher.search(unit(1, 16, seed=2), k=2, rung=FULL).rows_BK.tolist() == [[0, NOTHING]]
+
+
+def test_vectors_that_cannot_be_right_are_refused():
+    good = unit(10, 16, seed=1)
+    zero_prefix, nan = good.copy(), good.copy()
+    zero_prefix[3, :4] = 0
+    nan[3, 15] = np.nan
+    for bad in (good[:, :8], good[:0], good.astype(np.float64), np.asfortranarray(good), zero_prefix, nan, good * 3):
+        with pytest.raises(WidthError):
+            build_searcher(bad, widths=WIDTHS, seed=1)
+
+
+@pytest.mark.parametrize("num_items", [1, 623, 624, 1682, 3706, 10_000, 1_000_000, 10_000_000])
+def test_cells_are_few_enough_to_train(num_items):
+    cells = num_cells(num_items)
+    assert cells == 0 if num_items < MIN_ITEMS_FOR_IVF else cells >= 16
+    assert cells * MIN_ITEMS_PER_CELL <= num_items
+    assert cells <= 4 * num_items**0.5
+
+
+def test_cells_depend_on_the_seed_alone():
+    store = unit(700, 16, seed=1)
+    once, again, other = (build_searcher(store, widths=WIDTHS, seed=seed).indexes["ivf", 8] for seed in (1, 1, 2))
+    as_bytes = [faiss.serialize_index(index).tobytes() for index in (once, again, other)]
+    assert as_bytes[0] == as_bytes[1] != as_bytes[2]
+
+
+def test_bytes_count_the_index_and_the_shared_store(searcher):
+    num = searcher.num_items
+    cells = num_cells(num)
+    assert searcher.size_bytes(FULL) == num * 16 * 4
+    assert searcher.size_bytes(RungSpec(engine="exact", width=4)) == num * 4 * 4
+    assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16) * 4
+    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + cells * 4 * 4
+
+
+def test_use_one_thread_holds_for_the_calling_thread():
+    with ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
+        assert pool.submit(faiss.omp_get_max_threads).result() == 1
