@@ -93,6 +93,8 @@ class TrainConfig:
     """AdamW's rate for the towers."""
     weight_decay: float = 1e-2
     """AdamW's decay."""
+    validation_users: int = 10_000
+    """Users whose validation targets are ranked after each epoch; a seeded sample where there are more."""
     max_events_per_user: int | None = None
     """Train only on each user's latest events (histories still reach further back); none means all."""
     seed: int = 1
@@ -101,7 +103,7 @@ class TrainConfig:
     """``cpu``, ``cuda``, or ``auto``: CUDA where there is a device."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "patience"):
+        for name in ("batch_size", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")

@@ -35,6 +35,15 @@ class Queries:
     def __len__(self) -> int:
         return len(self.user)
 
+    def take(self, rows: np.ndarray) -> Queries:
+        """Return the queries at these places, in that order."""
+        return Queries(
+            user=self.user[rows],
+            history=self.history.take(rows),
+            target=self.target.take(rows),
+            mask_seen=self.mask_seen,
+        )
+
 
 class Dataset:
     """A prepared dataset folder, checked on opening.

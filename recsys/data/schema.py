@@ -8,7 +8,7 @@ A dataset folder::
     validation.parquet   target events, same columns and order
     test.parquet         target events, same columns and order
     items.parquet        row i describes item row i: id (String), the recipe's raw columns (title, ...), and one
-    users.parquet        `feature:NAME` List(UInt32) column per feature, holding the rows that `FeatureSpec.encode` gives
+    users.parquet        `feature:NAME` List(UInt32) column per feature: the rows that `FeatureSpec.encode` gives
     manifest.json        recipe, protocol, seed, counts after each filter, features, checksums, versions
 """
 
