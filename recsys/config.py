@@ -1,7 +1,7 @@
 """Every setting of a training run, checked before anything is read or written.
 
-Plain frozen dataclasses: the command line shows and overrides each field, a TOML file may set any of them, and the run's
-folder keeps the configuration that ran. Settings of publishing and serving live beside the code they configure.
+Plain frozen dataclasses: the command line shows and overrides each field, a TOML file may set any of them, and the
+run's folder keeps the configuration that ran. Settings of publishing and serving live beside the code they configure.
 """
 
 from __future__ import annotations

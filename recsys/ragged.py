@@ -1,7 +1,7 @@
 """Lists of different lengths as two flat arrays: how histories and multi-valued features are held everywhere.
 
-List ``i`` is ``values[offsets[i]:offsets[i + 1]]``: the layout of an Arrow list column and of a TorchRec JaggedTensor, so
-going between them copies nothing and no code loops over rows in Python.
+List ``i`` is ``values[offsets[i]:offsets[i + 1]]``: the layout of an Arrow list column and of a TorchRec
+JaggedTensor, so going between them copies nothing and no code loops over rows in Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Ragged:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
-        assert self.offsets.ndim == 1 and len(self.offsets) >= 1 and self.offsets[0] == 0
+        assert self.offsets.ndim == 1, f"offsets: got shape {self.offsets.shape}"
+        assert self.offsets[0] == 0, f"offsets start at {self.offsets[0]}"
         assert self.offsets[-1] == len(self.values), f"offsets end at {self.offsets[-1]} of {len(self.values)} values"
 
     @classmethod

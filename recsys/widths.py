@@ -130,7 +130,8 @@ def _truncate_torch(vector_BD: Tensor, width: int) -> Tensor:
     scale_B1 = prefix_Bw.detach().abs().amax(dim=-1, keepdim=True)
     _refuse_zero(bool((scale_B1 > 0).all()), width)
     scaled_Bw = prefix_Bw / scale_B1
-    return scaled_Bw / torch.linalg.vector_norm(scaled_Bw, dim=-1, keepdim=True)
+    unit_Bw: Tensor = scaled_Bw / torch.linalg.vector_norm(scaled_Bw, dim=-1, keepdim=True)
+    return unit_Bw
 
 
 def _refuse_non_finite(all_finite: bool) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -181,6 +183,23 @@ def user(
         id=user_id,
         history=None if history is None else pb.History(item_ids=history),
         features={name: pb.FeatureValues(values=several) for name, several in values.items()},
+    )
+
+
+def to_json(message: Message) -> str:
+    """Return any answer as one line of JSON, in the proto's own names."""
+    return MessageToJson(message, preserving_proto_field_name=True, indent=None)
+
+
+def describe_report(report: pb.SearchReport) -> str:
+    """Say in one line what was done: the rung, what to expect of it, where the time went, what is lacking."""
+    spent = report.timings
+    reasons = [pb.DegradedReason.Name(reason).removeprefix("DEGRADED_REASON_") for reason in report.degraded_reasons]
+    degraded = f", degraded: {', '.join(reasons).lower().replace('_', ' ')}" if reasons else ""
+    return (
+        f"width {report.width} by {report.rung}, expected overlap {report.expected_overlap:.3f}, "
+        f"{spent.total_ms:.2f} ms (encode {spent.encode_ms:.2f}, scan {spent.scan_ms:.2f}, "
+        f"rerank {spent.rerank_ms:.2f}){degraded}"
     )
 
 

@@ -105,6 +105,7 @@ class CandidateServicer(CandidateServiceServicer):
                 if spec.side == "user"
             ],
             limits=pb.RequestLimits(**vars(engine.limits)),
+            overhead_p99_ms=engine.overhead_ms(100),
         )
 
 

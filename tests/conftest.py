@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
-from recsys.testing import small_dataset
+# In these modules the shapes of arguments and results are checked on every call. Those that refuse wrong shapes with
+# messages of their own (widths, exact search, engines) are left to speak for themselves.
+with install_import_hook(["recsys.model", "recsys.evaluate.metrics", "recsys.index.calibrate"], "shapes.check"):
+    import recsys.evaluate.metrics
+    import recsys.index.calibrate
+    import recsys.model.exported
+    import recsys.model.loss
+    import recsys.model.two_tower  # noqa: F401
+    from recsys.testing import small_dataset
 
 settings.register_profile("dev", max_examples=40, deadline=None)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)

@@ -1,7 +1,7 @@
 """Training examples straight from the event columns: no row per example is ever stored.
 
-Each training event is one example: the item that was chosen, and everything the same user did before it. Events are sorted by user
-and time, so a history is a range of the item column that ends where the target begins.
+Each training event is one example: the item that was chosen, and everything the same user did before it. Events are
+sorted by user and time, so a history is a range of the item column that ends where the target begins.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Examples:
 class TrainingEvents:
     """The training split in memory, and seeded epochs over it.
 
-    Where the log has no order (``dataset.ordered`` is false), every epoch draws a new random order of each user's events: a
-    history is then a random part of what else the user chose, never the target itself.
+    Where the log has no order (``dataset.ordered`` is false), every epoch draws a new random order of each user's
+    events: a history is then a random part of what else the user chose, never the target itself.
 
     Args:
         dataset: a prepared dataset.

@@ -64,8 +64,9 @@ class PrepareOptions:
     user_features: tuple[str, ...] = ()
     """The user table's columns for the model, likewise."""
     protocol: Literal["global-time", "leave-last-out", "published", "strong-generalization"] | None = None
-    """How to split. global-time: by two instants. leave-last-out: each user's last event is test, the one before it
-    validation. published: test events are given. strong-generalization: some users are never trained on."""
+    """How to split; beside a recipe, instead of how it says. global-time: by two instants. leave-last-out: each user's
+    last event is test, the one before it validation. published: test events are given. strong-generalization: some
+    users are never trained on."""
     validation_fraction: float | None = None
     """global-time: share of events for validation (0.1)."""
     test_fraction: float | None = None
@@ -94,9 +95,8 @@ class PrepareOptions:
         if (self.recipe is None) == (self.interactions is None):
             got = "both" if self.recipe else "neither"
             raise ConfigError(f"prepare: got {got} of --recipe and --interactions, expected one of them")
-        own = [
-            one.name for one in fields(self) if one.name not in _COMMON and getattr(self, one.name) not in (None, ())
-        ]
+        either = _COMMON | {"protocol", *_PROTOCOL_SETTINGS}
+        own = [one.name for one in fields(self) if one.name not in either and getattr(self, one.name) not in (None, ())]
         if self.recipe is not None and own:
             raise ConfigError(
                 f"prepare: got {_flag(own[0])} beside --recipe, which says it already; copy the recipe's TOML file, "
@@ -116,7 +116,7 @@ class PrepareOptions:
             ConfigError: it cannot be read, or options contradict each other.
         """
         if self.recipe is not None:
-            return load_recipe(self.recipe)
+            return self._with_protocol(load_recipe(self.recipe))
         assert self.interactions is not None
         user, item = self.user_column or "user_id", self.item_column or "item_id"
         content = {
@@ -139,6 +139,15 @@ class PrepareOptions:
         if self.title_column is not None and self.items is None:
             raise ConfigError("prepare: got --title-column without --items, expected the table that has it")
         return Recipe.from_mapping(_without_none(content), where="prepare")
+
+    def _with_protocol(self, recipe: Recipe) -> Recipe:
+        """Return the recipe, split in another way where the options say so."""
+        given = {name: getattr(self, name) for name in _PROTOCOL_SETTINGS if getattr(self, name) is not None}
+        if self.protocol is None and not given:
+            return recipe
+        content = _without_none(recipe.to_json())
+        own = content["protocol"] if self.protocol in (None, content["protocol"]["name"]) else {"name": self.protocol}
+        return Recipe.from_mapping(content | {"protocol": own | given}, where="prepare")
 
 
 _FILTERS = ("min_rating", "deduplicate", "min_user_events", "min_item_events", "k_core")

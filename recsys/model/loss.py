@@ -1,16 +1,17 @@
 """Sampled softmax at every trained width, for little more than the price of the full width alone.
 
-Sources: the Matryoshka objective, a weighted sum of one loss per prefix, is arXiv 2205.13147. The softmax over a few negatives
-instead of the catalogue is corrected by the log of how often each is expected among them (logQ); as arXiv
-2507.09331 points out, the positive is not a sample, so it is neither corrected nor counted among the negatives.
+Sources: the Matryoshka objective, a weighted sum of one loss per prefix, is arXiv 2205.13147. The softmax over a few
+negatives instead of the catalogue is corrected by the log of how often each is expected among them (logQ); as
+arXiv 2507.09331 points out, the positive is not a sample, so it is neither corrected nor counted among the
+negatives.
 
-How all widths come from one product: with ``u = [u1 u2 ...]`` and ``v = [v1 v2 ...]`` cut into column blocks at the widths, the inner
-product of two prefixes is ``u1.v1 + u2.v2 + ...`` and their squared norms add up in the same way. Going block by block
-with running sums therefore gives every width's cosine after multiplying each pair of columns exactly once: the work of one
-full-width product, not of the sum of the widths.
+How all widths come from one product: with ``u = [u1 u2 ...]`` and ``v = [v1 v2 ...]`` cut into column blocks at the
+widths, the inner product of two prefixes is ``u1.v1 + u2.v2 + ...`` and their squared norms add up in the same way.
+Going block by block with running sums therefore gives every width's cosine after multiplying each pair of columns
+exactly once: the work of one full-width product, not of the sum of the widths.
 
-Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width), ``cosine_BS``, ``logit_BS``; the first B samples
-are the positives of the B users, in order.
+Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width), ``cosine_BS``, ``logit_BS``; the first B
+samples are the positives of the B users, in order.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The dense part of a tower: pooled embeddings in, one Matryoshka vector out. Plain torch, shared by training and serving.
+"""The dense part of a tower: pooled embeddings in, one Matryoshka vector out.
 
-Shapes: ``pooled_BC`` is ``(batch, inputs x embedding_dim)``, ``vector_BD`` is ``(batch, full width)``.
+Plain torch, shared by training and serving. Shapes: ``pooled_BC`` is ``(batch, inputs x embedding_dim)``, ``vector_BD``
+is ``(batch, full width)``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The model as it is trained: TorchRec tables, and a tower on each side.
 
-One lookup per step serves both towers. Its rows ("samples") are the batch's pairs, followed by further negative items whose user
-bags are empty, so that histories and items are pooled from the one shared item table in a single sharded call.
+One lookup per step serves both towers. Its rows ("samples") are the batch's pairs, followed by further negative items
+whose user bags are empty, so that histories and items are pooled from the one shared item table in a single sharded
+call.
 
 Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width).
 """

@@ -43,7 +43,8 @@ class Sharded:
 
     Args:
         model: TorchRec's wrapper; call it like `TwoTower`.
-        dense_optimizer: AdamW over the towers. The tables' row-wise Adagrad needs no call: it runs in the backward pass.
+        dense_optimizer: AdamW over the towers. The tables' row-wise Adagrad needs no call: it runs in the backward
+            pass.
     """
 
     model: DistributedModelParallel

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recsys.config import TrainConfig, to_mapping
 from recsys.data.batches import Examples, TrainingEvents
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, Queries
 from recsys.errors import ArtifactError, ConfigError, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
@@ -66,6 +66,11 @@ class TrainOptions:
             raise ConfigError(f"checkpoint_every: got {self.checkpoint_every}, expected above 0")
 
 
+_REQUIRED: Any = tyro.MISSING
+TRAIN_DEFAULTS = TrainOptions(dataset=_REQUIRED, out=_REQUIRED)
+"""For command lines, which must give the two folders."""
+
+
 def train(options: TrainOptions) -> Path:
     """Train until validation stops improving, and return the run folder.
 
@@ -74,7 +79,8 @@ def train(options: TrainOptions) -> Path:
     Raises:
         ArtifactError: the dataset is unusable, or the run folder already holds a run and ``resume`` is off.
         ConfigError: a setting is out of range, or CUDA was asked for where there is none.
-        TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not finite.
+        TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not
+            finite.
     """
     dataset = Dataset(options.dataset)
     with silenced(), joined(options.config.device) as process:
@@ -96,7 +102,7 @@ class Trainer:
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
         )
         self.user_features, self.item_features = dataset.feature_lists("user"), dataset.feature_lists("item")
-        self.validation = dataset.queries("validation")
+        self.validation = _sample(dataset.queries("validation"), self.config.validation_users, seed=self.config.seed)
         self.events = TrainingEvents(
             dataset,
             longest=model.history_windows[-1],
@@ -168,8 +174,9 @@ class Trainer:
         loss, loss_L = self.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
-                f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower table_learning_rate "
-                f"(now {self.config.table_learning_rate}) or dense_learning_rate (now {self.config.dense_learning_rate})"
+                f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
+                f"table_learning_rate (now {self.config.table_learning_rate}) or dense_learning_rate "
+                f"(now {self.config.dense_learning_rate})"
             )
         loss.backward()
         self.sharded.dense_optimizer.step()
@@ -245,6 +252,12 @@ class Trainer:
             raise TrainingError(
                 f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
             )
+
+
+def _sample(queries: Queries, at_most: int, *, seed: int) -> Queries:
+    if len(queries) <= at_most:
+        return queries
+    return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), at_most, replace=False)))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

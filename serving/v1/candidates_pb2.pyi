@@ -702,6 +702,7 @@ class DescribeResponse(_message.Message):
     EXCLUDE_SEEN_BY_DEFAULT_FIELD_NUMBER: _builtins.int
     USER_FEATURES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    OVERHEAD_P99_MS_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """The live bundle."""
     num_items: _builtins.int
@@ -710,6 +711,10 @@ class DescribeResponse(_message.Message):
     """Users that may be named by id."""
     exclude_seen_by_default: _builtins.bool
     """Whether seen items are left out when a request does not say."""
+    overhead_p99_ms: _builtins.float
+    """Milliseconds that are kept back of a time budget for what comes after the search (filters, encoding the answer):
+    the 99th percentile for 100 items, measured when the server started.
+    """
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The trained embedding widths, narrowest first; the last is the full width."""
@@ -737,10 +742,11 @@ class DescribeResponse(_message.Message):
         exclude_seen_by_default: _builtins.bool = ...,
         user_features: _abc.Iterable[Global___UserFeature] | None = ...,
         limits: Global___RequestLimits | None = ...,
+        overhead_p99_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "limits", b"limits", "num_items", b"num_items", "num_users", b"num_users", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "limits", b"limits", "num_items", b"num_items", "num_users", b"num_users", "overhead_p99_ms", b"overhead_p99_ms", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,9 +23,7 @@ from recsys.widths import truncate
 def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, hidden, user_id):
     dataset = Dataset(simulated)
     config = ModelConfig(widths=(4, 12), embedding_dim=8, hidden=hidden, history_windows=(1, 4), user_id=user_id)
-    layout = Layout(
-        config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
-    )
+    layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
     queries, items = dataset.queries("test"), np.arange(len(dataset.items))
     # An empty history and an unknown user are encoded too.
     history, users = queries.history.take(np.arange(50)), queries.user[:50].copy()

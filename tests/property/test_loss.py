@@ -16,16 +16,16 @@ from recsys.widths import WidthLadder
 
 
 def naive_loss(user_BD, item_SD, item_S, log_expected_S, *, widths, temperatures, weights):
-    """One softmax per width and user, written out: the positive as it is, every other sample corrected, hits left out."""
+    """One softmax per width and user: the positive as it is, every other sample corrected, accidental hits left out."""
     total = user_BD.new_zeros(())
     for width, temperature, weight in zip(widths, temperatures, weights, strict=True):
         cosine_BS = normalize(user_BD[:, :width], dim=1) @ normalize(item_SD[:, :width], dim=1).T
         for user in range(len(user_BD)):
-            logits = [cosine_BS[user, user] / temperature]
-            for sample in range(len(item_SD)):
-                if item_S[sample] != item_S[user]:
-                    logits.append(cosine_BS[user, sample] / temperature - log_expected_S[sample])
-            total = total - weight * log_softmax(torch.stack(logits), dim=0)[0] / len(user_BD)
+            others = torch.nonzero(item_S != item_S[user])[:, 0]
+            logits = torch.cat(
+                [cosine_BS[user, [user]] / temperature, cosine_BS[user, others] / temperature - log_expected_S[others]]
+            )
+            total = total - weight * log_softmax(logits, dim=0)[0] / len(user_BD)
     return total / sum(weights)
 
 
@@ -48,7 +48,7 @@ def problems(draw):
 @given(problem=problems())
 def test_value_and_gradient_equal_the_naive_loss(problem):
     widths, tensors, random = problem
-    temperatures, weights = random.uniform(0.05, 1, len(widths)), random.uniform(0.1, 2, len(widths))
+    temperatures, weights = (random.uniform(low, 2, len(widths)).tolist() for low in (0.05, 0.1))
     ours = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
     theirs = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
     rest = {name: tensors[name] for name in ("item_S", "log_expected_S")}
@@ -57,7 +57,9 @@ def test_value_and_gradient_equal_the_naive_loss(problem):
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close((loss_L * torch.from_numpy(weights)).sum() / weights.sum(), expected.detach())
+    torch.testing.assert_close(
+        (loss_L * torch.tensor(weights, dtype=torch.float64)).sum() / sum(weights), expected.detach()
+    )
     for name in ours:
         torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
 

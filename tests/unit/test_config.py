@@ -39,7 +39,7 @@ def test_a_bad_file_is_refused_with_the_place(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nothing.toml: no such file"):
+    with pytest.raises(ConfigError, match=r"nothing\.toml: no such file"):
         from_toml(TrainConfig, tmp_path / "nothing.toml")
 
 
@@ -56,7 +56,7 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: TrainConfig(batch_size=0), "batch_size: got 0"),
         (lambda: TrainConfig(table_learning_rate=0.0), "table_learning_rate: got 0.0"),
         (lambda: TrainConfig(device="tpu"), "device: got 'tpu'"),
-        (lambda: TrainConfig(loss=LossConfig(temperature=(0.1, 0.1))), "loss.temperature: got .* 4: one per width"),
+        (lambda: TrainConfig(loss=LossConfig(temperature=(0.1, 0.1))), r"loss.temperature: got .* 4: one per width"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

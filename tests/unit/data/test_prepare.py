@@ -317,6 +317,17 @@ def test_a_recipe_file_its_source_and_its_checksums(tmp_path: Path, monkeypatch:
         prepare(PrepareOptions(**options, verify_checksums=False))
 
 
+def test_a_recipe_can_be_split_in_another_way() -> None:
+    def protocol(**given: Any) -> dict[str, Any]:
+        return PrepareOptions(out=Path("out"), recipe="ml-latest-small", **given).to_recipe().to_json()["protocol"]
+
+    assert protocol()["name"] == "global-time"
+    assert protocol(protocol="leave-last-out")["name"] == "leave-last-out"
+    assert protocol(test_fraction=0.25) == protocol() | {"test_fraction": 0.25}
+    with pytest.raises(ConfigError, match="held_out_fraction"):
+        protocol(held_out_fraction=0.5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -97,9 +97,11 @@ def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp
             raise KeyboardInterrupt
         return step(self, examples)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted_step)
-        train(options(simulated, tmp_path / "run", checkpoint_every=5))
+        interrupted = options(simulated, tmp_path / "run", checkpoint_every=5)
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupted)
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     assert json.loads((newest / "progress.json").read_text())["step"] > 0
     train(options(simulated, tmp_path / "run", resume=True))
@@ -117,12 +119,12 @@ def test_resuming_nothing_is_refused(simulated, tmp_path):
 
 
 def test_resuming_with_other_settings_names_them(finished, simulated):
-    with pytest.raises(TrainingError, match="config.batch_size, config.seed$"):
+    with pytest.raises(TrainingError, match=r"config\.batch_size, config\.seed$"):
         train(options(simulated, finished, resume=True, batch_size=32, seed=9))
 
 
 def test_a_diverged_loss_stops_with_advice(simulated, tmp_path):
-    with pytest.raises(TrainingError, match="loss: got nan at epoch 0.*lower table_learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss: got nan at epoch 0.*lower table_learning_rate"):
         train(options(simulated, tmp_path / "run", dense_learning_rate=1e30))
 
 

@@ -1,0 +1,1 @@
+"""One module per claim; `python -m benchmarks.NAME [--quick]` prints a table, then one JSON object as its last line."""

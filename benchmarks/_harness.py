@@ -1,0 +1,77 @@
+"""What every benchmark shares: running commands with their cost, describing the machine, recording results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recsys.index.timing import machine
+
+RESULTS = Path(__file__).parent / "results"
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took.
+
+    Args:
+        seconds: wall-clock.
+        peak_mib: largest resident set, children included.
+    """
+
+    seconds: float
+    peak_mib: float
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with what every benchmark understands."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="a small run that shows the benchmark works; proves nothing")
+    made.add_argument("--record", action="store_true", help="write the figures to benchmarks/results/NAME.json")
+    return made
+
+
+def timed(*words: str | Path) -> Cost:
+    """Run a console script of this environment to its end and say what it cost; stop the benchmark if it fails."""
+    print(f"$ {' '.join(map(str, words))}", flush=True)
+    started = time.perf_counter()
+    process = subprocess.Popen([BIN / words[0], *words[1:]], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{words[0]} failed with exit code {process.returncode}")
+    return Cost(time.perf_counter() - started, usage.ru_maxrss / 1024)
+
+
+def finish(name: str, figures: dict[str, Any], *, record: bool) -> None:
+    """Print the figures as the last line and, if asked, keep them with date, commit, command and hardware."""
+    if record:
+        content = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+            "hardware": machine() | {"memory_gib": round(_memory_gib(), 1), "platform": platform.machine()},
+            "figures": figures,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+def _commit() -> str:
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

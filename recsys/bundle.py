@@ -1,0 +1,350 @@
+"""The bundle: everything a server needs to answer, in one folder that is either whole or not there.
+
+::
+
+    root/
+      CURRENT                 one line: the version that is served
+      PREVIOUS                one line: the version before, for `rollback`
+      20260131T094500.123456Z-1f2e3d4c/
+        towers.safetensors    both towers and their tables
+        towers.json           their layout
+        item_vectors.safetensors   full-width unit vectors of all items, mapped, never copied
+        items.parquet         row i is item row i: id and the catalogue's own columns
+        users.parquet         row i is user row i: id, history, seen, features
+        index/*.faiss         exact and IVF indexes at each width
+        ladder.json           the measured rungs
+        manifest.json         model and index ids, and the SHA-256 of every other file; written last
+
+A server opens only a bundle whose every byte is as it was published: a flipped bit in an index can make FAISS read
+memory that is not its own, and vectors of another model give answers that look fine and are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from recsys import artifact
+from recsys.current import KIND, current_version, rollback, set_current
+from recsys.data.dataset import Dataset
+from recsys.data.schema import FEATURE_PREFIX, SPLITS
+from recsys.errors import ArtifactError, ConfigError, DataError
+from recsys.ids import Vocabulary
+from recsys.index.build import build_searcher
+from recsys.index.calibrate import default_specs, measure_ladder, usable_ks
+from recsys.index.engines import Searcher
+from recsys.index.files import load_searcher, write_indexes
+from recsys.index.rungs import Ladder
+from recsys.index.store import map_vectors, save_vectors
+from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
+from recsys.users import UserStore, distinct
+from recsys.widths import WidthLadder
+
+__all__ = [
+    "Bundle",
+    "PublishOptions",
+    "current_version",
+    "open_current",
+    "rollback",
+    "set_current",
+    "write_bundle",
+]
+
+_VECTORS, _ITEMS, _USERS, _INDEX, _LADDER = (
+    "item_vectors.safetensors",
+    "items.parquet",
+    "users.parquet",
+    "index",
+    "ladder.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """How a bundle's ladder is measured."""
+
+    num_queries: int = 256
+    """Users whose vectors the ladder is measured with; all of them where there are fewer."""
+    ks: tuple[int, ...] = (10, 100)
+    """The k of each measured overlap, where it is at most a quarter of the catalogue; latency is measured at the
+    largest."""
+    repeats: int = 5
+    """Passes through the queries, in each of which every rung answers every query once."""
+    seed: int = 1
+    """Fixes the queries, their order, and the cells of the IVF indexes."""
+    activate: bool = True
+    """Whether CURRENT moves to the new version at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_queries", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"ks: got {list(self.ks)}, expected positive numbers of items")
+
+
+class Bundle:
+    """An opened bundle. Make one with `Bundle.open`; nothing in it changes afterwards.
+
+    Attributes:
+        path: its folder.
+        manifest: what it is made of and from.
+        towers: the user and item towers.
+        ladder: the measured rungs.
+        searcher: the indexes.
+        items: item ids to rows.
+        item_frame: ids and the catalogue's own columns, by item row.
+        users: what is known about each user.
+        item_vectors: ``(items, full width)`` float32 unit rows, mapped from disk, read-only.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.towers = ExportedTowers.load(path)
+        self.widths: WidthLadder = self.towers.widths
+        self.item_vectors, notes = map_vectors(path / _VECTORS)
+        self.item_frame = _read_items(path / _ITEMS)
+        self._check(notes)
+        self.items = Vocabulary(self.item_frame["id"].to_list())
+        names = [spec.name for spec in self.towers.specs if spec.side == "user"]
+        self.users = UserStore.load(path / _USERS, features=names, num_items=len(self.items))
+        self.searcher: Searcher = load_searcher(path / _INDEX, self.item_vectors, widths=self.widths)
+        self.ladder = Ladder.load(path / _LADDER)
+        self._check_ladder()
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Bundle:
+        """Check a bundle, then load it.
+
+        Args:
+            path: ``root/VERSION``.
+            verify: compare every file's SHA-256 with the manifest first (reads all of them once). Without it, ids,
+                shapes and widths are still compared.
+
+        Raises:
+            ArtifactError: a file is missing, unexpected, damaged, or belongs to another bundle; the message names it.
+        """
+        manifest = artifact.read_manifest(path, KIND)
+        if verify:
+            artifact.verify(path, manifest)
+        _check_ids(path, manifest)
+        return cls(path, manifest)
+
+    @property
+    def version(self) -> str:
+        """The version: the folder's name."""
+        return self.path.name
+
+    @property
+    def mask_seen(self) -> bool:
+        """Whether items that a user has seen are left out by default, as the dataset's protocol has it."""
+        return bool(self.manifest["mask_seen"])
+
+    @cached_property
+    def titles(self) -> list[str] | None:
+        """A title per item row, the id where one has none; None where the catalogue has no titles."""
+        if self.item_frame.schema.get("title") != pl.String:
+            return None
+        return self.item_frame.select(pl.coalesce("title", "id"))["title"].to_list()
+
+    def _check(self, notes: Mapping[str, str]) -> None:
+        manifest, num_items = self.manifest, len(self.item_vectors)
+        for name, what, got, expected in (
+            (LAYOUT, "widths", list(self.widths), manifest["widths"]),
+            (LAYOUT, "items", self.towers.layout.num_items, manifest["num_items"]),
+            (_VECTORS, "items", num_items, manifest["num_items"]),
+            (_VECTORS, "width", self.item_vectors.shape[1], self.widths.full),
+            (_VECTORS, "model id", notes.get("model_id"), manifest["model_id"]),
+            (_ITEMS, "items", len(self.item_frame), manifest["num_items"]),
+        ):
+            if got != expected:
+                raise ArtifactError(f"{self.path / name}: {what}: got {got}, expected {expected}")
+
+    def _check_ladder(self) -> None:
+        path = self.path / _LADDER
+        if (got := self.ladder.measured.get("index_id")) != self.manifest["index_id"]:
+            raise ArtifactError(f"{path}: index id: got {got}, expected {self.manifest['index_id']}")
+        if not self.ladder.steps:
+            raise ArtifactError(f"{path}: got no rung that requests can climb, expected at least one")
+        for rung in self.ladder.rungs:
+            if rung.width not in self.widths or not self.searcher.supports(rung):
+                raise ArtifactError(f"{path}: rung {rung.name}: the bundle has no index for it")
+
+
+def write_bundle(
+    root: Path,
+    *,
+    towers: ExportedTowers,
+    dataset: Dataset,
+    options: PublishOptions,
+    progress: Callable[[str, float], None] | None = None,
+) -> Path:
+    """Publish: encode the catalogue, index it, measure the ladder, write everything as one folder, move CURRENT.
+
+    A crash at any moment leaves CURRENT and every earlier version as they were.
+
+    Args:
+        root: folder of versions; made if missing.
+        towers: the trained towers.
+        dataset: the dataset they were trained on; its catalogue, users and all of their events are published.
+        options: how the ladder is measured.
+        progress: called with a stage's name and the share of it that is done, 0 to 1.
+
+    Returns:
+        ``root/VERSION``.
+
+    Raises:
+        ArtifactError: the towers were not made for this dataset.
+        DataError: no user has an event, so there is nothing to measure with.
+    """
+    _check_same_catalogue(towers, dataset)
+    tell = progress or (lambda _stage, _share: None)
+    tell("encode items", 0.0)
+    item_ND = towers.encode_items(np.arange(len(dataset.items)), dataset.feature_lists("item"))
+    users = _users(towers, dataset)
+    target = root / _new_version(item_ND, dataset)
+    with artifact.staged(target) as folder:
+        towers.save(folder)
+        model_id = _digest(folder, [WEIGHTS, LAYOUT])
+        save_vectors(item_ND, folder / _VECTORS, metadata={"model_id": model_id})
+        dataset.item_frame.select(pl.exclude(f"^{FEATURE_PREFIX}.*$")).write_parquet(folder / _ITEMS)
+        users.save(folder / _USERS)
+        tell("build indexes", 0.0)
+        searcher = build_searcher(item_ND, widths=towers.widths, seed=options.seed)
+        (folder / _INDEX).mkdir()
+        write_indexes(searcher, folder / _INDEX)
+        index_id = _digest(folder, _index_files(folder), salt=model_id)
+        ladder = _measure(searcher, towers, dataset, users, options, lambda share: tell("measure the ladder", share))
+        replace(ladder, measured={**ladder.measured, "index_id": index_id}).save(folder / _LADDER)
+        content = {
+            "model_id": model_id,
+            "index_id": index_id,
+            "widths": list(towers.widths),
+            "num_items": len(item_ND),
+            "num_users": len(users),
+            "mask_seen": dataset.mask_seen,
+            "dataset": {"name": dataset.name, "fingerprint": dataset.manifest["fingerprint"]},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "options": asdict(options),
+        }
+        tell("write", 0.0)
+        artifact.seal(folder, KIND, content)
+    if options.activate:
+        set_current(root, target.name)
+    return target
+
+
+def open_current(root: Path) -> Bundle:
+    """Open the version that CURRENT names."""
+    return Bundle.open(root / current_version(root))
+
+
+def _check_same_catalogue(towers: ExportedTowers, dataset: Dataset) -> None:
+    layout = towers.layout
+    wanted: list[tuple[str, object, object]] = [
+        ("items", layout.num_items, len(dataset.items)),
+        ("features", [spec.name for spec in layout.specs], [spec.name for spec in dataset.specs]),
+    ]
+    if layout.config.user_id:
+        wanted.append(("users", layout.num_users, len(dataset.users)))
+    for name, got, expected in wanted:
+        if got != expected:
+            raise ArtifactError(f"{dataset.path}: {name}: the towers have {got}, the dataset has {expected}")
+    for have, given in zip(layout.specs, dataset.specs, strict=True):
+        if have != given:
+            raise ArtifactError(f"{dataset.path}: feature {have.name}: encoded otherwise than the towers were trained")
+
+
+def _users(towers: ExportedTowers, dataset: Dataset) -> UserStore:
+    """Gather what a live system knows: every event of every split, oldest first."""
+    lists = dataset.histories(*SPLITS)
+    return UserStore(
+        dataset.user_frame["id"],
+        histories=lists.last(max(towers.layout.config.history_windows)),
+        seen=distinct(lists, len(dataset.items)),
+        features=dataset.feature_lists("user"),
+    )
+
+
+def _measure(
+    searcher: Searcher,
+    towers: ExportedTowers,
+    dataset: Dataset,
+    users: UserStore,
+    options: PublishOptions,
+    progress: Callable[[float], None],
+) -> Ladder:
+    """Measure with the vectors of users that were held out, or of any with a history where none were."""
+    for splits in (("test",), ("validation",), SPLITS):
+        rows = np.unique(dataset.events(*splits).user)
+        if len(rows):
+            break
+    else:
+        raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
+    chosen = np.random.default_rng(options.seed).permutation(rows)[: options.num_queries]
+    history, features, seen = users.batch(chosen)
+    ks = usable_ks(options.ks, searcher.num_items)
+    ladder = measure_ladder(
+        searcher,
+        towers.encode_users(history, features, chosen),
+        specs=default_specs(towers.widths, searcher.num_items, k=ks[-1]),
+        ks=ks,
+        exclude=seen if dataset.mask_seen else None,
+        repeats=options.repeats,
+        seed=options.seed,
+        progress=progress,
+    )
+    return replace(ladder, measured={**ladder.measured, "query_split": splits[0] if len(splits) == 1 else "all"})
+
+
+def _read_items(path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{path}: not a Parquet file: {error}") from error
+    if frame.schema.get("id") != pl.String:
+        raise ArtifactError(f"{path}: column id: got {frame.schema.get('id')}, expected String")
+    return frame
+
+
+def _index_files(folder: Path) -> list[str]:
+    return [_VECTORS, *sorted(f"{_INDEX}/{path.name}" for path in (folder / _INDEX).iterdir())]
+
+
+def _digest(folder: Path, names: list[str], *, salt: str = "") -> str:
+    return _combine({name: artifact.sha256(folder / name) for name in names}, salt=salt)
+
+
+def _combine(digests: Mapping[str, str], *, salt: str = "") -> str:
+    lines = [salt, *(f"{name} {digest}" for name, digest in sorted(digests.items()))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _check_ids(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare the ids with the files they stand for: parts of two bundles under one manifest do not agree."""
+    digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    model = {name: digests.get(name, "") for name in (WEIGHTS, LAYOUT)}
+    index = {name: digest for name, digest in digests.items() if name == _VECTORS or name.startswith(f"{_INDEX}/")}
+    for name, expected in (
+        ("model_id", _combine(model)),
+        ("index_id", _combine(index, salt=str(manifest.get("model_id")))),
+    ):
+        if manifest.get(name) != expected:
+            got = manifest.get(name)
+            raise ArtifactError(f"{path / artifact.MANIFEST}: {name}: got {got}, expected {expected} from its files")
+
+
+def _new_version(item_ND: Float[np.ndarray, "items full"], dataset: Dataset) -> str:
+    """Name a version: when, in an order that sorts, and a hash of what it serves."""
+    content = hashlib.sha256(item_ND.tobytes() + dataset.manifest["fingerprint"].encode()).hexdigest()
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{content[:8]}"

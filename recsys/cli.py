@@ -1,0 +1,158 @@
+"""``recsys VERB``: one word for each arrow of the data's path.
+
+Only the chosen verb's libraries are imported, so that help is quick and publishing does not need what only training
+does. Exit codes are those of `recsys.command`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from recsys.command import CONFIG_FILE, execute
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+class Verb(NamedTuple):
+    """One word of the command line.
+
+    Args:
+        summary: what it does, in one sentence.
+        load: imports what it needs; returns its options (a dataclass, or an instance with defaults) and its function.
+    """
+
+    summary: str
+    load: Callable[[], tuple[Any, Callable[[Any], None]]]
+
+
+def main() -> None:
+    """Run one verb: the console script ``recsys``."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_verbs()
+        return
+    name = words[0]
+    if name not in VERBS:
+        _err.print(f"recsys: unknown verb {name!r}; expected one of {', '.join(VERBS)}")
+        raise SystemExit(2)
+    verb = VERBS[name]
+    execute(f"recsys {name}", verb.summary, *verb.load(), words[1:])
+
+
+def _print_verbs() -> None:
+    _out.print("[bold]recsys[/bold] VERB [options]    ('recsys VERB --help' explains each option)\n")
+    for name, verb in VERBS.items():
+        _out.print(f"  [bold]{name:<10}[/bold] {verb.summary}", soft_wrap=True)
+    _out.print("\nServing is a command of its own: [bold]recsys-serve --help[/bold]")
+
+
+def _load_prepare() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.data.prepare import PrepareOptions, prepare
+
+    def run(options: PrepareOptions) -> None:
+        folder = prepare(options)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        _out.print(f"{folder}: {manifest['num_users']:,} users, {manifest['num_items']:,} items", soft_wrap=True)
+        for name, count in manifest["counts"].items():
+            _out.print(f"  {name}: {count}", soft_wrap=True)
+
+    return PrepareOptions, run
+
+
+def _load_train() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.train.trainer import TRAIN_DEFAULTS, TrainOptions, train
+
+    def run(options: TrainOptions) -> None:
+        folder = train(options)
+        _err.print(f"best towers: {folder / 'towers'}", soft_wrap=True)
+
+    return TRAIN_DEFAULTS, run
+
+
+def _load_evaluate() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.evaluate.verb import EvaluateOptions, evaluate
+
+    def run(options: EvaluateOptions) -> None:
+        report = evaluate(options)
+        # A table cut to a narrow terminal or a pipe would lose its numbers.
+        Console(highlight=False, width=max(_out.width, 110)).print(report)
+
+    return EvaluateOptions, run
+
+
+def _load_publish() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.index.rungs import Ladder
+    from recsys.publish import PublishRunOptions, ladder_table, publish_run
+
+    def run(options: PublishRunOptions) -> None:
+        with _err.status("publish") as status:
+            folder = publish_run(options, progress=lambda stage, share: status.update(f"{stage} {share:.0%}"))
+        _out.print(ladder_table(Ladder.load(folder / "ladder.json")))
+        _out.print(f"{folder} is now CURRENT" if options.publish.activate else f"{folder}", soft_wrap=True)
+
+    return PublishRunOptions, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendOptions:
+    """Whom to recommend to, what it may cost, and who is asked."""
+
+    user: str | None = None
+    """User id; an unknown one gets the cold answer."""
+    history: tuple[str, ...] = ()
+    """Item ids, oldest first, instead of a user."""
+    k: int = 10
+    """How many items."""
+    budget_ms: float | None = None
+    """Time that the server may take, in milliseconds."""
+    width: int | None = None
+    """An embedding width instead of a time."""
+    min_overlap: float | None = None
+    """A least expected overlap with the exact full-width answer instead of a time."""
+    address: str = "127.0.0.1:50051"
+    """The server's host and port."""
+    json: bool = False
+    """Print the answer as one line of JSON."""
+
+
+def _load_recommend() -> tuple[Any, Callable[[Any], None]]:
+    from serving.client import Client, describe_report, to_json
+
+    def run(options: RecommendOptions) -> None:
+        with Client(options.address, deadline_ms=10_000) as client:
+            answer = client.recommend(
+                k=options.k,
+                user_id=options.user,
+                history=options.history or None,
+                budget_ms=options.budget_ms,
+                width=options.width,
+                min_overlap=options.min_overlap,
+                include_titles=True,
+            )
+        if options.json:
+            _out.print(to_json(answer), markup=False, soft_wrap=True)
+            return
+        for place, item in enumerate(answer.items, start=1):
+            _out.print(f"{place:>3}  {item.score:.3f}  {item.title or item.item_id}", markup=False, soft_wrap=True)
+        _out.print(describe_report(answer.report), markup=False, soft_wrap=True)
+
+    return RecommendOptions, run
+
+
+VERBS = {
+    "prepare": Verb("Turn interaction logs into a dataset: filtered, ordered, split without leakage.", _load_prepare),
+    "train": Verb(f"Train the two towers at every width. {CONFIG_FILE} FILE reads settings from TOML.", _load_train),
+    "evaluate": Verb("Measure every width, beside the baselines, on held-out interactions.", _load_evaluate),
+    "publish": Verb("Write a bundle: towers, vectors, indexes and a measured ladder.", _load_publish),
+    "recommend": Verb("Ask a running server for recommendations.", _load_recommend),
+}
+
+if __name__ == "__main__":
+    main()

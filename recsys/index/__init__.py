@@ -1,0 +1,1 @@
+"""Search: engines over FAISS, the rungs they run at, and the measured ladder."""

@@ -1,0 +1,165 @@
+"""Rungs and the ladder: what can be served, what it costs, and how close it comes to the exact full-width answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from recsys.errors import ArtifactError, ConfigError
+
+Engine = Literal["exact", "ivf"]
+
+NOTICEABLE = 1.1
+"""A rung counts as slower than another from this ratio of their p99 latencies on; less is the noise of measuring."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungSpec:
+    """One way to search: an index at a width, an effort, and how many candidates are scored again at full width.
+
+    Args:
+        engine: ``exact`` (scan all) or ``ivf`` (scan the nearest cells).
+        width: embedding width of the scan.
+        nprobe: cells scanned (ivf), 0 for exact.
+        rerank: candidates scored again at full width; 0 answers with the scan's own scores.
+
+    Raises:
+        ConfigError: the width is not positive, ``rerank`` is negative, or an ``ivf`` rung scans no cell.
+    """
+
+    engine: Engine
+    width: int
+    nprobe: int = 0
+    rerank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.engine not in get_args(Engine):
+            raise ConfigError(f"engine: got {self.engine!r}, expected one of {list(get_args(Engine))}")
+        if self.width < 1 or self.rerank < 0 or (self.engine == "ivf" and self.nprobe < 1):
+            got = f"width {self.width}, nprobe {self.nprobe}, rerank {self.rerank}"
+            raise ConfigError(f"rung: got {got}, expected a positive width, 0 or more to rerank, and cells for ivf")
+
+    @property
+    def name(self) -> str:
+        """A name for people and metrics, such as ``ivf64-p8-r400``."""
+        probes = f"-p{self.nprobe}" if self.engine == "ivf" else ""
+        return f"{self.engine}{self.width}{probes}" + (f"-r{self.rerank}" if self.rerank else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung(RungSpec):
+    """A rung as measured when the bundle was published, one query at a time on one thread.
+
+    Args:
+        overlap: by k, the mean share of the exact full-width top-k that is returned.
+        latency_p50_ms: median search time, rerank included, at the largest measured k.
+        latency_p99_ms: 99th percentile of the same.
+        size_bytes: index, plus the full-width store where it reranks.
+        on_ladder: whether requests climb over it (see `climbable`); others are for requests that name a width or an
+            overlap.
+
+    Raises:
+        ConfigError: an overlap is not a share, or a latency not a positive number.
+    """
+
+    overlap: dict[int, float]
+    latency_p50_ms: float
+    latency_p99_ms: float
+    size_bytes: int
+    on_ladder: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.overlap or not all(k > 0 and 0 <= share <= 1 for k, share in self.overlap.items()):
+            raise ConfigError(f"overlap: got {self.overlap}, expected a share between 0 and 1 for at least one k")
+        if not 0 < self.latency_p50_ms <= self.latency_p99_ms < math.inf:
+            got = f"p50 {self.latency_p50_ms}, p99 {self.latency_p99_ms}"
+            raise ConfigError(f"latency: got {got}, expected positive milliseconds, p50 at most p99")
+
+    @property
+    def mean_overlap(self) -> float:
+        """Overlap averaged over the measured k: 1 only for a rung that is exact at every one of them."""
+        return math.fsum(self.overlap.values()) / len(self.overlap)
+
+    def overlap_at(self, k: int) -> float:
+        """Return the overlap at the smallest measured k that is at least ``k`` (the largest measured k past that)."""
+        return self.overlap[min((known for known in self.overlap if known >= k), default=max(self.overlap))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """All measured rungs of one bundle, cheapest first, and how they were measured."""
+
+    rungs: tuple[Rung, ...]
+    measured: dict[str, Any]
+
+    @property
+    def steps(self) -> tuple[Rung, ...]:
+        """The rungs that requests climb: p99 latency and mean overlap rise along them, and width never falls."""
+        return tuple(rung for rung in self.rungs if rung.on_ladder)
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        content = {"measured": self.measured, "rungs": [{"name": rung.name, **asdict(rung)} for rung in self.rungs]}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Ladder:
+        """Read what `save` wrote; `ArtifactError` where the file is not that."""
+        try:
+            content = json.loads(path.read_text())
+            rungs = []
+            for entry in content["rungs"]:
+                fields = {key: value for key, value in entry.items() if key != "name"}
+                fields["overlap"] = {int(k): float(share) for k, share in fields["overlap"].items()}
+                rungs.append(Rung(**fields))
+            return cls(rungs=tuple(rungs), measured=content["measured"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{path}: not a ladder: {error!r}") from error
+
+
+def climbable(rungs: Sequence[Rung]) -> list[bool]:
+    """Say which rungs form the best ladder: p99 latency rises noticeably, mean overlap rises, width never falls.
+
+    A budget that grows must never get a narrower width, yet a narrow scan with a deep rerank can cost more and find
+    more than a wider scan without one. Of all chains that keep the promise and end at a rung of the greatest overlap
+    there is, so that a patient request gets the best answer, this takes the one that loses least on the way: the
+    greatest area under mean overlap over log latency, found by dynamic programming over the rungs sorted by latency.
+
+    Returns:
+        one bool per rung, in the order given; at least one is true unless there are no rungs.
+    """
+    if not rungs:
+        return []
+    order = sorted(range(len(rungs)), key=lambda i: (rungs[i].latency_p99_ms, -rungs[i].width))
+    height = [rung.mean_overlap for rung in rungs]
+    greatest = max(height)
+    # Past the slowest rung every ladder stays at the greatest overlap, so how far to count makes no difference.
+    horizon = math.log(rungs[order[-1]].latency_p99_ms)
+    area: dict[int, float] = {}
+    following: dict[int, int | None] = {}
+    for place in reversed(range(len(order))):
+        this, start = order[place], math.log(rungs[order[place]].latency_p99_ms)
+        ends = height[this] == greatest
+        area[this], following[this] = (greatest * (horizon - start) if ends else -math.inf), None
+        for later in order[place + 1 :]:
+            if _climbs(rungs[this], rungs[later]):
+                total = height[this] * (math.log(rungs[later].latency_p99_ms) - start) + area[later]
+                if total > area[this]:
+                    area[this], following[this] = total, later
+    step: int | None = max(order, key=lambda i: area[i])
+    chosen = set()
+    while step is not None:
+        chosen.add(step)
+        step = following[step]
+    return [i in chosen for i in range(len(rungs))]
+
+
+def _climbs(lower: Rung, higher: Rung) -> bool:
+    """Whether a ladder may go from one rung to the other."""
+    slower = higher.latency_p99_ms >= NOTICEABLE * lower.latency_p99_ms
+    return slower and higher.mean_overlap > lower.mean_overlap and higher.width >= lower.width

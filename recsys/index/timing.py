@@ -1,0 +1,131 @@
+"""Time searches on a machine that has other things to do, so that rungs are compared and not their luck.
+
+Queries come in short blocks, and every rung answers a block before the next one starts, in an order that is drawn anew
+each time: whatever else the machine does hits all rungs alike, and each rung still runs with caches as warm as in a
+server that keeps using it. A call during which the system gave the core to another process measures that process, so it
+is timed again. A percentile is taken over each pass through the queries, and the median of the passes is what counts:
+one bad moment cannot reorder the ladder.
+
+Shapes: ``query_QD`` (queries, full width), ``ms_RPQ`` (rungs, passes, queries), ``rows_K`` (k,).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import faiss
+import numpy as np
+from jaxtyping import Float
+
+from recsys import artifact
+from recsys.index.engines import Searcher
+from recsys.index.rungs import RungSpec
+from recsys.ragged import Ragged
+
+_BLOCK = 8
+_ATTEMPTS = 5
+
+
+class Search:
+    """One query at a time, with its own exclusions, as a server searches."""
+
+    def __init__(self, searcher: Searcher, query_QD: np.ndarray, exclude: Ragged | None) -> None:
+        self.searcher = searcher
+        self.query_QD = query_QD
+        self.exclude = exclude
+
+    def __call__(self, query: int, spec: RungSpec, k: int) -> np.ndarray:
+        """Return one query's rows at a rung, best first."""
+        excluded = None if self.exclude is None else self.exclude[query]
+        found = self.searcher.search(self.query_QD[query : query + 1], k=k, rung=spec, exclude=excluded)
+        rows_K: np.ndarray = found.rows_BK[0]
+        return rows_K
+
+
+def time_rungs(
+    search: Search,
+    specs: Sequence[RungSpec],
+    *,
+    k: int,
+    repeats: int,
+    order: np.random.Generator,
+    progress: Callable[[float], None],
+) -> tuple[Float[np.ndarray, "rungs passes queries"], float]:
+    """Return each call's milliseconds, and the share of calls that another process disturbed."""
+    num_queries, num_disturbed = len(search.query_QD), 0
+    ms_RPQ = np.empty((len(specs), repeats, num_queries))
+    for repeat in range(repeats):
+        queries = order.permutation(num_queries)
+        for start in range(0, num_queries, _BLOCK):
+            block = queries[start : start + _BLOCK]
+            for r in order.permutation(len(specs)):
+                search(int(block[0]), specs[r], k)  # warms the caches for this rung
+                for query in block:
+                    ms_RPQ[r, repeat, query], disturbed = _time_one(search, int(query), specs[r], k)
+                    num_disturbed += disturbed
+            progress((repeat + (start + len(block)) / num_queries) / repeats)
+    return ms_RPQ, num_disturbed / ms_RPQ.size
+
+
+def _time_one(search: Search, query: int, spec: RungSpec, k: int) -> tuple[float, bool]:
+    """Return a call's milliseconds, and whether the core was taken away even in the last of a few attempts."""
+    for _ in range(_ATTEMPTS):
+        preemptions = _num_preemptions()
+        started = perf_counter()
+        search(query, spec, k)
+        ms = 1e3 * (perf_counter() - started)
+        disturbed = _num_preemptions() > preemptions
+        if not disturbed:
+            break
+    return ms, disturbed
+
+
+def _num_preemptions() -> int:
+    whose = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+    return resource.getrusage(whose).ru_nivcsw
+
+
+def percentile(ms_PQ: Float[np.ndarray, "passes queries"], percent: float) -> float:
+    """Return the median over the passes of a percentile of each."""
+    return float(np.median(np.percentile(ms_PQ, percent, axis=1)))
+
+
+def machine() -> dict[str, Any]:
+    """Describe where and when a measurement is made."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": artifact.versions(),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Search on one thread, and keep Python's garbage collector (as `timeit` does) out of the figures."""
+    threads, collecting = faiss.omp_get_max_threads(), gc.isenabled()
+    faiss.omp_set_num_threads(1)
+    gc.disable()
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+        if collecting:
+            gc.enable()

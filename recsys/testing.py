@@ -1,0 +1,155 @@
+"""Small worlds for tests: a dataset and a bundle made in a second, with known ids and simulated tastes.
+
+Nothing here is real: items belong to a few genres, users prefer one of them, towers have random weights. Both manifests
+say ``"simulated": true``. Use them to test what is built around a bundle, never to judge recommendations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from recsys import artifact
+from recsys.bundle import PublishOptions, write_bundle
+from recsys.config import ModelConfig
+from recsys.data.dataset import Dataset
+from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
+from recsys.model.exported import ExportedTowers
+from recsys.model.layout import Layout
+from recsys.widths import WidthLadder
+
+_GENRES = ("comedy", "drama", "horror", "musical", "western")
+_GROUPS = ("young", "old")
+
+
+def small_dataset(path: Path, *, num_users: int = 60, num_items: int = 80, seed: int = 1) -> Path:
+    """Write a prepared dataset of simulated users who mostly like one genre: leave-last-out, with times and features.
+
+    Ids are ``u0``, ``u1``, ... and ``i0``, ``i1``, ...; every user has 5 to 20 distinct items.
+
+    Args:
+        path: the folder to make.
+        num_users: users.
+        num_items: items, at least 40.
+        seed: fixes everything.
+
+    Returns:
+        ``path``.
+    """
+    assert num_items >= 40, f"num_items: got {num_items}, expected at least 40"
+    random = np.random.default_rng(seed)
+    genre_N = random.integers(len(_GENRES), size=num_items)
+    events = _events(random, num_users=num_users, genre_N=genre_N)
+    specs = (
+        FeatureSpec(name="genre", side="item", kind="multi_hot", values=_GENRES),
+        FeatureSpec(name="title", side="item", kind="text", num_buckets=32),
+        FeatureSpec(name="group", side="user", kind="categorical", values=_GROUPS),
+    )
+    titles = [f"A {_GENRES[genre]} called {item}" for item, genre in enumerate(genre_N)]
+    items: dict[str, list[Any]] = {"title": titles, "genre": [[_GENRES[genre]] for genre in genre_N]}
+    users: dict[str, list[Any]] = {
+        "group": [_GROUPS[choice] for choice in random.integers(len(_GROUPS), size=num_users)]
+    }
+    with artifact.staged(path) as folder:
+        from_last = pl.col("user").cum_count(reverse=True).over("user")
+        splits = {"train": from_last > 2, "fold_in": pl.lit(value=False), "validation": from_last == 2}
+        for name, chosen in {**splits, "test": from_last == 1}.items():
+            events.filter(chosen).write_parquet(folder / f"{name}.parquet")
+        _table("i", items, [spec for spec in specs if spec.side == "item"]).write_parquet(folder / "items.parquet")
+        _table("u", users, [spec for spec in specs if spec.side == "user"]).write_parquet(folder / "users.parquet")
+        content = {
+            "name": "small-world",
+            "simulated": True,
+            "protocol": "leave-last-out",
+            "seed": seed,
+            "ordered": True,
+            "mask_seen": True,
+            "time_unit": "s",
+            "counts": {"events": len(events), "users": num_users, "items": num_items},
+            "features": [spec.to_json() for spec in specs],
+        }
+        artifact.seal(folder, "dataset", content)
+    return path
+
+
+def small_towers(
+    dataset: Dataset, *, widths: tuple[int, ...] = (4, 8, 16), user_id: bool = False, seed: int = 1
+) -> ExportedTowers:
+    """Return towers with random weights that fit a dataset."""
+    config = ModelConfig(widths=widths, embedding_dim=8, hidden=(16,), history_windows=(1, 5), user_id=user_id)
+    torch.manual_seed(seed)
+    layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
+    return ExportedTowers(layout)
+
+
+def small_bundle(
+    root: Path,
+    *,
+    num_users: int = 60,
+    num_items: int = 80,
+    widths: tuple[int, ...] = (4, 8, 16),
+    seed: int = 1,
+) -> Path:
+    """Publish a bundle of simulated data and random towers under ``root`` and make it current.
+
+    IVF rungs exist from 624 items on (`recsys.index.build.MIN_ITEMS_FOR_IVF`). The dataset is left beside the
+    versions, as ``root/dataset-SEED-USERS-ITEMS``, for the next call with the same arguments.
+
+    Returns:
+        ``root/VERSION``, for `recsys.bundle.Bundle.open`.
+    """
+    folder = root / f"dataset-{seed}-{num_users}-{num_items}"
+    if not folder.exists():
+        small_dataset(folder, num_users=num_users, num_items=num_items, seed=seed)
+    dataset = Dataset(folder)
+    options = PublishOptions(num_queries=16, repeats=1, seed=seed)
+    return write_bundle(root, towers=small_towers(dataset, widths=widths, seed=seed), dataset=dataset, options=options)
+
+
+def _events(random: np.random.Generator, *, num_users: int, genre_N: np.ndarray) -> pl.DataFrame:
+    """Draw each user's distinct items, those of the favourite genre nine times as likely as others."""
+    favourite_U = random.integers(len(_GENRES), size=num_users)
+    weight_UN = np.where(favourite_U[:, None] == genre_N, 9.0, 1.0)
+    # Gumbel top-k draws without replacement for all users at once.
+    order_UN = np.argsort(-(np.log(weight_UN) + random.gumbel(size=weight_UN.shape)), axis=1)
+    length_U = random.integers(5, 21, size=num_users)
+    user = np.repeat(np.arange(num_users), length_U)
+    place = np.arange(len(user)) - np.repeat(np.cumsum(length_U) - length_U, length_U)
+    return pl.DataFrame(
+        {
+            "user": user.astype(np.uint32),
+            "item": order_UN[user, place].astype(np.uint32),
+            "time": 1_700_000_000 + 3_600 * place.astype(np.int64),
+        }
+    )
+
+
+def _table(prefix: str, raw: dict[str, list[Any]], specs: list[FeatureSpec]) -> pl.DataFrame:
+    num = len(next(iter(raw.values())))
+    columns = {"id": [f"{prefix}{row}" for row in range(num)], **raw}
+    frame = pl.DataFrame(columns)
+    encoded = [
+        pl.Series(FEATURE_PREFIX + spec.name, [spec.encode(value) for value in raw[spec.name]], pl.List(pl.UInt32))
+        for spec in specs
+    ]
+    return frame.with_columns(encoded)
+
+
+@st.composite
+def ladders(draw: st.DrawFn, *, max_width: int = 64, max_widths: int = 5) -> WidthLadder:
+    """Hypothesis strategy: any ladder of trained widths."""
+    widths = draw(st.sets(st.integers(1, max_width), min_size=1, max_size=max_widths))
+    return WidthLadder(sorted(widths))
+
+
+def vectors(ladder: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
+    """Hypothesis strategy: ``(rows, full width)`` float32 vectors, of any direction and scale, with no zero prefix."""
+    coordinates = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-6)
+    full = arrays(np.float32, (rows, ladder.full), elements=coordinates)
+    return full.filter(lambda vector: bool((np.abs(vector[:, : ladder.widths[0]]).max(axis=1) > 0).all()))

@@ -1,0 +1,146 @@
+"""FAISS against plain linear algebra: the same question to two engines must get the same answer.
+
+Where two scores differ by less than float32 rounding, either order is right, so rows are compared by their scores.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.dataset import Dataset
+from recsys.index.build import build_searcher, num_cells
+from recsys.index.calibrate import default_specs, measure_ladder
+from recsys.index.exact import NOTHING, exact_top_k
+from recsys.index.files import load_searcher, write_indexes
+from recsys.index.rungs import RungSpec
+from recsys.index.store import map_vectors, save_vectors
+from recsys.ragged import Ragged
+from recsys.testing import small_dataset, small_towers
+from recsys.widths import WidthLadder, truncate
+
+WIDTHS = WidthLadder([8, 16, 32])
+NUM_ITEMS = 1500
+ROUNDING = 2e-6
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Items and users of random towers, and a searcher read back from its files."""
+    folder = tmp_path_factory.mktemp("world")
+    dataset = Dataset(small_dataset(folder / "dataset", num_users=64, num_items=NUM_ITEMS))
+    towers = small_towers(dataset, widths=tuple(WIDTHS))
+    item_ND = towers.encode_items(np.arange(NUM_ITEMS), dataset.feature_lists("item"))
+    query_QD = towers.encode_users(dataset.histories("train"), dataset.feature_lists("user"))
+    save_vectors(item_ND, folder / "store.safetensors", metadata={})
+    (folder / "index").mkdir()
+    write_indexes(build_searcher(item_ND, widths=WIDTHS, seed=1), folder / "index")
+    mapped, _ = map_vectors(folder / "store.safetensors")
+    return load_searcher(folder / "index", mapped, widths=WIDTHS), query_QD
+
+
+def cosines(searcher, query_QD, width):
+    """All scores at a width, in float64."""
+    item_Nw, query_Qw = (
+        truncate(torch.tensor(vector, dtype=torch.float64), width, WIDTHS) for vector in (searcher.store_ND, query_QD)
+    )
+    return (query_Qw @ item_Nw.T).numpy()
+
+
+def assert_best(found, score_QN, k):
+    """Check that an answer holds the k best by these scores, up to rounding, with the right scores."""
+    assert (found.rows_BK != NOTHING).all()
+    assert all(len(set(rows)) == k for rows in found.rows_BK.tolist())
+    own_QK = np.take_along_axis(score_QN, found.rows_BK, axis=1)
+    np.testing.assert_allclose(found.scores_BK, own_QK, atol=ROUNDING)
+    best_QK = -np.sort(-score_QN, axis=1)[:, :k]
+    np.testing.assert_allclose(own_QK, best_QK, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("batch", [1, 7, 64])  # FAISS scans large batches another way
+def test_exact_search_equals_the_matrix_product(world, width, k, batch):
+    searcher, query_QD = world
+    found = searcher.search(query_QD[:batch], k=k, rung=RungSpec(engine="exact", width=width))
+    assert_best(found, cosines(searcher, query_QD[:batch], width), k)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_ivf_that_visits_every_cell_is_exact(world, width):
+    searcher, query_QD = world
+    found = searcher.search(query_QD, k=50, rung=RungSpec(engine="ivf", width=width, nprobe=num_cells(NUM_ITEMS)))
+    assert_best(found, cosines(searcher, query_QD, width), 50)
+
+
+@pytest.mark.parametrize("width", WIDTHS.widths[:-1])
+@pytest.mark.parametrize(("engine", "nprobe"), [("exact", 0), ("ivf", num_cells(NUM_ITEMS))])
+def test_a_rerank_of_the_whole_catalogue_is_exact_at_full_width(world, width, engine, nprobe):
+    searcher, query_QD = world
+    rung = RungSpec(engine=engine, width=width, nprobe=nprobe, rerank=NUM_ITEMS)
+    assert_best(searcher.search(query_QD, k=50, rung=rung), cosines(searcher, query_QD, WIDTHS.full), 50)
+
+
+@pytest.mark.parametrize(
+    "rung",
+    [
+        *(RungSpec(engine="exact", width=width) for width in WIDTHS),
+        RungSpec(engine="ivf", width=16, nprobe=num_cells(NUM_ITEMS)),
+        RungSpec(engine="exact", width=8, rerank=NUM_ITEMS),
+    ],
+    ids=lambda rung: rung.name,
+)
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
+def test_exclusion_equals_masking(world, rung, share):
+    searcher, query_QD = world
+    exclude = np.random.default_rng(1).choice(NUM_ITEMS, size=int(share * NUM_ITEMS), replace=False)
+    score_QN = cosines(searcher, query_QD, WIDTHS.full if rung.rerank else rung.width)
+    score_QN[:, exclude] = -np.inf
+    assert_best(searcher.search(query_QD, k=20, rung=rung, exclude=exclude), score_QN, 20)
+
+
+def test_exact_search_equals_the_exact_module(world):
+    searcher, query_QD = world
+    score_QK, row_QK = exact_top_k(query_QD, searcher.store_ND, k=30)
+    found = searcher.search(query_QD, k=30, rung=RungSpec(engine="exact", width=WIDTHS.full))
+    np.testing.assert_allclose(found.scores_BK, score_QK, atol=ROUNDING)
+    assert (found.rows_BK == row_QK).mean() > 0.99
+
+
+def test_a_batch_gets_what_its_queries_get_alone(world):
+    searcher, query_QD = world
+    for spec in default_specs(WIDTHS, NUM_ITEMS, k=20):
+        together = searcher.search(query_QD, k=20, rung=spec)
+        alone = [searcher.search(query_QD[q : q + 1], k=20, rung=spec).scores_BK[0] for q in range(len(query_QD))]
+        np.testing.assert_allclose(together.scores_BK, np.stack(alone), atol=ROUNDING)
+
+
+def test_measured_overlaps_are_reproducible(world):
+    searcher, query_QD = world
+    specs = default_specs(WIDTHS, NUM_ITEMS, k=50)
+    seen = Ragged.from_lists([range(q, q + 30) for q in range(len(query_QD))])
+    once, again = (
+        measure_ladder(searcher, query_QD, specs=specs, ks=(10, 50), exclude=seen, repeats=1, seed=seed)
+        for seed in (1, 2)
+    )
+    overlaps = [{rung.name: rung.overlap for rung in ladder.rungs} for ladder in (once, again)]
+    assert overlaps[0] == overlaps[1]
+    assert len(overlaps[0]) == len(specs)
+
+
+@pytest.mark.parametrize("width", WIDTHS.widths[:-1])
+def test_a_deeper_rerank_of_an_exact_scan_never_loses(world, width):
+    searcher, query_QD = world
+    depths = [20, 40, 100, 300, 1000, NUM_ITEMS]
+    specs = [RungSpec(engine="exact", width=width, rerank=depth) for depth in depths]
+    ladder = measure_ladder(searcher, query_QD, specs=specs, ks=(20,), repeats=1)
+    overlap_of = {rung.rerank: rung.overlap[20] for rung in ladder.rungs}
+    shares = [overlap_of[depth] for depth in depths]
+    assert all(low <= high for low, high in pairwise(shares))
+    assert shares[0] < shares[-1] == 1.0
+    # Reranking k of k changes the order only: the share found is the scan's own.
+    scan = measure_ladder(searcher, query_QD, specs=[RungSpec(engine="exact", width=width)], ks=(20,), repeats=1).rungs[
+        0
+    ]
+    assert scan.overlap[20] == shares[0]

@@ -1,0 +1,71 @@
+import faiss
+import numpy as np
+import pytest
+
+from recsys.index.build import build_searcher
+from recsys.index.rungs import RungSpec
+from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
+from recsys.ragged import Ragged
+from recsys.widths import WidthLadder
+
+WIDTHS = WidthLadder([4, 8])
+SPECS = [RungSpec(engine="exact", width=4), RungSpec(engine="exact", width=8)]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    vector = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
+    return vector / np.linalg.norm(vector, axis=1, keepdims=True)
+
+
+def test_every_rung_answers_every_query_in_every_pass(vectors):
+    search = Search(build_searcher(vectors, widths=WIDTHS, seed=1), vectors[:19], None)
+    shares = []
+    ms_RPQ, disturbed_share = time_rungs(
+        search, SPECS, k=3, repeats=2, order=np.random.default_rng(1), progress=shares.append
+    )
+    assert ms_RPQ.shape == (2, 2, 19)
+    assert (ms_RPQ > 0).all()
+    assert 0 <= disturbed_share <= 1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_each_query_has_its_own_exclusions(vectors):
+    own = Ragged.from_lists([[query] for query in range(19)])
+    searcher = build_searcher(vectors, widths=WIDTHS, seed=1)
+    free, without_itself = (Search(searcher, vectors[:19], exclude) for exclude in (None, own))
+    for query in range(19):
+        assert free(query, SPECS[1], 1)[0] == query
+        assert without_itself(query, SPECS[1], 1)[0] != query
+
+
+def test_one_slow_pass_does_not_move_a_percentile():
+    ms_PQ = np.tile(np.linspace(1.0, 2.0, 101), (5, 1))
+    ms_PQ[3] *= 1000
+    assert percentile(ms_PQ, 50) == pytest.approx(1.5)
+    assert percentile(ms_PQ, 99) == pytest.approx(1.99)
+
+
+def test_threads_are_put_back_even_after_an_error():
+    before = faiss.omp_get_max_threads()
+
+    def fail():
+        with undisturbed():
+            assert faiss.omp_get_max_threads() == 1
+            raise RuntimeError
+
+    faiss.omp_set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError):
+            fail()
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_the_machine_is_named():
+    described = machine()
+    assert described["cpu"]
+    assert described["threads"] == 1
+    assert described["versions"]["numpy"] == np.__version__
