@@ -26,9 +26,10 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--recipe", default="ml-1m", help="which recipe to run (ml-1m)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of training (1 2 3)")
+    arguments.add_argument("--epochs", type=int, default=6, help="passes over the training events at most (6)")
     given = arguments.parse_args()
     seeds = given.seeds[:1] if given.quick else given.seeds
-    settings = ["--epochs", "1", "--max-events-per-user", "10"] if given.quick else []
+    settings = ["--epochs", "1", "--max-events-per-user", "10"] if given.quick else ["--epochs", str(given.epochs)]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         costs = {"prepare": [timed("recsys", "prepare", "--recipe", given.recipe, "--out", work / "dataset")]}
@@ -45,7 +46,11 @@ def main() -> None:
         costs["publish"] = [timed("recsys", "publish", *both, "--out", work / "bundles")]
     figures = _figures(costs, reports, seeds)
     _print(figures, costs)
-    finish("end_to_end", {"dataset": given.recipe, "quick": given.quick, **figures}, record=given.record)
+    finish(
+        "end_to_end",
+        {"dataset": given.recipe, "quick": given.quick, "epochs": given.epochs, **figures},
+        record=given.record,
+    )
 
 
 def _figures(costs: dict[str, list[Cost]], reports: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:

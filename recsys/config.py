@@ -38,7 +38,7 @@ class ModelConfig:
     user_id: bool = False
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
-    """Share of each tower's inputs and hidden units that are dropped in training."""
+    """Share of each tower's hidden units that are dropped in training."""
 
     def __post_init__(self) -> None:
         WidthLadder(self.widths)

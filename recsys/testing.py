@@ -1,11 +1,13 @@
-"""Small worlds for tests: a dataset and a bundle made in a second, with known ids and simulated tastes.
+"""For tests of what is built on this project: small worlds, and Hypothesis strategies (which need hypothesis).
 
-Nothing here is real: items belong to a few genres, users prefer one of them, towers have random weights. Both manifests
-say ``"simulated": true``. Use them to test what is built around a bundle, never to judge recommendations.
+The worlds are a dataset and a bundle made in a second, with known ids. Nothing in them is real: items belong to a few
+genres, users prefer one of them, towers have random weights. Both manifests say ``"simulated": true``. Use them to test
+what is built around a bundle, never to judge recommendations.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from recsys.bundle import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
+from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.widths import WidthLadder
@@ -142,14 +145,40 @@ def _table(prefix: str, raw: dict[str, list[Any]], specs: list[FeatureSpec]) -> 
 
 
 @st.composite
-def ladders(draw: st.DrawFn, *, max_width: int = 64, max_widths: int = 5) -> WidthLadder:
+def width_ladders(draw: st.DrawFn, *, max_width: int = 64, max_widths: int = 5) -> WidthLadder:
     """Hypothesis strategy: any ladder of trained widths."""
     widths = draw(st.sets(st.integers(1, max_width), min_size=1, max_size=max_widths))
     return WidthLadder(sorted(widths))
 
 
-def vectors(ladder: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
+def vectors(widths: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
     """Hypothesis strategy: ``(rows, full width)`` float32 vectors, of any direction and scale, with no zero prefix."""
     coordinates = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-6)
-    full = arrays(np.float32, (rows, ladder.full), elements=coordinates)
-    return full.filter(lambda vector: bool((np.abs(vector[:, : ladder.widths[0]]).max(axis=1) > 0).all()))
+    full = arrays(np.float32, (rows, widths.full), elements=coordinates)
+    return full.filter(lambda vector: bool((np.abs(vector[:, : widths.widths[0]]).max(axis=1) > 0).all()))
+
+
+@st.composite
+def rungs(draw: st.DrawFn, *, widths: tuple[int, ...] = (16, 32, 64, 128), ks: tuple[int, ...] = (10, 100)) -> Rung:
+    """Hypothesis strategy: a rung with any measurements, some of them so round that several rungs share them."""
+    overlap = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1)
+    p99_ms = draw(st.sampled_from([0.5, 1.0, 1.05, 1.2, 4.0]) | st.floats(0.01, 1000))
+    return Rung(
+        engine=draw(st.sampled_from(["exact", "ivf"])),
+        width=draw(st.sampled_from(widths)),
+        nprobe=draw(st.integers(1, 64)),
+        rerank=draw(st.sampled_from([0, 100, 400])),
+        overlap={k: draw(overlap) for k in ks},
+        latency_p50_ms=p99_ms / draw(st.floats(1, 5)),
+        latency_p99_ms=p99_ms,
+        size_bytes=draw(st.integers(1, 2**40)),
+    )
+
+
+@st.composite
+def ladders(draw: st.DrawFn, *, max_rungs: int = 10) -> Ladder:
+    """Hypothesis strategy: any measured rungs, with the steps that publishing would choose among them."""
+    measured = draw(st.lists(rungs(), min_size=1, max_size=max_rungs))
+    measured.sort(key=lambda rung: rung.latency_p99_ms)
+    marked = [replace(rung, on_ladder=on) for rung, on in zip(measured, climbable(measured), strict=True)]
+    return Ladder(rungs=tuple(marked), measured={})

@@ -96,7 +96,10 @@ def choose(
         RequestError: no rung has the width asked for.
     """
     if budget.width is not None:
-        return _best_of_width(ladder, budget.width, k)
+        if budget.width not in ladder.widths:
+            trained = list(ladder.widths)
+            raise RequestError("budget.width", f"got {budget.width}, expected a trained width, one of {trained}")
+        return _choice(ladder.best_of_width(budget.width, k=k), k)
     if budget.min_overlap is not None:
         return _cheapest_reaching(ladder, budget.min_overlap, k)
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
@@ -117,14 +120,6 @@ def latency_ms(rung: Rung, *, k: int) -> float:
     root is an upper bound of that. Being the same for all rungs, it never changes their order.
     """
     return rung.latency_p99_ms * math.sqrt(max(1.0, k / max(rung.overlap)))
-
-
-def _best_of_width(ladder: Ladder, width: int, k: int) -> Choice:
-    rungs = [rung for rung in ladder.rungs if rung.width == width]
-    if not rungs:
-        trained = sorted({rung.width for rung in ladder.rungs})
-        raise RequestError("budget.width", f"got {width}, expected a trained width, one of {trained}")
-    return _choice(_best(rungs, k), k)
 
 
 def _cheapest_reaching(ladder: Ladder, min_overlap: float, k: int) -> Choice:

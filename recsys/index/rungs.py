@@ -102,6 +102,16 @@ class Ladder:
         """The rungs that requests climb: p99 latency and mean overlap rise along them, and width never falls."""
         return tuple(rung for rung in self.rungs if rung.on_ladder)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths that were measured, narrowest first."""
+        return tuple(sorted({rung.width for rung in self.rungs}))
+
+    def best_of_width(self, width: int, *, k: int) -> Rung:
+        """Return the rung of a measured width with the best overlap at k, the cheapest of several equally good ones."""
+        rungs = [rung for rung in self.rungs if rung.width == width]
+        return max(rungs, key=lambda rung: (rung.overlap_at(k), -rung.latency_p99_ms))
+
     def save(self, path: Path) -> None:
         """Write JSON."""
         content = {"measured": self.measured, "rungs": [{"name": rung.name, **asdict(rung)} for rung in self.rungs]}

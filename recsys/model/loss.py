@@ -89,7 +89,7 @@ class MatryoshkaSoftmax(nn.Module):
         shift_BS = sampling_shift(item_S, log_expected_S, batch=len(user_BD))
         positive_B = torch.arange(len(user_BD), device=user_BD.device)
         losses = [
-            nn.functional.cross_entropy(cosine_BS / temperature + shift_BS, positive_B)
+            nn.functional.cross_entropy(torch.add(shift_BS, cosine_BS, alpha=1 / temperature), positive_B)
             for cosine_BS, temperature in zip(
                 cosines_by_width(user_BD, item_SD, self.widths), self.temperature, strict=True
             )

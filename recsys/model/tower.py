@@ -42,17 +42,16 @@ class Tower(nn.Module):
     def __init__(self, num_inputs: int, config: ModelConfig) -> None:
         super().__init__()
         size = num_inputs * config.embedding_dim
-        layers: list[nn.Module] = [nn.Dropout(config.dropout)]
+        layers: list[nn.Module] = []
         width = size
         for hidden in config.hidden:
             layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
             width = hidden
         self.deep = nn.Sequential(*layers)
-        self.head = MatryoshkaHead(size + width if config.hidden else size, WidthLadder(config.widths))
+        self.head = MatryoshkaHead(size + width if layers else size, WidthLadder(config.widths))
 
     def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch full"]:
         """Return unnormalised full-width vectors."""
-        deep_BH = self.deep(pooled_BC)
-        hidden_BH = torch.cat([pooled_BC, deep_BH], dim=-1) if len(self.deep) > 1 else deep_BH
+        hidden_BH = torch.cat([pooled_BC, self.deep(pooled_BC)], dim=-1) if len(self.deep) else pooled_BC
         vector_BD: Tensor = self.head(hidden_BH)
         return vector_BD

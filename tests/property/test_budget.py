@@ -1,45 +1,20 @@
 """Choosing a rung: whatever was measured, more budget never buys less."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import RequestError
-from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.testing import ladders
 from serving.budget import Budget, Degraded, choose, latency_ms
 
 WIDTHS = (16, 32, 64, 128)
-MEASURED_KS = (10, 100)
 
 times_ms = st.floats(0.001, 1000, allow_nan=False)
 overlaps = st.floats(0, 1)
 ks = st.integers(1, 1000)
-
-
-@st.composite
-def rungs(draw: st.DrawFn) -> Rung:
-    p50_ms = draw(times_ms)
-    return Rung(
-        engine=draw(st.sampled_from(["exact", "ivf"])),
-        width=draw(st.sampled_from(WIDTHS)),
-        nprobe=draw(st.integers(1, 64)),
-        rerank=draw(st.sampled_from([0, 100, 400])),
-        overlap={k: draw(overlaps) for k in MEASURED_KS},
-        latency_p50_ms=p50_ms,
-        latency_p99_ms=p50_ms * draw(st.floats(1, 5)),
-        size_bytes=draw(st.integers(1, 2**40)),
-    )
-
-
-@st.composite
-def ladders(draw: st.DrawFn) -> Ladder:
-    """Any measurements whatever, with the steps that publishing would choose among them."""
-    measured = sorted(draw(st.lists(rungs(), min_size=1, max_size=10)), key=lambda rung: rung.latency_p99_ms)
-    marked = [replace(rung, on_ladder=on) for rung, on in zip(measured, climbable(measured), strict=True)]
-    return Ladder(rungs=tuple(marked), measured={})
 
 
 @given(ladders(), times_ms, times_ms, ks, times_ms, times_ms, st.integers(1, 9))

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from recsys.errors import ConfigError
 from recsys.model.loss import MatryoshkaSoftmax, sampling_shift
-from recsys.testing import ladders
+from recsys.testing import width_ladders
 from recsys.widths import WidthLadder
 
 
@@ -31,7 +31,7 @@ def naive_loss(user_BD, item_SD, item_S, log_expected_S, *, widths, temperatures
 
 @st.composite
 def problems(draw):
-    widths = draw(ladders(max_width=24))
+    widths = draw(width_ladders(max_width=24))
     batch, negatives = draw(st.integers(1, 5)), draw(st.integers(0, 4))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scale = 10.0 ** draw(st.integers(-2, 2))

@@ -8,24 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.index.rungs import NOTICEABLE, Rung, climbable
-
-# Few distinct values, so that equal widths, overlaps and latencies are common.
-widths = st.sampled_from([16, 32, 64])
-shares = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1)
-latencies_ms = st.sampled_from([0.5, 1.0, 1.05, 1.2, 4.0]) | st.floats(0.01, 100)
-
-
-@st.composite
-def measured(draw):
-    p99_ms = draw(latencies_ms)
-    return Rung(
-        engine="exact",
-        width=draw(widths),
-        overlap={10: draw(shares), 100: draw(shares)},
-        latency_p50_ms=p99_ms,
-        latency_p99_ms=p99_ms,
-        size_bytes=1,
-    )
+from recsys.testing import rungs as measured_rungs
 
 
 def steps(rungs):
@@ -50,7 +33,7 @@ def area(chain, end_ms):
     )
 
 
-@given(st.lists(measured(), min_size=1, max_size=30))
+@given(st.lists(measured_rungs(widths=(16, 32, 64)), min_size=1, max_size=30))
 def test_steps_form_a_chain_that_ends_at_the_greatest_overlap(rungs):
     chain = steps(rungs)
     assert chain
@@ -58,7 +41,7 @@ def test_steps_form_a_chain_that_ends_at_the_greatest_overlap(rungs):
     assert chain[-1].mean_overlap == max(rung.mean_overlap for rung in rungs)
 
 
-@given(st.lists(measured(), min_size=1, max_size=7))
+@given(st.lists(measured_rungs(widths=(16, 32, 64)), min_size=1, max_size=7))
 def test_no_other_chain_has_a_greater_area(rungs):
     greatest = max(rung.mean_overlap for rung in rungs)
     end_ms = max(rung.latency_p99_ms for rung in rungs)
@@ -68,14 +51,14 @@ def test_no_other_chain_has_a_greater_area(rungs):
     assert math.isclose(area(steps(rungs), end_ms), max(areas), rel_tol=1e-9, abs_tol=1e-9)
 
 
-@given(st.lists(measured(), min_size=1, max_size=10), st.randoms(use_true_random=False))
+@given(st.lists(measured_rungs(widths=(16, 32, 64)), min_size=1, max_size=10), st.randoms(use_true_random=False))
 def test_the_order_of_measuring_does_not_change_what_is_gained(rungs, shuffler: random.Random):
     end_ms = max(rung.latency_p99_ms for rung in rungs)
     shuffled = shuffler.sample(rungs, len(rungs))
     assert math.isclose(area(steps(rungs), end_ms), area(steps(shuffled), end_ms), rel_tol=1e-9, abs_tol=1e-9)
 
 
-@given(st.lists(measured(), min_size=1, max_size=10), st.floats(0.01, 100))
+@given(st.lists(measured_rungs(widths=(16, 32, 64)), min_size=1, max_size=10), st.floats(0.01, 100))
 def test_an_exact_rung_that_is_fastest_of_all_is_the_only_step(rungs, p99_ms):
     fastest_ms = min(p99_ms, *(rung.latency_p99_ms for rung in rungs)) / 2
     exact = Rung(

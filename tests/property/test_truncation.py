@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.model.loss import cosines_by_width
-from recsys.testing import ladders, vectors
+from recsys.testing import vectors, width_ladders
 from recsys.widths import truncate
 
 
 @st.composite
 def ladder_and_vectors(draw, *, rows=6):
-    ladder = draw(ladders())
+    ladder = draw(width_ladders())
     return ladder, draw(vectors(ladder, rows=rows))
 
 
