@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +53,28 @@ def timed(*words: str | Path) -> Cost:
     if process.returncode:
         raise SystemExit(f"{words[0]} failed with exit code {process.returncode}")
     return Cost(time.perf_counter() - started, usage.ru_maxrss / 1024)
+
+
+@contextlib.contextmanager
+def server(bundles: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Serve a folder of bundles; yield the address and what it cost, of which ``peak_mib`` is known at the end."""
+    words = ["recsys-serve", "--bundles", str(bundles), "--port", "0"]
+    print(f"$ {' '.join(words)} &", flush=True)
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [BIN / words[0], *words[1:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip().removeprefix("listening on ")
+    cost = {"seconds_to_listen": time.perf_counter() - started}
+    try:
+        yield address, cost
+    finally:
+        process.terminate()
+        process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cost["peak_mib"] = usage.ru_maxrss / 1024
 
 
 def finish(name: str, figures: dict[str, Any], *, record: bool) -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._harness import Cost, finish, parser, timed
+from benchmarks._harness import Cost, finish, parser, server, timed
+from recsys.data.dataset import Dataset
+from serving.client import Client
 
 _METRICS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10", "ndcg@20", "mrr@10", "coverage@10")
 
@@ -44,13 +48,28 @@ def main() -> None:
             costs.setdefault("evaluate", []).append(timed("recsys", "evaluate", *both))
             reports.append(json.loads((run / "evaluation-test.json").read_text()))
         costs["publish"] = [timed("recsys", "publish", *both, "--out", work / "bundles")]
-    figures = _figures(costs, reports, seeds)
+        serving = _serve(work / "bundles", Dataset(work / "dataset"))
+    figures = _figures(costs, reports, seeds) | {"serve": serving}
     _print(figures, costs)
     finish(
         "end_to_end",
         {"dataset": given.recipe, "quick": given.quick, "epochs": given.epochs, **figures},
         record=given.record,
     )
+
+
+def _serve(bundles: Path, dataset: Dataset, *, num_calls: int = 500, k: int = 100) -> dict[str, float]:
+    """Serve the bundle to one client, one call at a time, without a budget; see `num_calls` users' answers."""
+    users = dataset.users.ids(np.random.default_rng(0).choice(len(dataset.users), num_calls).tolist())
+    with server(bundles) as (address, cost), Client(address) as client:
+        client.wait_until_serving(timeout_s=60)
+        spent_ms = []
+        for user in users:
+            started = time.perf_counter()
+            client.recommend(user_id=user, k=k)
+            spent_ms.append(1e3 * (time.perf_counter() - started))
+    p50_ms, p99_ms = np.percentile(spent_ms, [50, 99])
+    return cost | {"call_p50_ms": float(p50_ms), "call_p99_ms": float(p99_ms), "k": k, "num_calls": num_calls}
 
 
 def _figures(costs: dict[str, list[Cost]], reports: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
@@ -83,6 +102,11 @@ def _print(figures: dict[str, Any], costs: dict[str, list[Cost]]) -> None:
         seconds = ", ".join(f"{one.seconds:.1f}" for one in several)
         verbs.add_row(verb, seconds, f"{max(one.peak_mib for one in several):,.0f}")
     console.print(verbs)
+    serve = figures["serve"]
+    console.print(
+        f"recsys-serve: listening after {serve['seconds_to_listen']:.1f} s, peak {serve['peak_mib']:,.0f} MiB; "
+        f"one client, k={serve['k']}: p50 {serve['call_p50_ms']:.2f} ms, p99 {serve['call_p99_ms']:.2f} ms a call"
+    )
     quality = Table("", *_METRICS, title=f"test quality, mean over {len(figures['seeds'])} seed(s) (range)")
     for name, metrics in figures["quality"].items():
         cells = []
