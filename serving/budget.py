@@ -116,8 +116,7 @@ def latency_ms(rung: Rung, *, k: int) -> float:
     """Predict the p99 of one search: the measured one, times the square root of how far k is past the measured k.
 
     Searching for fewer costs a little less, which is left as a margin. For more, only keeping the best k and scoring
-    them again grow: ten times the k took 1.1 to 2.8 times as long on catalogues of 2,000 to 100,000 items, and the
-    root is an upper bound of that. Being the same for all rungs, it never changes their order.
+    them again grow, so the root is meant as an upper bound. Being the same for all rungs, it never changes their order.
     """
     return rung.latency_p99_ms * math.sqrt(max(1.0, k / max(rung.overlap)))
 

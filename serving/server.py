@@ -1,7 +1,7 @@
 """The server process: open the live bundle, warm up, answer over gRPC until told to stop.
 
-A thread per call in work, as many as cores, each computing on one thread: in Python that answers more calls per second
-than an asyncio server, since search and encoding release the interpreter's lock.
+A thread per call in work, as many as cores, each computing on one thread: search and encoding release the interpreter's
+lock, and more computing threads than cores would only lengthen each call.
 
 Signals: SIGTERM and SIGINT turn health to NOT_SERVING, let calls in flight finish, and stop; SIGHUP serves the bundle
 that CURRENT names by then.

@@ -58,7 +58,7 @@ class TrainingEvents:
         if max_events_per_user is not None:
             places = places[places >= stop[self._user] - max_events_per_user]
         self._places = places
-        self.item_share = np.bincount(self._item[places], minlength=self.num_items) / len(places)
+        self.item_share = np.bincount(self._item[places], minlength=self.num_items) / max(1, len(places))
 
     def __len__(self) -> int:
         """Examples in one epoch."""

@@ -66,8 +66,7 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     dist.barrier()
-    state = sharded.tensors() | {f"random/{process.rank}": torch.get_rng_state()}
-    dcp.save(state, checkpoint_id=staging)
+    dcp.save(sharded.tensors() | _random_states(process), checkpoint_id=staging)
     if process.is_first:
         (staging / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for file in staging.iterdir():
@@ -93,16 +92,14 @@ def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
         raise TrainingError(f"{run}: got no checkpoint to resume from; start without --resume")
     sharded.dense_optimizer.init_state()
     state = sharded.tensors()
-    written_ranks = {
-        name
-        for name in dcp.FileSystemReader(complete[-1]).read_metadata().state_dict_metadata
-        if name.startswith("random/")
-    }
-    random_state = {f"random/{process.rank}": torch.get_rng_state()}
-    same_size = len(written_ranks) == process.world_size
-    dcp.load(state | (random_state if same_size else {}), checkpoint_id=complete[-1])
-    if same_size:
-        torch.set_rng_state(random_state[f"random/{process.rank}"])
+    random_states = _random_states(process)
+    written = dcp.FileSystemReader(complete[-1]).read_metadata().state_dict_metadata
+    same_processes = random_states.keys() <= written.keys() and _rank_key(process.world_size) not in written
+    dcp.load(state | (random_states if same_processes else {}), checkpoint_id=complete[-1])
+    if same_processes:
+        torch.set_rng_state(random_states[_rank_key(process.rank)])
+        if process.device.type == "cuda":
+            torch.cuda.set_rng_state(random_states[_rank_key(process.rank, "cuda")], process.device)
     return Progress(**json.loads((complete[-1] / _PROGRESS).read_text()))
 
 
@@ -118,6 +115,18 @@ def export_towers(layout: Layout, sharded: Sharded, process: Process) -> Exporte
     towers = ExportedTowers(layout)
     towers.load_state_dict(weights)
     return towers
+
+
+def _rank_key(rank: int, device: str = "cpu") -> str:
+    return f"random/{device}/{rank}"
+
+
+def _random_states(process: Process) -> dict[str, torch.Tensor]:
+    """Return the states of the generators that dropout draws from, by a name of this rank's own."""
+    states = {_rank_key(process.rank): torch.get_rng_state()}
+    if process.device.type == "cuda":
+        states[_rank_key(process.rank, "cuda")] = torch.cuda.get_rng_state(process.device)
+    return states
 
 
 def _complete(run: Path) -> list[Path]:

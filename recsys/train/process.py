@@ -51,12 +51,12 @@ def joined(device: str) -> Iterator[Process]:
     """
     chosen = pick_device(device)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

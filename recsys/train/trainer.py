@@ -103,6 +103,8 @@ class Trainer:
         )
         self.user_features, self.item_features = dataset.feature_lists("user"), dataset.feature_lists("item")
         self.validation = _sample(dataset.queries("validation"), self.config.validation_users, seed=self.config.seed)
+        if not len(self.validation):
+            raise TrainingError(f"{options.dataset}: got no validation events, expected some to stop training by")
         self.events = TrainingEvents(
             dataset,
             longest=model.history_windows[-1],
