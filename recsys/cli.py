@@ -55,13 +55,23 @@ def _print_verbs() -> None:
 
 def _load_prepare() -> tuple[Any, Callable[[Any], None]]:
     from recsys.data.prepare import PrepareOptions, prepare
+    from recsys.data.schema import SPLITS
 
     def run(options: PrepareOptions) -> None:
         folder = prepare(options)
         manifest = json.loads((folder / "manifest.json").read_text())
-        _out.print(f"{folder}: {manifest['num_users']:,} users, {manifest['num_items']:,} items", soft_wrap=True)
-        for name, count in manifest["counts"].items():
-            _out.print(f"  {name}: {count}", soft_wrap=True)
+        counts = manifest["counts"]
+        _out.print(
+            f"{folder}: {counts['rows_read']:,} rows read, {manifest['num_users']:,} users, "
+            f"{manifest['num_items']:,} items, split by {manifest['protocol']}",
+            soft_wrap=True,
+        )
+        for applied, left in counts["rows_after"].items():
+            _out.print(f"  after {applied}: {left:,} rows", soft_wrap=True)
+        for split in SPLITS:
+            noted = [f"{number:,} {name.replace('_', ' ')}" for name, number in counts[split].items() if number]
+            if noted:
+                _out.print(f"  {split:<10} {', '.join(noted)}", soft_wrap=True)
 
     return PrepareOptions, run
 

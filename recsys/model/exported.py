@@ -6,7 +6,7 @@ Shapes: ``vector_BD`` is ``(batch, full width)``, float32, every row of L2 norm 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,16 @@ class ExportedTowers(nn.Module):
 
     Args:
         layout: tables and inputs; weights start random until `load_state_dict`.
+
+    Attributes:
+        layout: the same.
+        widths: the trained widths.
     """
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
+        self.widths = WidthLadder(layout.config.widths)
         dim = layout.config.embedding_dim
         self.tables = nn.ModuleDict(
             {
@@ -48,11 +53,6 @@ class ExportedTowers(nn.Module):
         self.user_tower = Tower(len(layout.user_inputs), layout.config)
         self.item_tower = Tower(len(layout.item_inputs), layout.config)
         self.eval().requires_grad_(requires_grad=False)
-
-    @property
-    def widths(self) -> WidthLadder:
-        """The trained widths."""
-        return WidthLadder(self.layout.config.widths)
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:
@@ -119,7 +119,3 @@ class ExportedTowers(nn.Module):
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(f"{folder}: not a pair of exported towers: {error}") from error
         return towers
-
-    def table_names(self) -> Iterator[str]:
-        """Yield each table's state-dict name."""
-        return (f"tables.{name}.weight" for name in self.layout.tables)
