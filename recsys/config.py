@@ -67,12 +67,21 @@ class LossConfig:
     """Weight of each width's loss: one for all widths, or one per width."""
     num_uniform_negatives: int = 512
     """Negatives drawn uniformly from the catalogue per batch, beside the other examples' items."""
+    distillation: float = 0.0
+    """Weight of each narrower width's cross-entropy to the full width's softmax, beside its own to the positive."""
+    energy_weight: float = 0.0
+    """Weight of the penalty on vectors whose prefixes hold less of the squared norm than the energy profile asks."""
+    energy_alpha: float = 0.5
+    """The profile asks for (w/D)**alpha of the squared norm in the first w of D coordinates: 1 is an even spread,
+    towards 0 all of it at the front."""
 
     def __post_init__(self) -> None:
         _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")
         positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
         _require(positive, "weights", self.weights, "0 or more, at least one above 0")
-        _require(self.num_uniform_negatives >= 0, "num_uniform_negatives", self.num_uniform_negatives, "0 or more")
+        for name in ("num_uniform_negatives", "distillation", "energy_weight"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +128,10 @@ class TrainConfig:
             given = getattr(self.loss, name)
             wanted = len(self.model.widths)
             _require(len(given) in (1, wanted), f"loss.{name}", given, f"one value, or {wanted}: one per width")
+        for name in ("distillation", "energy_weight"):
+            given = getattr(self.loss, name)
+            expected = f"0 with the single width {self.model.widths[-1]}: it is for narrower ones"
+            _require(given == 0 or len(self.model.widths) > 1, f"loss.{name}", given, expected)
 
 
 def from_toml(kind: type[T], path: Path) -> T:

@@ -36,7 +36,7 @@ from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
 from recsys.train.sharding import shard
-from recsys.widths import WidthLadder
+from recsys.widths import WidthLadder, energy_shares
 
 _DEPTH = 10
 _DECIDING = f"ndcg@{_DEPTH}"
@@ -114,9 +114,7 @@ class Trainer:
         self.steps_per_epoch = self.events.steps_per_epoch(
             batch_size=self.config.batch_size, world_size=process.world_size
         )
-        self.loss = MatryoshkaSoftmax(
-            self.widths, temperature=self.config.loss.temperature, weights=self.config.loss.weights
-        )
+        self.loss = MatryoshkaSoftmax(self.widths, self.config.loss)
         self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
         self.sharded = shard(self.layout, self.config, process)
         self.progress = Progress()
@@ -203,23 +201,30 @@ class Trainer:
         # An item that is never sampled needs no true value, only a finite one.
         return np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
 
-    def _validate(self) -> tuple[ExportedTowers | None, dict[str, dict[str, float]]]:
-        """Return the towers as they are and their scores by width; rank 0 only, though every rank must call."""
+    def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
+        """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""
         towers = export_towers(self.layout, self.sharded, self.process)
         if towers is None:
             return None, {}
         user_QD = query_vectors(towers, self.validation, self.user_features)
-        quality = evaluate_vectors(
-            self.validation, user_QD, item_vectors(towers, self.item_features), self.widths, ks=(_DEPTH,)
-        )
-        return towers, {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
+        item_ND = item_vectors(towers, self.item_features)
+        quality = evaluate_vectors(self.validation, user_QD, item_ND, self.widths, ks=(_DEPTH,))
+        scores = {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
+        energy = {
+            side: dict(
+                zip(map(str, self.widths), energy_shares(vector, self.widths).mean(axis=0).tolist(), strict=True)
+            )
+            for side, vector in (("user", user_QD), ("item", item_ND))
+        }
+        return towers, {"validation": scores, "energy": energy}
 
     def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint."""
         progress = self.progress
-        towers, scores = self._validate()
-        record = record | {"validation": scores}
-        score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
+        towers, validated = self._validate()
+        record = record | validated
+        deciding = validated["validation"][str(self.widths.full)][_DECIDING] if validated else 0.0
+        score = self.process.broadcast(deciding)
         progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
         progress.stale_epochs += 1
         if progress.best is None or score > progress.best:
@@ -281,3 +286,6 @@ def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> 
     for width, scores in record["validation"].items():
         for name, value in scores.items():
             writer.add_scalar(f"validation/{name}/width_{width}", value, step)
+    for side, shares in record["energy"].items():
+        for width, share in shares.items():
+            writer.add_scalar(f"energy/{side}/width_{width}", share, step)

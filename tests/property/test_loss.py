@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
+from recsys.config import LossConfig
 from recsys.errors import ConfigError
-from recsys.model.loss import MatryoshkaSoftmax, sampling_shift
+from recsys.model.loss import MatryoshkaSoftmax, distillation, energy_penalty, energy_profile, sampling_shift
 from recsys.testing import width_ladders
 from recsys.widths import WidthLadder
 
@@ -48,11 +49,11 @@ def problems(draw):
 @given(problem=problems())
 def test_value_and_gradient_equal_the_naive_loss(problem):
     widths, tensors, random = problem
-    temperatures, weights = (random.uniform(low, 2, len(widths)).tolist() for low in (0.05, 0.1))
+    temperatures, weights = (tuple(random.uniform(low, 2, len(widths))) for low in (0.05, 0.1))
     ours = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
     theirs = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
     rest = {name: tensors[name] for name in ("item_S", "log_expected_S")}
-    loss, loss_L = MatryoshkaSoftmax(widths, temperature=temperatures, weights=weights)(**ours, **rest)
+    loss, loss_L = MatryoshkaSoftmax(widths, LossConfig(temperature=temperatures, weights=weights))(**ours, **rest)
     expected = naive_loss(**theirs, **rest, widths=widths, temperatures=temperatures, weights=weights)
     loss.backward()
     expected.backward()
@@ -64,10 +65,118 @@ def test_value_and_gradient_equal_the_naive_loss(problem):
         torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
 
 
+def naive_distillation(user_BD, item_SD, item_S, log_expected_S, *, widths, temperatures, weights):
+    """Each narrower width's cross-entropy to the full width's softmax over what is left of the samples, by user."""
+    total = user_BD.new_zeros(())
+    for user in range(len(user_BD)):
+        others = torch.nonzero(item_S != item_S[user])[:, 0]
+        left = torch.cat([torch.tensor([user]), others])
+        correction = torch.cat([torch.zeros(1, dtype=torch.float64), log_expected_S[others]])
+        log_shares = [
+            log_softmax(
+                normalize(user_BD[user, :width], dim=0) @ normalize(item_SD[left, :width], dim=1).T / temperature
+                - correction,
+                dim=0,
+            )
+            for width, temperature in zip(widths, temperatures, strict=True)
+        ]
+        teacher = log_shares[-1].detach().exp()
+        for log_share, weight in zip(log_shares[:-1], weights[:-1], strict=True):
+            total = total - weight * (teacher * log_share).sum() / len(user_BD)
+    return total / sum(weights)
+
+
+def naive_penalty(vector_ND, *, widths, alpha):
+    total = vector_ND.new_zeros(())
+    for vector in vector_ND:
+        for width in widths.widths[:-1]:
+            share = vector[:width].square().sum() / vector.square().sum()
+            total = total + torch.relu((width / widths.full) ** alpha - share) ** 2 / len(vector_ND)
+    return total
+
+
+@given(problem=problems(), weight=st.floats(0.1, 10), alpha=st.floats(0.1, 1))
+def test_what_is_added_equals_the_naive_additions(problem, weight, alpha):
+    widths, tensors, random = problem
+    temperatures, weights = (tuple(random.uniform(low, 2, len(widths))) for low in (0.05, 0.1))
+    ours, theirs = ({name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")} for _ in range(2))
+    rest = {name: tensors[name] for name in ("item_S", "log_expected_S")}
+    settings = {"widths": widths, "temperatures": temperatures, "weights": weights}
+    config = LossConfig(
+        temperature=temperatures, weights=weights, distillation=weight, energy_weight=2 * weight, energy_alpha=alpha
+    )
+    loss, own_L = MatryoshkaSoftmax(widths, config)(**ours, **rest)
+    expected = naive_loss(**theirs, **rest, **settings) + weight * naive_distillation(**theirs, **rest, **settings)
+    for vector in theirs.values():
+        expected = expected + 2 * weight * naive_penalty(vector, widths=widths, alpha=alpha)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
+    for name in ours:
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
+    # What is shown of each width stays comparable whatever is added.
+    plain = LossConfig(temperature=temperatures, weights=weights)
+    assert torch.equal(own_L, MatryoshkaSoftmax(widths, plain)(**tensors)[1])
+
+
+@given(problem=problems())
+def test_the_teacher_learns_nothing_from_distillation(problem):
+    widths, tensors, random = problem
+    shift = sampling_shift(tensors["item_S"], tensors["log_expected_S"], batch=len(tensors["user_BD"]))
+    logits = [torch.from_numpy(random.normal(size=shift.shape)).requires_grad_() for _ in widths]
+    distilled_L = distillation([logit + shift for logit in logits])
+    assert distilled_L[-1] == 0
+    # One width alone is its own teacher: there is nothing to learn and nothing to differentiate.
+    if len(widths) > 1:
+        distilled_L.sum().backward()
+        assert all(torch.isfinite(logit.grad).all() for logit in logits[:-1])
+    assert logits[-1].grad is None
+
+
+@given(problem=problems())
+def test_distillation_is_least_where_widths_agree(problem):
+    """Cross-entropy is at least the teacher's entropy, and that much where the student equals the teacher."""
+    _, tensors, random = problem
+    shift = sampling_shift(tensors["item_S"], tensors["log_expected_S"], batch=len(tensors["user_BD"]))
+    teacher, student = (torch.from_numpy(random.normal(size=shift.shape)) + shift for _ in range(2))
+    equal, other, _ = distillation([teacher, student, teacher])
+    share = teacher.softmax(dim=1)
+    torch.testing.assert_close(equal, torch.special.entr(share).sum(dim=1).mean())
+    assert other >= equal - 1e-12
+
+
+@given(problem=problems(), alpha=st.floats(0.1, 1))
+def test_vectors_that_meet_the_profile_pay_nothing(problem, alpha):
+    widths, tensors, _ = problem
+    profile = energy_profile(widths, alpha=alpha)
+    # Each block holds exactly what the profile asks beyond the block before, whatever its direction.
+    block_energies = np.diff([0.0, *profile])
+    vector = torch.cat(
+        [
+            normalize(tensors["user_BD"][:, block], dim=1) * (energy + 1e-12) ** 0.5
+            for block, energy in zip(widths.blocks, block_energies, strict=True)
+        ],
+        dim=1,
+    )
+    assert energy_penalty(vector, widths, profile) < 1e-20
+    front_loaded = vector * torch.linspace(2, 1, widths.full, dtype=torch.float64)
+    assert energy_penalty(front_loaded, widths, profile) <= 1e-20
+    if len(widths) > 1:
+        back_loaded = torch.zeros_like(vector)
+        back_loaded[:, -1] = 1
+        assert energy_penalty(back_loaded, widths, profile) > 0
+
+
+def test_a_steeper_profile_asks_for_more():
+    widths = WidthLadder([2, 4, 8])
+    assert energy_profile(widths, alpha=1) == (0.25, 0.5, 1.0)
+    assert energy_profile(widths, alpha=0.5) == pytest.approx((0.5, 0.5**0.5, 1.0))
+
+
 @given(problem=problems())
 def test_the_scale_of_vectors_does_not_matter(problem):
     widths, tensors, random = problem
-    loss = MatryoshkaSoftmax(widths, temperature=[0.1])
+    loss = MatryoshkaSoftmax(widths, LossConfig(temperature=(0.1,)))
     scaled = tensors | {"user_BD": tensors["user_BD"] * random.uniform(0.5, 2)}
     torch.testing.assert_close(loss(**tensors)[0], loss(**scaled)[0])
 
@@ -78,7 +187,7 @@ def test_negatives_may_come_in_any_order(problem):
     batch = len(tensors["user_BD"])
     order = np.concatenate([np.arange(batch), batch + random.permutation(len(tensors["item_SD"]) - batch)])
     shuffled = {name: tensors[name] if name == "user_BD" else tensors[name][order] for name in tensors}
-    loss = MatryoshkaSoftmax(widths, temperature=[0.1])
+    loss = MatryoshkaSoftmax(widths, LossConfig(temperature=(0.1,)))
     torch.testing.assert_close(loss(**tensors)[0], loss(**shuffled)[0])
 
 
@@ -86,7 +195,7 @@ def test_an_accidental_hit_has_neither_probability_nor_gradient():
     widths = WidthLadder([2, 4])
     user = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     item = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    loss = MatryoshkaSoftmax(widths, temperature=[0.1])
+    loss = MatryoshkaSoftmax(widths, LossConfig(temperature=(0.1,)))
     hit = loss(user, item, torch.tensor([7, 7, 8]), torch.zeros(3, dtype=torch.float64))[0]
     hit.backward()
     assert item.grad is not None
@@ -105,7 +214,7 @@ def test_with_every_item_sampled_once_the_loss_is_the_full_softmax():
     user, item = torch.from_numpy(random.normal(size=(1, 4))), torch.from_numpy(random.normal(size=(num_items, 4)))
     # The positive, then the whole catalogue as negatives, each expected exactly once.
     rows = torch.tensor([2, *range(num_items)])
-    loss, _ = MatryoshkaSoftmax(widths, temperature=[temperature])(
+    loss, _ = MatryoshkaSoftmax(widths, LossConfig(temperature=(temperature,)))(
         user, item[rows], rows, torch.zeros(num_items + 1, dtype=torch.float64)
     )
     logits = normalize(user, dim=1) @ normalize(item, dim=1).T / temperature
@@ -129,15 +238,15 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
 
 @pytest.mark.parametrize("name", ["temperature", "weights"])
 def test_wrong_number_of_settings_is_refused(name):
-    settings = {"temperature": [0.1], "weights": [1.0]} | {name: [1.0, 1.0]}
     with pytest.raises(ConfigError, match=f"{name}: got 2 values, expected 1 or 3"):
-        MatryoshkaSoftmax(WidthLadder([1, 2, 3]), **settings)
+        MatryoshkaSoftmax(WidthLadder([1, 2, 3]), LossConfig(**{name: (1.0, 1.0)}))
 
 
 def test_zero_vectors_give_a_finite_loss_and_gradient():
     user = torch.zeros(2, 4, requires_grad=True)
     item = torch.zeros(3, 4, requires_grad=True)
-    loss, _ = MatryoshkaSoftmax(WidthLadder([2, 4]), temperature=[0.1])(user, item, torch.arange(3), torch.zeros(3))
+    config = LossConfig(temperature=(0.1,), distillation=1.0, energy_weight=1.0)
+    loss, _ = MatryoshkaSoftmax(WidthLadder([2, 4]), config)(user, item, torch.arange(3), torch.zeros(3))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(user.grad).all()

@@ -49,6 +49,13 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: LossConfig(temperature=(0.0,)), "temperature: got"),
         (lambda: LossConfig(weights=(0.0,)), "weights: got"),
         (lambda: LossConfig(num_uniform_negatives=-1), "num_uniform_negatives: got -1"),
+        (lambda: LossConfig(distillation=-0.5), "distillation: got -0.5, expected 0 or more"),
+        (lambda: LossConfig(energy_weight=-1.0), "energy_weight: got -1.0, expected 0 or more"),
+        (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),
+        (
+            lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),
+            "loss.energy_weight: got 1.0, expected 0 with the single width 8",
+        ),
         (lambda: ModelConfig(embedding_dim=6), "embedding_dim: got 6, expected a multiple of 4"),
         (lambda: ModelConfig(history_windows=(5, 1)), "history_windows: got"),
         (lambda: ModelConfig(dropout=1.0), "dropout: got 1.0"),
