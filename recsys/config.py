@@ -22,6 +22,9 @@ from recsys.widths import WidthLadder
 
 T = TypeVar("T")
 
+LEAST_TEMPERATURE = 0.01
+"""What a learned softmax temperature always stays above."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -63,6 +66,8 @@ class LossConfig:
 
     temperature: tuple[float, ...] = (0.07,)
     """Softmax temperature of the cosine: one for all widths, or one per width."""
+    learn_temperature: bool = False
+    """Learn a temperature per width, from ``temperature`` on; it always stays above .01."""
     weights: tuple[float, ...] = (1.0,)
     """Weight of each width's loss: one for all widths, or one per width."""
     num_uniform_negatives: int = 512
@@ -77,6 +82,12 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")
+        _require(
+            not self.learn_temperature or min(self.temperature) > LEAST_TEMPERATURE,
+            "temperature",
+            self.temperature,
+            f"above {LEAST_TEMPERATURE} with learn_temperature",
+        )
         positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
         _require(positive, "weights", self.weights, "0 or more, at least one above 0")
         for name in ("num_uniform_negatives", "distillation", "energy_weight"):

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from recsys.config import LossConfig
+from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.widths import WidthLadder
 
@@ -67,6 +67,8 @@ class MatryoshkaSoftmax(nn.Module):
     width), ``p_w`` the energy penalty and ``a_w`` the weights, the loss is
     ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * sum(p_w)``.
 
+    Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below.
+
     Args:
         widths: the trained widths.
         config: temperatures, weights, distillation, energy profile.
@@ -78,8 +80,17 @@ class MatryoshkaSoftmax(nn.Module):
     def __init__(self, widths: WidthLadder, config: LossConfig) -> None:
         super().__init__()
         self.widths, self.config = widths, config
-        self.temperature = _per_width("temperature", config.temperature, widths)
         self.weights = _per_width("weights", config.weights, widths)
+        self._temperature = _per_width("temperature", config.temperature, widths)
+        if config.learn_temperature:
+            self.log_excess_L = nn.Parameter((torch.tensor(self._temperature) - LEAST_TEMPERATURE).log())
+
+    @property
+    def temperature(self) -> tuple[float, ...]:
+        """Each width's temperature as it is now, narrowest first."""
+        if not self.config.learn_temperature:
+            return self._temperature
+        return tuple((LEAST_TEMPERATURE + self.log_excess_L.detach().exp()).tolist())
 
     def forward(
         self,
@@ -101,12 +112,13 @@ class MatryoshkaSoftmax(nn.Module):
         """
         shift_BS = sampling_shift(item_S, log_expected_S, batch=len(user_BD))
         positive_B = torch.arange(len(user_BD), device=user_BD.device)
-        logits = [
-            torch.add(shift_BS, cosine_BS, alpha=1 / temperature)
-            for cosine_BS, temperature in zip(
-                cosines_by_width(user_BD, item_SD, self.widths), self.temperature, strict=True
-            )
-        ]
+        cosines = cosines_by_width(user_BD, item_SD, self.widths)
+        if self.config.learn_temperature:
+            inverse_L = 1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())
+            logits = [shift_BS + cosine_BS * inverse for cosine_BS, inverse in zip(cosines, inverse_L, strict=True)]
+        else:
+            fixed = zip(cosines, self._temperature, strict=True)
+            logits = [torch.add(shift_BS, cosine_BS, alpha=1 / temperature) for cosine_BS, temperature in fixed]
         own_L = torch.stack([nn.functional.cross_entropy(logit_BS, positive_B) for logit_BS in logits])
         loss_L = own_L
         if self.config.distillation > 0:

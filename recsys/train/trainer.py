@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,6 @@ from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
-from recsys.model.loss import MatryoshkaSoftmax
 from recsys.model.two_tower import Batch, make_batch
 from recsys.train.checkpoint import (
     CONFIG,
@@ -114,7 +114,6 @@ class Trainer:
         self.steps_per_epoch = self.events.steps_per_epoch(
             batch_size=self.config.batch_size, world_size=process.world_size
         )
-        self.loss = MatryoshkaSoftmax(self.widths, self.config.loss)
         self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
         self.sharded = shard(self.layout, self.config, process)
         self.progress = Progress()
@@ -160,18 +159,18 @@ class Trainer:
             if every is not None and progress.total_steps % every == 0 and progress.step < self.steps_per_epoch:
                 save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         seen = (progress.step - first_step) * per_step
-        means = [total / progress.step for total in progress.loss_sums]
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
-            "loss": dict(zip(map(str, self.widths), means, strict=True)),
+            "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
+            "temperature": self._by_width(self.sharded.temperature),
         }
 
     def _step(self, examples: Examples) -> list[float]:
         batch, item_S = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
         user_BD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
+        loss, loss_L = self.sharded.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -205,16 +204,14 @@ class Trainer:
         """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""
         towers = export_towers(self.layout, self.sharded, self.process)
         if towers is None:
-            return None, {}
+            return None, {"validation": {}, "energy": {}}
         user_QD = query_vectors(towers, self.validation, self.user_features)
         item_ND = item_vectors(towers, self.item_features)
         quality = evaluate_vectors(self.validation, user_QD, item_ND, self.widths, ks=(_DEPTH,))
         scores = {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
         energy = {
-            side: dict(
-                zip(map(str, self.widths), energy_shares(vector, self.widths).mean(axis=0).tolist(), strict=True)
-            )
-            for side, vector in (("user", user_QD), ("item", item_ND))
+            side: self._by_width(energy_shares(vector_ND, self.widths).mean(axis=0).tolist())
+            for side, vector_ND in (("user", user_QD), ("item", item_ND))
         }
         return towers, {"validation": scores, "energy": energy}
 
@@ -223,8 +220,8 @@ class Trainer:
         progress = self.progress
         towers, validated = self._validate()
         record = record | validated
-        deciding = validated["validation"][str(self.widths.full)][_DECIDING] if validated else 0.0
-        score = self.process.broadcast(deciding)
+        scores = validated["validation"]
+        score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
         progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
         progress.stale_epochs += 1
         if progress.best is None or score > progress.best:
@@ -234,6 +231,9 @@ class Trainer:
         progress.history.append(record)
         save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         return record
+
+    def _by_width(self, values: Sequence[float]) -> dict[str, float]:
+        return dict(zip(map(str, self.widths), values, strict=True))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -281,8 +281,9 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> None:
     writer.add_scalar("throughput/examples_per_s", record["examples_per_s"], step)
-    for width, loss in record["loss"].items():
-        writer.add_scalar(f"loss/width_{width}", loss, step)
+    for name in ("loss", "temperature"):
+        for width, value in record[name].items():
+            writer.add_scalar(f"{name}/width_{width}", value, step)
     for width, scores in record["validation"].items():
         for name, value in scores.items():
             writer.add_scalar(f"validation/{name}/width_{width}", value, step)

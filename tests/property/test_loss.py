@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
-from recsys.config import LossConfig
+from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.model.loss import MatryoshkaSoftmax, distillation, energy_penalty, energy_profile, sampling_shift
 from recsys.testing import width_ladders
@@ -63,6 +63,32 @@ def test_value_and_gradient_equal_the_naive_loss(problem):
     )
     for name in ours:
         torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
+
+
+@given(problem=problems())
+def test_learned_temperatures_get_the_naive_gradient(problem):
+    widths, tensors, random = problem
+    start = random.uniform(0.05, 2, len(widths))
+    loss = MatryoshkaSoftmax(widths, LossConfig(temperature=tuple(start), learn_temperature=True)).double()
+    (parameter,) = loss.parameters()
+    parameter.data = torch.from_numpy(np.log(start - LEAST_TEMPERATURE))
+    assert loss.temperature == pytest.approx(tuple(start))
+    theirs = parameter.detach().clone().requires_grad_()
+    expected = naive_loss(
+        **tensors, widths=widths, temperatures=LEAST_TEMPERATURE + theirs.exp(), weights=[1] * len(widths)
+    )
+    value, _ = loss(**tensors)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(parameter.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+
+
+def test_a_learned_temperature_never_reaches_zero():
+    loss = MatryoshkaSoftmax(WidthLadder([2, 4]), LossConfig(temperature=(0.1, 0.2), learn_temperature=True))
+    assert loss.temperature == pytest.approx((0.1, 0.2))
+    loss.log_excess_L.data.fill_(-1000)
+    assert loss.temperature == pytest.approx((LEAST_TEMPERATURE, LEAST_TEMPERATURE))
 
 
 def naive_distillation(user_BD, item_SD, item_S, log_expected_S, *, widths, temperatures, weights):

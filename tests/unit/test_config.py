@@ -49,6 +49,10 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: LossConfig(temperature=(0.0,)), "temperature: got"),
         (lambda: LossConfig(weights=(0.0,)), "weights: got"),
         (lambda: LossConfig(num_uniform_negatives=-1), "num_uniform_negatives: got -1"),
+        (
+            lambda: LossConfig(temperature=(0.1, 0.01), learn_temperature=True),
+            "temperature: got .* above 0.01 with learn_temperature",
+        ),
         (lambda: LossConfig(distillation=-0.5), "distillation: got -0.5, expected 0 or more"),
         (lambda: LossConfig(energy_weight=-1.0), "energy_weight: got -1.0, expected 0 or more"),
         (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),

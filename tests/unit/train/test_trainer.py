@@ -70,6 +70,17 @@ def test_the_energy_of_prefixes_is_recorded_and_follows_the_profile(finished, si
         assert pushed["4"] > 0.5**0.2 - 0.1
 
 
+def test_temperatures_that_are_learned_are_resumed_too(finished, simulated, tmp_path):
+    learned = replace(CONFIG.loss, learn_temperature=True, distillation=1.0)
+    train(options(simulated, tmp_path / "whole", loss=learned))
+    train(options(simulated, tmp_path / "parts", loss=learned, epochs=1))
+    train(options(simulated, tmp_path / "parts", loss=learned, resume=True))
+    history = record_of(tmp_path / "whole")
+    assert record_of(tmp_path / "parts") == history
+    assert record_of(finished)[-1]["temperature"] == {"4": 0.1, "8": 0.1}
+    assert all(0.01 < value != pytest.approx(0.1, rel=1e-3) for value in history[-1]["temperature"].values())
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)
