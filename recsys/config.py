@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from recsys.errors import ConfigError
 from recsys.widths import WidthLadder
@@ -62,8 +62,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Sampled softmax at every width."""
+    """What pulls users and their items together at every width."""
 
+    kind: Literal["sampled_softmax", "bilateral_softmax", "full_softmax"] = "sampled_softmax"
+    """``sampled_softmax``: over the batch's items and drawn negatives, corrected by logQ. ``bilateral_softmax``: the
+    same samples, with a log-mean-exp over a user's positives in the batch (BSL). ``full_softmax``: over the whole
+    catalogue, which is encoded in every step."""
     temperature: tuple[float, ...] = (0.07,)
     """Softmax temperature of the cosine: one for all widths, or one per width."""
     learn_temperature: bool = False
@@ -72,6 +76,12 @@ class LossConfig:
     """Weight of each width's loss: one for all widths, or one per width."""
     num_uniform_negatives: int = 512
     """Negatives drawn uniformly from the catalogue per batch, beside the other examples' items."""
+    num_popular_negatives: int = 0
+    """Negatives drawn in proportion to how often an item is a training example's, to the power below, per batch."""
+    popularity_power: float = 0.75
+    """Power of the popularity that popular negatives are drawn by: 1 as it is, towards 0 ever more even."""
+    positive_ratio: float = 1.0
+    """Bilateral softmax: temperature of the positives' side as a multiple of the negatives'."""
     distillation: float = 0.0
     """Weight of each narrower width's cross-entropy to the full width's softmax, beside its own to the positive."""
     energy_weight: float = 0.0
@@ -90,7 +100,24 @@ class LossConfig:
         )
         positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
         _require(positive, "weights", self.weights, "0 or more, at least one above 0")
-        for name in ("num_uniform_negatives", "distillation", "energy_weight"):
+        kinds = typing.get_args(typing.get_type_hints(LossConfig)["kind"])
+        _require(self.kind in kinds, "kind", self.kind, f"one of {', '.join(kinds)}")
+        _require(0 < self.popularity_power <= 1, "popularity_power", self.popularity_power, "above 0 and at most 1")
+        _require(self.positive_ratio > 0, "positive_ratio", self.positive_ratio, "above 0")
+        _require(
+            self.positive_ratio == 1 or self.kind == "bilateral_softmax",
+            "positive_ratio",
+            self.positive_ratio,
+            f"1 with {self.kind}: only bilateral_softmax has a temperature of the positives' own",
+        )
+        for name in ("num_uniform_negatives", "num_popular_negatives"):
+            _require(
+                getattr(self, name) == 0 or self.kind != "full_softmax",
+                name,
+                getattr(self, name),
+                "0 with full_softmax: the whole catalogue is there already",
+            )
+        for name in ("num_uniform_negatives", "num_popular_negatives", "distillation", "energy_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
 

@@ -25,7 +25,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainConfig
 from recsys.model.layout import Layout
-from recsys.model.loss import MatryoshkaSoftmax
+from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.process import Process
 from recsys.widths import WidthLadder
@@ -46,13 +46,13 @@ class Sharded:
 
     Args:
         model: TorchRec's wrapper; call it like `TwoTower`.
-        loss: the same on every rank; call it like `MatryoshkaSoftmax`. What it learns, it learns from all ranks.
+        loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
         dense_optimizer: AdamW over the towers and the loss. The tables' row-wise Adagrad needs no call: it runs in the
             backward pass.
     """
 
     model: DistributedModelParallel
-    loss: MatryoshkaSoftmax | DistributedDataParallel
+    loss: MatryoshkaLoss | DistributedDataParallel
     dense_optimizer: KeyedOptimizerWrapper
 
     @property
@@ -91,16 +91,16 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     torch.manual_seed(config.seed + process.rank)
     parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
-    loss: MatryoshkaSoftmax | DistributedDataParallel = MatryoshkaSoftmax(
-        WidthLadder(config.model.widths), config.loss
-    ).to(process.device)
+    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(WidthLadder(config.model.widths), config.loss).to(
+        process.device
+    )
     if list(loss.parameters()):
         loss = DistributedDataParallel(loss)
     return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
 
 
 def _dense_optimizer(
-    model: DistributedModelParallel, loss: MatryoshkaSoftmax | DistributedDataParallel, config: TrainConfig
+    model: DistributedModelParallel, loss: MatryoshkaLoss | DistributedDataParallel, config: TrainConfig
 ) -> KeyedOptimizerWrapper:
     """Return AdamW over all that is not optimized in the backward pass; what the loss learns does not decay."""
     towers = dict(in_backward_optimizer_filter(model.named_parameters()))

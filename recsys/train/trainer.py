@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recsys.config import TrainConfig, to_mapping
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
+from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
 from recsys.errors import ArtifactError, ConfigError, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
@@ -114,6 +115,7 @@ class Trainer:
         self.steps_per_epoch = self.events.steps_per_epoch(
             batch_size=self.config.batch_size, world_size=process.world_size
         )
+        self.negatives = self._negatives()
         self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
         self.sharded = shard(self.layout, self.config, process)
         self.progress = Progress()
@@ -137,7 +139,7 @@ class Trainer:
         batches = self.events.epoch(
             progress.epoch,
             batch_size=config.batch_size,
-            num_negatives=config.loss.num_uniform_negatives,
+            negatives=self.negatives,
             rank=self.process.rank,
             world_size=self.process.world_size,
             skip=progress.step,
@@ -167,10 +169,10 @@ class Trainer:
         }
 
     def _step(self, examples: Examples) -> list[float]:
-        batch, item_S = self._batch(examples)
+        batch, user_B, item_S = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
         user_BD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
+        loss, loss_L = self.sharded.loss(user_BD, item_SD, user_B, item_S, self.log_expected[item_S])
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -182,7 +184,8 @@ class Trainer:
         losses: list[float] = loss_L.tolist()
         return losses
 
-    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor]:
+    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        """Return what is looked up, the user row of each pair and the item row of each sample."""
         items = np.concatenate([examples.item, examples.negative])
         user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
@@ -191,14 +194,26 @@ class Trainer:
             self.layout.user_bags(examples.history, user_features, examples.user),
             self.layout.item_bags(items, item_features),
         )
-        return batch.to(self.process.device), torch.from_numpy(items).to(self.process.device)
+        user_B, item_S = (torch.from_numpy(rows).to(self.process.device) for rows in (examples.user, items))
+        return batch.to(self.process.device), user_B, item_S
+
+    def _negatives(self) -> Negatives:
+        loss = self.config.loss
+        if loss.kind == "full_softmax":
+            return WholeCatalogue(self.events.num_items)
+        return NegativeSampler(
+            self.events.item_share,
+            num_uniform=loss.num_uniform_negatives,
+            num_popular=loss.num_popular_negatives,
+            popularity_power=loss.popularity_power,
+        )
 
     def _log_expected(self) -> np.ndarray:
         """Return, per item, the log of how often it is expected among one example's negatives."""
-        others = (self.config.batch_size - 1) * self.events.item_share
-        expected = others + self.config.loss.num_uniform_negatives / self.events.num_items
+        expected = (self.config.batch_size - 1) * self.events.item_share + self.negatives.expected
         # An item that is never sampled needs no true value, only a finite one.
-        return np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
+        log_expected: np.ndarray = np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
+        return log_expected
 
     def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
         """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""

@@ -24,6 +24,7 @@ def test_toml_sets_what_it_names(tmp_path):
     [
         ("epocs = 3", "unknown setting 'epocs'; did you mean 'epochs'"),
         ("[model]\nwidth = [8]", "train.toml: model: unknown setting 'width'; did you mean 'widths'"),
+        ("[loss]\nkind = 'hinge'", "loss: kind: got 'hinge', expected one of"),
         ("epochs = '3'", "epochs: got '3', expected int"),
         ("epochs = true", "epochs: got True, expected int"),
         ("model = 3", "model: got 3, expected a table"),
@@ -53,6 +54,15 @@ def test_a_missing_file_is_named(tmp_path):
             lambda: LossConfig(temperature=(0.1, 0.01), learn_temperature=True),
             "temperature: got .* above 0.01 with learn_temperature",
         ),
+        (
+            lambda: LossConfig(kind="hinge"),
+            "kind: got 'hinge', expected one of sampled_softmax, bilateral_softmax, full",
+        ),
+        (lambda: LossConfig(kind="full_softmax"), "num_uniform_negatives: got 512, expected 0 with full_softmax"),
+        (lambda: LossConfig(positive_ratio=2.0), "positive_ratio: got 2.0, expected 1 with sampled_softmax"),
+        (lambda: LossConfig(kind="bilateral_softmax", positive_ratio=0.0), "positive_ratio: got 0.0, expected above 0"),
+        (lambda: LossConfig(num_popular_negatives=-1), "num_popular_negatives: got -1, expected 0 or more"),
+        (lambda: LossConfig(popularity_power=0.0), "popularity_power: got 0.0, expected above 0"),
         (lambda: LossConfig(distillation=-0.5), "distillation: got -0.5, expected 0 or more"),
         (lambda: LossConfig(energy_weight=-1.0), "energy_weight: got -1.0, expected 0 or more"),
         (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),

@@ -81,6 +81,22 @@ def test_temperatures_that_are_learned_are_resumed_too(finished, simulated, tmp_
     assert all(0.01 < value != pytest.approx(0.1, rel=1e-3) for value in history[-1]["temperature"].values())
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(kind="bilateral_softmax", positive_ratio=0.5, num_uniform_negatives=16),
+        LossConfig(kind="full_softmax", num_uniform_negatives=0, distillation=1.0, learn_temperature=True),
+        LossConfig(num_uniform_negatives=4, num_popular_negatives=12),
+    ],
+    ids=lambda loss: f"{loss.kind}-{loss.num_popular_negatives}",
+)
+def test_every_kind_of_loss_learns(simulated, tmp_path, loss):
+    history = record_of(train(options(simulated, tmp_path / "run", loss=loss)))
+    for width in ("4", "8"):
+        assert history[-1]["loss"][width] < history[0]["loss"][width]
+        assert history[-1]["validation"][width]["ndcg@10"] > 0
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)
