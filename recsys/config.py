@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import tomllib
 import types
 import typing
@@ -118,7 +119,7 @@ class LossConfig:
                 "0 with full_softmax: the whole catalogue is there already",
             )
         for name in ("num_uniform_negatives", "num_popular_negatives", "distillation", "energy_weight"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
 
 
@@ -166,6 +167,13 @@ class TrainConfig:
             given = getattr(self.loss, name)
             wanted = len(self.model.widths)
             _require(len(given) in (1, wanted), f"loss.{name}", given, f"one value, or {wanted}: one per width")
+        num_negatives = self.loss.num_uniform_negatives + self.loss.num_popular_negatives
+        _require(
+            self.batch_size > 1 or num_negatives > 0 or self.loss.kind == "full_softmax",
+            "batch_size",
+            self.batch_size,
+            "above 1 without drawn negatives: there is nothing to tell a positive from",
+        )
         for name in ("distillation", "energy_weight"):
             given = getattr(self.loss, name)
             expected = f"0 with the single width {self.model.widths[-1]}: it is for narrower ones"

@@ -65,6 +65,11 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: LossConfig(popularity_power=0.0), "popularity_power: got 0.0, expected above 0"),
         (lambda: LossConfig(distillation=-0.5), "distillation: got -0.5, expected 0 or more"),
         (lambda: LossConfig(energy_weight=-1.0), "energy_weight: got -1.0, expected 0 or more"),
+        (lambda: LossConfig(energy_weight=float("inf")), "energy_weight: got inf, expected 0 or more, and finite"),
+        (
+            lambda: TrainConfig(batch_size=1, loss=LossConfig(num_uniform_negatives=0)),
+            "batch_size: got 1, expected above 1 without drawn negatives",
+        ),
         (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),
         (
             lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),
