@@ -260,14 +260,16 @@ class Trainer:
     def _claim_run_folder(self) -> None:
         """Write down what runs here, or, when resuming, insist that it is what ran here before."""
         path, here = self.run_folder / CONFIG, json.loads(json.dumps(self._identity()))
+        # Rank 0 looks for all, before it writes: a process that looked later would find this very run.
+        is_taken = bool(self.process.broadcast(float(path.exists())))
         if not self.options.resume:
-            if path.exists():
+            if is_taken:
                 raise ArtifactError(f"{self.run_folder}: already holds a run; pass --resume to go on, or another --out")
             if self.process.is_first:
                 self.run_folder.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(here, indent=2) + "\n")
             return
-        if not path.exists():
+        if not is_taken:
             raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
         before = json.loads(path.read_text())
         if changed := [name for name in _differences(before, here) if name not in _FREE_TO_CHANGE]:
