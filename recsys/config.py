@@ -9,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from recsys.errors import ConfigError
 from recsys.widths import WidthLadder
 
 T = TypeVar("T")
+
+LEAST_TEMPERATURE = 0.01
+"""What a learned softmax temperature always stays above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +63,64 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Sampled softmax at every width."""
+    """What pulls users and their items together at every width."""
 
+    kind: Literal["sampled_softmax", "bilateral_softmax", "full_softmax"] = "sampled_softmax"
+    """``sampled_softmax``: over the batch's items and drawn negatives, corrected by logQ. ``bilateral_softmax``: the
+    same samples, with a log-mean-exp over a user's positives in the batch (BSL). ``full_softmax``: over the whole
+    catalogue, which is encoded in every step."""
     temperature: tuple[float, ...] = (0.07,)
     """Softmax temperature of the cosine: one for all widths, or one per width."""
+    learn_temperature: bool = False
+    """Learn a temperature per width, from ``temperature`` on; it always stays above .01."""
     weights: tuple[float, ...] = (1.0,)
     """Weight of each width's loss: one for all widths, or one per width."""
     num_uniform_negatives: int = 512
     """Negatives drawn uniformly from the catalogue per batch, beside the other examples' items."""
+    num_popular_negatives: int = 0
+    """Negatives drawn in proportion to how often an item is a training example's, to the power below, per batch."""
+    popularity_power: float = 0.75
+    """Power of the popularity that popular negatives are drawn by: 1 as it is, towards 0 ever more even."""
+    positive_ratio: float = 1.0
+    """Bilateral softmax: temperature of the positives' side as a multiple of the negatives'."""
+    distillation: float = 0.0
+    """Weight of each narrower width's cross-entropy to the full width's softmax, beside its own to the positive."""
+    energy_weight: float = 0.0
+    """Weight of the penalty on vectors whose prefixes hold less of the squared norm than the energy profile asks."""
+    energy_alpha: float = 0.5
+    """The profile asks for (w/D)**alpha of the squared norm in the first w of D coordinates: 1 is an even spread,
+    towards 0 all of it at the front."""
 
     def __post_init__(self) -> None:
         _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")
+        _require(
+            not self.learn_temperature or min(self.temperature) > LEAST_TEMPERATURE,
+            "temperature",
+            self.temperature,
+            f"above {LEAST_TEMPERATURE} with learn_temperature",
+        )
         positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
         _require(positive, "weights", self.weights, "0 or more, at least one above 0")
-        _require(self.num_uniform_negatives >= 0, "num_uniform_negatives", self.num_uniform_negatives, "0 or more")
+        kinds = typing.get_args(typing.get_type_hints(LossConfig)["kind"])
+        _require(self.kind in kinds, "kind", self.kind, f"one of {', '.join(kinds)}")
+        _require(0 < self.popularity_power <= 1, "popularity_power", self.popularity_power, "above 0 and at most 1")
+        _require(self.positive_ratio > 0, "positive_ratio", self.positive_ratio, "above 0")
+        _require(
+            self.positive_ratio == 1 or self.kind == "bilateral_softmax",
+            "positive_ratio",
+            self.positive_ratio,
+            f"1 with {self.kind}: only bilateral_softmax has a temperature of the positives' own",
+        )
+        for name in ("num_uniform_negatives", "num_popular_negatives"):
+            _require(
+                getattr(self, name) == 0 or self.kind != "full_softmax",
+                name,
+                getattr(self, name),
+                "0 with full_softmax: the whole catalogue is there already",
+            )
+        for name in ("num_uniform_negatives", "num_popular_negatives", "distillation", "energy_weight"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
+        _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +167,17 @@ class TrainConfig:
             given = getattr(self.loss, name)
             wanted = len(self.model.widths)
             _require(len(given) in (1, wanted), f"loss.{name}", given, f"one value, or {wanted}: one per width")
+        num_negatives = self.loss.num_uniform_negatives + self.loss.num_popular_negatives
+        _require(
+            self.batch_size > 1 or num_negatives > 0 or self.loss.kind == "full_softmax",
+            "batch_size",
+            self.batch_size,
+            "above 1 without drawn negatives: there is nothing to tell a positive from",
+        )
+        for name in ("distillation", "energy_weight"):
+            given = getattr(self.loss, name)
+            expected = f"0 with the single width {self.model.widths[-1]}: it is for narrower ones"
+            _require(given == 0 or len(self.model.widths) > 1, f"loss.{name}", given, expected)
 
 
 def from_toml(kind: type[T], path: Path) -> T:

@@ -113,6 +113,27 @@ def truncate(
     return _truncate_torch(vector_BD, width)
 
 
+def energy_shares(vector_ND: Float[np.ndarray, "rows full"], ladder: WidthLadder) -> Float[np.ndarray, "rows widths"]:
+    """Return the share of each vector's squared norm that its prefix of each width holds, narrowest first.
+
+    An even spread over coordinates gives ``width / full``; the nearer a share is to 1, the less the coordinates beyond
+    that width can change an inner product.
+
+    Args:
+        vector_ND: ``(rows, full)`` non-zero vectors, any scale.
+        ladder: the trained widths.
+
+    Raises:
+        WidthError: the last dimension is not the full width, or a vector is not finite or all zeros.
+    """
+    if vector_ND.ndim != 2 or vector_ND.shape[1] != ladder.full:
+        raise WidthError(f"vectors: got shape {tuple(vector_ND.shape)}, expected (rows, {ladder.full})")
+    square_ND = truncate(vector_ND, ladder.full, ladder).astype(np.float64) ** 2
+    start = [block.start for block in ladder.blocks]
+    share_NL: np.ndarray = np.cumsum(np.add.reduceat(square_ND, start, axis=1), axis=1)
+    return share_NL
+
+
 def _truncate_numpy(vector_BD: np.ndarray, width: int) -> np.ndarray:
     _refuse_non_finite(bool(np.isfinite(vector_BD).all()))
     prefix_Bw = vector_BD[..., :width]

@@ -16,7 +16,7 @@ with install_import_hook(["recsys.model", "recsys.evaluate.metrics", "recsys.ind
     import recsys.evaluate.metrics
     import recsys.index.calibrate
     import recsys.model.exported
-    import recsys.model.loss
+    import recsys.model.losses.matryoshka
     import recsys.model.two_tower  # noqa: F401
     from recsys.testing import small_dataset
 

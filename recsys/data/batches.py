@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.dataset import Dataset
+from recsys.data.negatives import Negatives
 from recsys.errors import TrainingError
 from recsys.ragged import Ragged, gather_ranges
 
@@ -24,7 +25,7 @@ class Examples:
         user: ``(B,)`` int64 user rows.
         item: ``(B,)`` int64 item rows, the targets.
         history: per example, the user's items before the target, oldest first.
-        negative: ``(N,)`` int64 item rows drawn uniformly from the catalogue.
+        negative: ``(N,)`` int64 item rows to tell the targets from.
     """
 
     user: np.ndarray
@@ -79,14 +80,21 @@ class TrainingEvents:
         return steps
 
     def epoch(
-        self, epoch: int, *, batch_size: int, num_negatives: int, rank: int = 0, world_size: int = 1, skip: int = 0
+        self,
+        epoch: int,
+        *,
+        batch_size: int,
+        negatives: Negatives,
+        rank: int = 0,
+        world_size: int = 1,
+        skip: int = 0,
     ) -> Iterator[Examples]:
         """Yield one rank's batches of an epoch, the same ones for the same seed and epoch whenever asked.
 
         Args:
             epoch: number of the pass, from 0.
             batch_size: examples per batch and rank.
-            num_negatives: uniform negatives per batch.
+            negatives: draws each batch's further negatives.
             rank: which of the ``world_size`` processes this is.
             world_size: number of processes; together they see every example at most once.
             skip: leave out the first so many batches (to go on from a checkpoint).
@@ -99,10 +107,9 @@ class TrainingEvents:
         for step in range(skip, self.steps_per_epoch(batch_size=batch_size, world_size=world_size)):
             start = (step * world_size + rank) * batch_size
             place = order[start : start + batch_size]
-            negatives = np.random.default_rng([self._seed, epoch, step, rank])
             yield Examples(
                 user=self._user[place],
                 item=item[place],
                 history=gather_ranges(item, np.maximum(self._first[place], place - self._longest), place),
-                negative=negatives.integers(self.num_items, size=num_negatives),
+                negative=negatives.draw(np.random.default_rng([self._seed, epoch, step, rank])),
             )

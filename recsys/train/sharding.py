@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -24,8 +25,10 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainConfig
 from recsys.model.layout import Layout
+from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.process import Process
+from recsys.widths import WidthLadder
 
 # Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel is what runs it in the backward pass.
 _PLACEMENTS = ParameterConstraints(
@@ -43,16 +46,26 @@ class Sharded:
 
     Args:
         model: TorchRec's wrapper; call it like `TwoTower`.
-        dense_optimizer: AdamW over the towers. The tables' row-wise Adagrad needs no call: it runs in the backward
-            pass.
+        loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
+        dense_optimizer: AdamW over the towers and the loss. The tables' row-wise Adagrad needs no call: it runs in the
+            backward pass.
     """
 
     model: DistributedModelParallel
+    loss: MatryoshkaLoss | DistributedDataParallel
     dense_optimizer: KeyedOptimizerWrapper
+
+    @property
+    def temperature(self) -> tuple[float, ...]:
+        """The loss's temperatures as they are now, narrowest width first."""
+        loss = self.loss.module if isinstance(self.loss, DistributedDataParallel) else self.loss
+        temperature: tuple[float, ...] = loss.temperature
+        return temperature
 
     def tensors(self) -> dict[str, Any]:
         """Return every tensor that training changes, by name: weights and both optimizers' state, not copied."""
         state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        state |= {f"loss/{name}": value for name, value in self.loss.state_dict().items()}
         for kind, optimizer in (("tables", self.model.fused_optimizer), ("dense", self.dense_optimizer)):
             for parameter, values in optimizer.state_dict()["state"].items():
                 state |= {f"{kind}_optimizer/{parameter}/{name}": value for name, value in values.items()}
@@ -78,13 +91,27 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     torch.manual_seed(config.seed + process.rank)
     parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
-    dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(parallel.named_parameters())),
-        lambda parameters: torch.optim.AdamW(
-            parameters, lr=config.dense_learning_rate, weight_decay=config.weight_decay
-        ),
+    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(WidthLadder(config.model.widths), config.loss).to(
+        process.device
     )
-    return Sharded(parallel, dense)
+    if list(loss.parameters()):
+        loss = DistributedDataParallel(loss)
+    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
+
+
+def _dense_optimizer(
+    model: DistributedModelParallel, loss: MatryoshkaLoss | DistributedDataParallel, config: TrainConfig
+) -> KeyedOptimizerWrapper:
+    """Return AdamW over all that is not optimized in the backward pass; what the loss learns does not decay."""
+    towers = dict(in_backward_optimizer_filter(model.named_parameters()))
+    of_loss = {f"loss.{name}": parameter for name, parameter in loss.named_parameters()}
+    groups: list[dict[str, Any]] = [{"params": list(towers.values())}]
+    if of_loss:
+        groups.append({"params": list(of_loss.values()), "weight_decay": 0.0})
+    return KeyedOptimizerWrapper(
+        towers | of_loss,
+        lambda _: torch.optim.AdamW(groups, lr=config.dense_learning_rate, weight_decay=config.weight_decay),
+    )
 
 
 def gather(tensor: Any, process: Process) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from recsys.config import TrainConfig, to_mapping
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
+from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
 from recsys.errors import ArtifactError, ConfigError, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
-from recsys.model.loss import MatryoshkaSoftmax
 from recsys.model.two_tower import Batch, make_batch
 from recsys.train.checkpoint import (
     CONFIG,
@@ -36,7 +37,7 @@ from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
 from recsys.train.sharding import shard
-from recsys.widths import WidthLadder
+from recsys.widths import WidthLadder, energy_shares
 
 _DEPTH = 10
 _DECIDING = f"ndcg@{_DEPTH}"
@@ -114,9 +115,7 @@ class Trainer:
         self.steps_per_epoch = self.events.steps_per_epoch(
             batch_size=self.config.batch_size, world_size=process.world_size
         )
-        self.loss = MatryoshkaSoftmax(
-            self.widths, temperature=self.config.loss.temperature, weights=self.config.loss.weights
-        )
+        self.negatives = self._negatives()
         self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
         self.sharded = shard(self.layout, self.config, process)
         self.progress = Progress()
@@ -140,7 +139,7 @@ class Trainer:
         batches = self.events.epoch(
             progress.epoch,
             batch_size=config.batch_size,
-            num_negatives=config.loss.num_uniform_negatives,
+            negatives=self.negatives,
             rank=self.process.rank,
             world_size=self.process.world_size,
             skip=progress.step,
@@ -162,18 +161,18 @@ class Trainer:
             if every is not None and progress.total_steps % every == 0 and progress.step < self.steps_per_epoch:
                 save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         seen = (progress.step - first_step) * per_step
-        means = [total / progress.step for total in progress.loss_sums]
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
-            "loss": dict(zip(map(str, self.widths), means, strict=True)),
+            "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
+            "temperature": self._by_width(self.sharded.temperature),
         }
 
     def _step(self, examples: Examples) -> list[float]:
-        batch, item_S = self._batch(examples)
+        batch, user_B, item_S = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
         user_BD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.loss(user_BD, item_SD, item_S, self.log_expected[item_S])
+        loss, loss_L = self.sharded.loss(user_BD, item_SD, user_B, item_S, self.log_expected[item_S])
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -185,7 +184,8 @@ class Trainer:
         losses: list[float] = loss_L.tolist()
         return losses
 
-    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor]:
+    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        """Return what is looked up, the user row of each pair and the item row of each sample."""
         items = np.concatenate([examples.item, examples.negative])
         user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
@@ -194,31 +194,48 @@ class Trainer:
             self.layout.user_bags(examples.history, user_features, examples.user),
             self.layout.item_bags(items, item_features),
         )
-        return batch.to(self.process.device), torch.from_numpy(items).to(self.process.device)
+        user_B, item_S = (torch.from_numpy(rows).to(self.process.device) for rows in (examples.user, items))
+        return batch.to(self.process.device), user_B, item_S
+
+    def _negatives(self) -> Negatives:
+        loss = self.config.loss
+        if loss.kind == "full_softmax":
+            return WholeCatalogue(self.events.num_items)
+        return NegativeSampler(
+            self.events.item_share,
+            num_uniform=loss.num_uniform_negatives,
+            num_popular=loss.num_popular_negatives,
+            popularity_power=loss.popularity_power,
+        )
 
     def _log_expected(self) -> np.ndarray:
         """Return, per item, the log of how often it is expected among one example's negatives."""
-        others = (self.config.batch_size - 1) * self.events.item_share
-        expected = others + self.config.loss.num_uniform_negatives / self.events.num_items
+        expected = (self.config.batch_size - 1) * self.events.item_share + self.negatives.expected
         # An item that is never sampled needs no true value, only a finite one.
-        return np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
+        log_expected: np.ndarray = np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
+        return log_expected
 
-    def _validate(self) -> tuple[ExportedTowers | None, dict[str, dict[str, float]]]:
-        """Return the towers as they are and their scores by width; rank 0 only, though every rank must call."""
+    def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
+        """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""
         towers = export_towers(self.layout, self.sharded, self.process)
         if towers is None:
-            return None, {}
+            return None, {"validation": {}, "energy": {}}
         user_QD = query_vectors(towers, self.validation, self.user_features)
-        quality = evaluate_vectors(
-            self.validation, user_QD, item_vectors(towers, self.item_features), self.widths, ks=(_DEPTH,)
-        )
-        return towers, {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
+        item_ND = item_vectors(towers, self.item_features)
+        quality = evaluate_vectors(self.validation, user_QD, item_ND, self.widths, ks=(_DEPTH,))
+        scores = {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
+        energy = {
+            side: self._by_width(energy_shares(vector_ND, self.widths).mean(axis=0).tolist())
+            for side, vector_ND in (("user", user_QD), ("item", item_ND))
+        }
+        return towers, {"validation": scores, "energy": energy}
 
     def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint."""
         progress = self.progress
-        towers, scores = self._validate()
-        record = record | {"validation": scores}
+        towers, validated = self._validate()
+        record = record | validated
+        scores = validated["validation"]
         score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
         progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
         progress.stale_epochs += 1
@@ -230,6 +247,9 @@ class Trainer:
         save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         return record
 
+    def _by_width(self, values: Sequence[float]) -> dict[str, float]:
+        return dict(zip(map(str, self.widths), values, strict=True))
+
     def _identity(self) -> dict[str, Any]:
         return {
             "config": to_mapping(self.config),
@@ -240,14 +260,16 @@ class Trainer:
     def _claim_run_folder(self) -> None:
         """Write down what runs here, or, when resuming, insist that it is what ran here before."""
         path, here = self.run_folder / CONFIG, json.loads(json.dumps(self._identity()))
+        # Rank 0 looks for all, before it writes: a process that looked later would find this very run.
+        is_taken = bool(self.process.broadcast(float(path.exists())))
         if not self.options.resume:
-            if path.exists():
+            if is_taken:
                 raise ArtifactError(f"{self.run_folder}: already holds a run; pass --resume to go on, or another --out")
             if self.process.is_first:
                 self.run_folder.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(here, indent=2) + "\n")
             return
-        if not path.exists():
+        if not is_taken:
             raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
         before = json.loads(path.read_text())
         if changed := [name for name in _differences(before, here) if name not in _FREE_TO_CHANGE]:
@@ -276,8 +298,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> None:
     writer.add_scalar("throughput/examples_per_s", record["examples_per_s"], step)
-    for width, loss in record["loss"].items():
-        writer.add_scalar(f"loss/width_{width}", loss, step)
+    for name in ("loss", "temperature"):
+        for width, value in record[name].items():
+            writer.add_scalar(f"{name}/width_{width}", value, step)
     for width, scores in record["validation"].items():
         for name, value in scores.items():
             writer.add_scalar(f"validation/{name}/width_{width}", value, step)
+    for side, shares in record["energy"].items():
+        for width, share in shares.items():
+            writer.add_scalar(f"energy/{side}/width_{width}", share, step)

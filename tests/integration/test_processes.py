@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.distributed.checkpoint import FileSystemReader
 
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import evaluate_vectors
@@ -20,6 +21,7 @@ from recsys.model.best import load_towers
 SETTINGS = [
     "--device", "cpu", "--batch-size", "32", "--model.widths", "4", "8", "--model.embedding-dim", "8",
     "--model.hidden", "16", "--model.history-windows", "1", "5", "--loss.num-uniform-negatives", "16",
+    "--loss.learn-temperature",
 ]  # fmt: skip
 
 
@@ -71,6 +73,15 @@ def test_two_processes_learn_and_export_whole_tables(run, simulated):
         assert (np.abs(rows).max(axis=1) > 0).all()
 
 
+def test_what_the_loss_learns_is_one_for_all_processes(run):
+    """The checkpoint holds one parameter per width, not one per process, and it has moved."""
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    written = FileSystemReader(newest).read_metadata().state_dict_metadata
+    assert [tuple(written[name].size) for name in written if name.startswith("loss/")] == [(2,)]
+    temperature = progress(run)["history"][-1]["temperature"]
+    assert all(0.01 < value != pytest.approx(0.07, rel=1e-3) for value in temperature.values())
+
+
 def test_two_processes_see_the_log_once(run, simulated):
     steps = progress(run)["total_steps"]
     assert steps == 2 * (len(Dataset(simulated).events("train")) // (2 * 32))
@@ -82,3 +93,4 @@ def test_one_process_goes_on_where_two_stopped(run, simulated):
     history = progress(run)["history"]
     assert len(history) == 3
     assert history[2]["loss"]["8"] < history[0]["loss"]["8"]
+    assert history[2]["temperature"]["8"] == pytest.approx(history[1]["temperature"]["8"], rel=0.1)

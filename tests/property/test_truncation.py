@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.model.loss import cosines_by_width
+from recsys.model.losses.blocks import cosines_by_width
 from recsys.testing import vectors, width_ladders
 from recsys.widths import truncate
 

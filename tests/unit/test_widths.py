@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.errors import WidthError
-from recsys.widths import WidthLadder, truncate
+from recsys.widths import WidthLadder, energy_shares, truncate
 
 LADDER = WidthLadder([2, 4])
 
@@ -61,3 +61,23 @@ def test_tiny_and_huge_vectors_keep_their_direction():
     for scale in (1e-38, 1e37):
         vector = np.array([[3 * scale, 4 * scale, 0, 0]], dtype=np.float32)
         np.testing.assert_allclose(truncate(vector, 2, LADDER), [[0.6, 0.8]], rtol=1e-5)
+
+
+def test_energy_shares_of_a_vector_whatever_its_scale():
+    vector = np.array([[3.0, 4.0, 0.0, 0.0, 12.0], [0.0, 1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
+    shares = energy_shares(vector * np.array([[1e-20], [1e15]], dtype=np.float32), WidthLadder([1, 2, 5]))
+    np.testing.assert_allclose(shares, [[9 / 169, 25 / 169, 1], [0, 0.25, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.ones((2, 3)), r"got shape \(2, 3\), expected \(rows, 4\)"),
+        (np.ones(4), r"got shape \(4,\), expected \(rows, 4\)"),
+        (np.zeros((1, 4)), "prefix of 4 zeros"),
+        (np.full((1, 4), np.nan), "NaN or infinity"),
+    ],
+)
+def test_energy_of_what_is_no_direction_is_refused(vector, message):
+    with pytest.raises(WidthError, match=message):
+        energy_shares(vector, WidthLadder([2, 4]))

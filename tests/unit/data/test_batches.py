@@ -5,6 +5,7 @@ import pytest
 
 from recsys.data.batches import TrainingEvents
 from recsys.data.dataset import Dataset
+from recsys.data.negatives import NegativeSampler
 from recsys.errors import TrainingError
 
 
@@ -14,7 +15,8 @@ def dataset(simulated):
 
 
 def all_batches(events, epoch=0, **settings):
-    settings = {"batch_size": 32, "num_negatives": 8} | settings
+    negatives = NegativeSampler(events.item_share, num_uniform=6, num_popular=2, popularity_power=0.75)
+    settings = {"batch_size": 32, "negatives": negatives} | settings
     return list(events.epoch(epoch, **settings))
 
 

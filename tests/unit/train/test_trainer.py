@@ -60,6 +60,43 @@ def test_the_run_folder_says_what_ran(finished, simulated):
     assert len(list((finished / "checkpoints").glob("step-*"))) == 2
 
 
+def test_the_energy_of_prefixes_is_recorded_and_follows_the_profile(finished, simulated, tmp_path):
+    shaped = replace(CONFIG.loss, distillation=1.0, energy_weight=20.0, energy_alpha=0.2)
+    with_profile = train(options(simulated, tmp_path / "run", loss=shaped))
+    for side in ("user", "item"):
+        plain, pushed = (record_of(folder)[-1]["energy"][side] for folder in (finished, with_profile))
+        assert pushed["8"] == pytest.approx(1)
+        assert 0 < plain["4"] < pushed["4"] < 1
+        assert pushed["4"] > 0.5**0.2 - 0.1
+
+
+def test_temperatures_that_are_learned_are_resumed_too(finished, simulated, tmp_path):
+    learned = replace(CONFIG.loss, learn_temperature=True, distillation=1.0)
+    train(options(simulated, tmp_path / "whole", loss=learned))
+    train(options(simulated, tmp_path / "parts", loss=learned, epochs=1))
+    train(options(simulated, tmp_path / "parts", loss=learned, resume=True))
+    history = record_of(tmp_path / "whole")
+    assert record_of(tmp_path / "parts") == history
+    assert record_of(finished)[-1]["temperature"] == {"4": 0.1, "8": 0.1}
+    assert all(0.01 < value != pytest.approx(0.1, rel=1e-3) for value in history[-1]["temperature"].values())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(kind="bilateral_softmax", positive_ratio=0.5, num_uniform_negatives=16),
+        LossConfig(kind="full_softmax", num_uniform_negatives=0, distillation=1.0, learn_temperature=True),
+        LossConfig(num_uniform_negatives=4, num_popular_negatives=12),
+    ],
+    ids=lambda loss: f"{loss.kind}-{loss.num_popular_negatives}",
+)
+def test_every_kind_of_loss_learns(simulated, tmp_path, loss):
+    history = record_of(train(options(simulated, tmp_path / "run", loss=loss)))
+    for width in ("4", "8"):
+        assert history[-1]["loss"][width] < history[0]["loss"][width]
+        assert history[-1]["validation"][width]["ndcg@10"] > 0
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)

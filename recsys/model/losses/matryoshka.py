@@ -1,0 +1,131 @@
+"""The loss that is trained: a weighted sum over widths of one loss per prefix, and what teaches prefixes beside it.
+
+Sources: the sum over prefixes is Matryoshka representation learning, arXiv 2205.13147. All widths come from one product
+(`recsys.model.losses.blocks`), so they cost little more than the full width alone.
+
+Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width), ``cosine_BS``, ``logit_BS``; ``L`` widths;
+the first B samples are the positives of the B users, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recsys.config import LEAST_TEMPERATURE, LossConfig
+from recsys.errors import ConfigError
+from recsys.model.losses.bilateral_softmax import bilateral_softmax
+from recsys.model.losses.blocks import cosines_by_width
+from recsys.model.losses.distillation import distillation
+from recsys.model.losses.energy import energy_penalty, energy_profile
+from recsys.model.losses.full_softmax import full_softmax
+from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
+from recsys.widths import WidthLadder
+
+
+class MatryoshkaLoss(nn.Module):
+    """Weighted sum over widths of the loss that was chosen, with distillation and an energy profile where asked for.
+
+    With ``c_w`` the chosen loss at width w, ``d_w`` the cross-entropy to the full width's softmax (0 at the full
+    width), ``p_w`` the energy penalty and ``a_w`` the weights, the loss is
+    ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * sum(p_w)``.
+
+    Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below.
+
+    Args:
+        widths: the trained widths.
+        config: kind of loss, temperatures, weights, distillation, energy profile.
+
+    Raises:
+        ConfigError: the number of temperatures or weights is neither one nor that of the widths.
+    """
+
+    def __init__(self, widths: WidthLadder, config: LossConfig) -> None:
+        super().__init__()
+        self.widths, self.config = widths, config
+        self.weights = _per_width("weights", config.weights, widths)
+        self._temperature = _per_width("temperature", config.temperature, widths)
+        if config.learn_temperature:
+            self.log_excess_L = nn.Parameter((torch.tensor(self._temperature) - LEAST_TEMPERATURE).log())
+
+    @property
+    def temperature(self) -> tuple[float, ...]:
+        """Each width's temperature as it is now, narrowest first."""
+        if not self.config.learn_temperature:
+            return self._temperature
+        return tuple((LEAST_TEMPERATURE + self.log_excess_L.detach().exp()).tolist())
+
+    def forward(
+        self,
+        user_BD: Float[Tensor, "batch full"],
+        item_SD: Float[Tensor, "samples full"],
+        user_B: Int[Tensor, " batch"],
+        item_S: Int[Tensor, " samples"],
+        log_expected_S: Float[Tensor, " samples"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " widths"]]:
+        """Return the loss and, for watching, each width's own loss.
+
+        Args:
+            user_BD: ``(batch, full)`` user vectors, any scale.
+            item_SD: ``(samples, full)`` item vectors, any scale: the batch's positives first, then further negatives;
+                for the full softmax these are the whole catalogue, by item row.
+            user_B: ``(batch,)`` user rows.
+            item_S: ``(samples,)`` item rows, to find negatives that are the user's own positive again.
+            log_expected_S: ``(samples,)`` log of how often each item is expected among the samples.
+
+        Returns:
+            the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
+        """
+        if self.config.kind == "full_softmax":
+            own_L, distilled_L = full_softmax(
+                user_BD,
+                item_SD[len(user_BD) :],
+                item_S[: len(user_BD)],
+                self.widths,
+                self._inverse_temperature(),
+                distil=self.config.distillation > 0,
+            )
+        else:
+            logits = self._logits(user_BD, item_SD, sampling_shift(item_S, log_expected_S, batch=len(user_BD)))
+            own_L = (
+                sampled_softmax(logits)
+                if self.config.kind == "sampled_softmax"
+                else bilateral_softmax(logits, user_B, positive_ratio=self.config.positive_ratio)
+            )
+            distilled_L = distillation(logits) if self.config.distillation > 0 else torch.zeros_like(own_L)
+        loss_L = own_L + self.config.distillation * distilled_L
+        weight_L = loss_L.new_tensor(self.weights)
+        loss = (loss_L * weight_L).sum() / weight_L.sum()
+        if self.config.energy_weight > 0:
+            profile = energy_profile(self.widths, alpha=self.config.energy_alpha)
+            penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_BD, item_SD)]
+            loss = loss + self.config.energy_weight * sum(penalties)
+        return loss, own_L.detach()
+
+    def _inverse_temperature(self) -> Sequence[float | Tensor]:
+        if self.config.learn_temperature:
+            return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
+        return [1 / temperature for temperature in self._temperature]
+
+    def _logits(self, user_BD: Tensor, item_SD: Tensor, shift_BS: Tensor) -> list[Tensor]:
+        """Return each width's logits, narrowest first."""
+        logits = []
+        cosines = cosines_by_width(user_BD, item_SD, self.widths)
+        for cosine_BS, inverse in zip(cosines, self._inverse_temperature(), strict=True):
+            if isinstance(inverse, Tensor):
+                logits.append(shift_BS + cosine_BS * inverse)
+            else:
+                # A plain number multiplies and adds in one go, without another matrix in between.
+                logits.append(torch.add(shift_BS, cosine_BS, alpha=inverse))
+        return logits
+
+
+def _per_width(name: str, given: Sequence[float], widths: WidthLadder) -> tuple[float, ...]:
+    if len(given) == 1:
+        return (float(given[0]),) * len(widths)
+    if len(given) != len(widths):
+        raise ConfigError(f"{name}: got {len(given)} values, expected 1 or {len(widths)} (one per width)")
+    return tuple(float(value) for value in given)
