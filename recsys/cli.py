@@ -104,7 +104,13 @@ def _load_publish() -> tuple[Any, Callable[[Any], None]]:
     def run(options: PublishRunOptions) -> None:
         with _err.status("publish") as status:
             folder = publish_run(options, progress=lambda stage, share: status.update(f"{stage} {share:.0%}"))
-        _out.print(ladder_table(Ladder.load(folder / "ladder.json")))
+        ladder = Ladder.load(folder / "ladder.json")
+        _out.print(ladder_table(ladder))
+        _out.print(
+            f"{len(ladder.rungs)} rungs measured, one query at a time on one thread. Time budgets choose among the "
+            "steps (*); requests that name a width or an overlap, among all.",
+            soft_wrap=True,
+        )
         _out.print(f"{folder} is now CURRENT" if options.publish.activate else f"{folder}", soft_wrap=True)
 
     return PublishRunOptions, run

@@ -42,16 +42,11 @@ def publish_run(options: PublishRunOptions, *, progress: Callable[[str, float], 
 
 
 def ladder_table(ladder: Ladder) -> Table:
-    """Return the rungs that requests can expect to meet, cheapest first: the steps, and the best rung of each width."""
+    """Return the rungs that requests will meet most, cheapest first: the steps (*), and the best rung of each width."""
     widest = max(ladder.rungs[0].overlap)
     best = {width: ladder.best_of_width(width, k=widest) for width in ladder.widths}
     shown = [rung for rung in ladder.rungs if rung.on_ladder or rung is best[rung.width]]
-    table = Table(
-        title=f"{len(ladder.rungs)} rungs measured, one query at a time on one thread",
-        caption="* step: chosen by time budgets. The others shown answer requests that name their width.",
-        title_justify="left",
-        caption_justify="left",
-    )
+    table = Table()
     for column in ("step", "rung", "width", f"overlap@{widest}", "p50 ms", "p99 ms", "MiB"):
         table.add_column(column, justify="left" if column in ("step", "rung") else "right")
     for rung in shown:
