@@ -28,15 +28,16 @@ _METRICS = ("recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10", "ndc
 def main() -> None:
     """Run the verbs for each seed and report."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--recipe", default="ml-1m", help="which recipe to run (ml-1m)")
+    arguments.add_argument("--recipe", help="which recipe to run (ml-1m; ml-100k, which needs no download, if --quick)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of training (1 2 3)")
     arguments.add_argument("--epochs", type=int, default=6, help="passes over the training events at most (6)")
     given = arguments.parse_args()
+    recipe = given.recipe or ("ml-100k" if given.quick else "ml-1m")
     seeds = given.seeds[:1] if given.quick else given.seeds
     settings = ["--epochs", "1", "--max-events-per-user", "10"] if given.quick else ["--epochs", str(given.epochs)]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        costs = {"prepare": [timed("recsys", "prepare", "--recipe", given.recipe, "--out", work / "dataset")]}
+        costs = {"prepare": [timed("recsys", "prepare", "--recipe", recipe, "--out", work / "dataset")]}
         reports = []
         for seed in seeds:
             run = work / f"run-{seed}"
@@ -53,7 +54,7 @@ def main() -> None:
     _print(figures, costs)
     finish(
         "end_to_end",
-        {"dataset": given.recipe, "quick": given.quick, "epochs": given.epochs, **figures},
+        {"dataset": recipe, "quick": given.quick, "epochs": given.epochs, **figures},
         record=given.record,
     )
 

@@ -7,19 +7,11 @@ from grpc_status import rpc_status
 
 from recsys.bundle import open_current
 from recsys.errors import RequestError
-from recsys.testing import small_bundle
 from serving.client import Client, user
 from serving.server import Server
 from serving.settings import Limits, ServerSettings
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceStub
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    root = tmp_path_factory.mktemp("bundles")
-    small_bundle(root, num_items=1000)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +24,6 @@ def server(bundles):
     limits = Limits(max_history=50, max_exclusions=1000, max_batch=8)
     with Server(ServerSettings(bundles=bundles, port=0, workers=4, limits=limits)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(server.address) as connected:
-        yield connected
 
 
 def ids(answer):

@@ -26,28 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    root = tmp_path_factory.mktemp("bundles")
-    small_bundle(root, num_items=1000)
-    return root
-
-
-@pytest.fixture(scope="module")
 def server(bundles):
     with Server(ServerSettings(bundles=bundles, port=0, workers=4, reflection=True)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture(scope="module")
-def channel(server):
-    with grpc.insecure_channel(server.address) as connected:
-        yield connected
 
 
 def ids(answer):

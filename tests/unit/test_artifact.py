@@ -169,7 +169,9 @@ def test_two_writers_do_not_disturb_each_other(tmp_path):
         make(tmp_path / "quick")
         artifact.seal(folder, "thing", {})
     for name in ("slow", "quick"):
-        artifact.verify(tmp_path / name, artifact.read_manifest(tmp_path / name, "thing"))
+        manifest = artifact.read_manifest(tmp_path / name, "thing")
+        artifact.verify(tmp_path / name, manifest)
+        assert "data.txt" in manifest["files"]
 
 
 def test_a_lock_lets_one_in_at_a_time(tmp_path):
