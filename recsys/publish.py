@@ -11,9 +11,8 @@ import tyro
 from rich.table import Table
 
 from recsys.bundle import PublishOptions, write_bundle
-from recsys.data.dataset import Dataset
 from recsys.index.rungs import Ladder
-from recsys.model.best import load_towers
+from recsys.model.best import load_towers_and_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,9 @@ def publish_run(options: PublishRunOptions, *, progress: Callable[[str, float], 
     """Write a bundle of the run's best towers and return its folder; see `recsys.bundle.write_bundle`.
 
     Raises:
-        ArtifactError: the run or the dataset is missing or damaged, or the two do not belong together.
+        ArtifactError: the run or the dataset is missing or damaged, or the towers were trained on another dataset.
     """
-    towers, _ = load_towers(options.run)
-    dataset = Dataset(options.dataset)
+    towers, dataset, _ = load_towers_and_dataset(options.run, options.dataset)
     return write_bundle(options.out, towers=towers, dataset=dataset, options=options.publish, progress=progress)
 
 

@@ -55,6 +55,11 @@ class FeatureSpec:
     num_buckets: int = 0
 
     def __post_init__(self) -> None:
+        if self.name == "id" or "." in self.name:
+            # `id` is the column of ids and the input of every table of ids; torch allows no dot in a module's name.
+            raise ConfigError(
+                f"feature {self.name}: name: got {self.name!r}, expected one without dots, other than 'id'"
+            )
         needs = {"categorical": self.values, "multi_hot": self.values, "bucketed": self.edges, "text": self.num_buckets}
         if self.kind not in needs:
             raise ConfigError(f"feature {self.name}: kind: got {self.kind!r}, expected one of {list(needs)}")

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recsys.data.dataset import Dataset
-from recsys.errors import ConfigError
 from recsys.evaluate.protocol import evaluate_baselines, evaluate_vectors
 from recsys.evaluate.report import Report
 from recsys.evaluate.towers import item_vectors, query_vectors
-from recsys.model.best import load_towers
+from recsys.model.best import load_towers_and_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +32,9 @@ def evaluate(options: EvaluateOptions) -> Report:
     """Rank the whole catalogue exactly for every user of the split, at every width and by every baseline.
 
     Raises:
-        ArtifactError: the run or the dataset is missing or damaged.
-        ConfigError: the towers were trained on another dataset.
+        ArtifactError: the run or the dataset is missing or damaged, or the towers were trained on another dataset.
     """
-    towers, manifest = load_towers(options.run)
-    dataset = Dataset(options.dataset)
-    trained_on = manifest["dataset_fingerprint"]
-    if trained_on != (given := dataset.manifest["fingerprint"]):
-        raise ConfigError(
-            f"dataset: got {options.dataset} with fingerprint {given[:12]}, "
-            f"expected {trained_on[:12]}, the one that {options.run} was trained on"
-        )
+    towers, dataset, manifest = load_towers_and_dataset(options.run, options.dataset)
     queries = dataset.queries(options.split)
     user_QD = query_vectors(towers, queries, dataset.feature_lists("user"))
     quality = evaluate_vectors(queries, user_QD, item_vectors(towers, dataset.feature_lists("item")), towers.widths)
@@ -58,7 +48,7 @@ def evaluate(options: EvaluateOptions) -> Report:
         about={
             "run": str(options.run),
             "towers_fingerprint": manifest["fingerprint"],
-            "dataset_fingerprint": given,
+            "dataset_fingerprint": dataset.manifest["fingerprint"],
             "protocol": dataset.manifest["protocol"],
         },
     )

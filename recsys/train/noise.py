@@ -15,7 +15,6 @@ _WARNINGS = (
     # TorchRec and fbgemm import modules of theirs that script or are marked as moved.
     "`torch.jit",
     r"[\s\S]*fbgemm_gpu",
-    r"[\s\S]*Failed to import: fbgemm_gpu",
 )
 _LOGGERS = (
     "torchrec.distributed.planner.types",  # advises a factory that torchrec 1.6 does not have

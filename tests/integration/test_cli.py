@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from recsys.data.dataset import Dataset
-from recsys.data.synthetic import SimulatedWorld
 from recsys.index.rungs import Ladder
 from serving.client import Client
 
@@ -100,15 +99,14 @@ def test_recommend_as_json(address):
     assert answer["report"]["width"] == 8
 
 
-def test_evaluating_another_dataset_is_refused(path, tmp_path):
-    SimulatedWorld(num_users=50, num_events=1000).events().write_csv(tmp_path / "log.csv")
-    recsys(
-        "prepare", "--interactions", tmp_path / "log.csv", "--time-column", "timestamp", "--protocol", "global-time",
-        "--out", tmp_path / "other",
-    )  # fmt: skip
-    said = recsys("evaluate", "--run", path / "run", "--dataset", tmp_path / "other", expect=1).stderr
-    assert "recsys evaluate: error: dataset: got" in said
-    assert "Traceback" not in said
+def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
+    recsys("prepare", "--recipe", "ml-100k", "--protocol", "global-time", "--out", tmp_path / "other")
+    both = ["--run", path / "run", "--dataset", tmp_path / "other"]
+    for words in (["evaluate", *both], ["publish", *both, "--out", tmp_path / "bundles"]):
+        said = recsys(*words, expect=1).stderr
+        assert f"recsys {words[0]}: error: dataset: got" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "bundles").exists()
 
 
 @pytest.mark.parametrize(

@@ -35,3 +35,9 @@ def test_a_kind_needs_its_settings() -> None:
         FeatureSpec(name="t", side="item", kind="text")
     with pytest.raises(ConfigError, match="kind: got 'words'"):
         FeatureSpec(name="t", side="item", kind="words")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["id", "price.usd"])
+def test_names_that_cannot_be_tables_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected one without dots, other than 'id'"):
+        FeatureSpec(name=name, side="item", kind="text", num_buckets=4)
