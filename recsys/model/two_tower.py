@@ -4,7 +4,7 @@ One lookup per step serves both towers. Its rows ("samples") are the batch's pai
 whose user bags are empty, so that histories and items are pooled from the one shared item table in a single sharded
 call.
 
-Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width).
+Shapes: ``user_BU`` (batch, query size), ``item_SD`` (samples, full width).
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class TwoTower(nn.Module):
                 for table, rows in layout.tables.items()
             ],
         )
-        self.user_tower = Tower(len(layout.user_inputs), layout.config)
-        self.item_tower = Tower(len(layout.item_inputs), layout.config)
+        self.user_tower = Tower(len(layout.user_inputs), layout.config, side="user")
+        self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "batch full"], Float[Tensor, "samples full"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "batch query"], Float[Tensor, "samples full"]]:
         """Return unnormalised user vectors of the pairs, and item vectors of all samples."""
         pooled = self.tables(batch.features).to_dict()
         user_BC = torch.cat([pooled[source.name][: batch.num_pairs] for source in self.layout.user_inputs], dim=-1)
