@@ -23,9 +23,13 @@ from recsys.widths import truncate
 @pytest.mark.parametrize("num_items", [60, 20])
 def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, hidden, history, user_id, num_items):
     dataset = Dataset(simulated)
-    config = ModelConfig(widths=(4, 12), embedding_dim=8, hidden=hidden, history_windows=(1, 4), user_id=user_id)
+    config = ModelConfig(
+        widths=(4, 12), embedding_dim=8, hidden=hidden, history=history, history_windows=(1, 4), user_id=user_id
+    )
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
-    queries, items = dataset.queries("test"), np.arange(len(dataset.items))
+    # Fewer items than users, and more: either side of the lookup may be the longer one.
+    queries, items = dataset.queries("test"), np.arange(num_items)
+    item_features = {name: lists.take(items) for name, lists in dataset.feature_lists("item").items()}
     # An empty history and an unknown user are encoded too.
     history, users = queries.history.take(np.arange(50)), queries.user[:50].copy()
     user_features = {name: lists.take(users) for name, lists in dataset.feature_lists("user").items()}
@@ -36,7 +40,7 @@ def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, 
         batch = make_batch(
             layout,
             layout.user_bags(history, user_features, users),
-            layout.item_bags(items, dataset.feature_lists("item")),
+            layout.item_bags(items, item_features),
         )
         with torch.no_grad():
             user_BD, item_ND = (vector.cpu() for vector in sharded.model(batch.to(process.device)))
@@ -44,4 +48,4 @@ def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, 
     towers = ExportedTowers.load(tmp_path)
     unit_user_BD, unit_item_ND = (truncate(vector, 12, towers.widths).numpy() for vector in (user_BD, item_ND))
     np.testing.assert_allclose(towers.encode_users(history, user_features, users), unit_user_BD, atol=1e-5)
-    np.testing.assert_allclose(towers.encode_items(items, dataset.feature_lists("item")), unit_item_ND, atol=1e-5)
+    np.testing.assert_allclose(towers.encode_items(items, item_features), unit_item_ND, atol=1e-5)

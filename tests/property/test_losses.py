@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
@@ -466,6 +466,8 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
 @given(problem=problems(), num=st.integers(1, 6), kind=st.sampled_from(["sampled_softmax", "bilateral_softmax"]))
 def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
     """The loss of every width is that of a batch in which only these negatives were drawn."""
+    # In one dimension cosines are 1 or -1, and which of equals is kept says nothing.
+    assume(problem.widths.widths[0] > 1)
     temperatures, _ = settings(problem)
     ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(kind=kind, temperature=temperatures, num_hard_negatives=num)
