@@ -31,6 +31,7 @@ def test_exported_vectors_equal_the_sharded_models(
     model = {"hidden": hidden, "history": history, "user_id": user_id, "norm": norm, "head": head}
     config = ModelConfig(widths=(4, 12), embedding_dim=8, history_windows=(1, 4), **model)
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
+    # Fewer items than users, and more: either side of the lookup may be the longer one.
     queries, items = dataset.queries("test"), np.arange(num_items)
     # An empty history and an unknown user are encoded too.
     histories, users = queries.history.take(np.arange(50)), queries.user[:50].copy()
