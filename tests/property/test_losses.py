@@ -18,13 +18,14 @@ from torch.nn.functional import log_softmax, normalize
 from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.data.batches import Examples
 from recsys.errors import ConfigError
+from recsys.model.losses import partition
 from recsys.model.losses.bilateral_softmax import bilateral_softmax
-from recsys.model.losses.distillation import distillation
+from recsys.model.losses.distillation import distillation, log_total
 from recsys.model.losses.energy import energy_penalty, energy_profile
-from recsys.model.losses.full_softmax import full_softmax
 from recsys.model.losses.matryoshka import MatryoshkaLoss
-from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
-from recsys.model.losses.samples import MASKED, Logits, Samples, samples_of, segment_logsumexp
+from recsys.model.losses.partition import MASKED
+from recsys.model.losses.sampled_softmax import sampled_softmax
+from recsys.model.losses.samples import Logits, Samples, accidental_hits, samples_of, segment_logsumexp
 from recsys.ragged import Ragged
 from recsys.testing import width_ladders
 from recsys.widths import WidthLadder
@@ -223,6 +224,13 @@ def test_what_is_added_equals_the_naive_additions(problem, weight, alpha):
     assert torch.equal(own_L, plain(**problem.vectors, samples=problem.samples)[1])
 
 
+def shifts(samples):
+    """What is added to the logits of negatives, written out for every vector."""
+    shift_VN = samples.log_weight_N.repeat(len(samples.user_V), 1)
+    shift_VN[accidental_hits(samples)] = MASKED
+    return shift_VN
+
+
 def random_logits(problem, shift_VN):
     positive, negative = (
         torch.from_numpy(problem.random.normal(size=size)) for size in (len(problem.row), shift_VN.shape)
@@ -230,12 +238,19 @@ def random_logits(problem, shift_VN):
     return positive.requires_grad_(), negative.requires_grad_()
 
 
+def distilled(by_width, row_P):
+    """Distillation from logits that are written out: of the pairs, and of all vectors and negatives."""
+    logits = [Logits(positive, negative.logsumexp(dim=1)) for positive, negative in by_width]
+    share_VN = (by_width[-1][1] - log_total(logits[-1], row_P)[:, None]).detach().exp()
+    expected = [(share_VN * negative).sum(dim=1) for _, negative in by_width[:-1]]
+    return distillation(logits, expected, row_P)
+
+
 @given(problem=problems())
 def test_the_teacher_learns_nothing_from_distillation(problem):
-    shift_VN = sampling_shift(problem.samples)
+    row_P, shift_VN = problem.samples.row_P, shifts(problem.samples)
     leaves = [random_logits(problem, shift_VN) for _ in problem.widths]
-    logits = [Logits(positive, negative + shift_VN) for positive, negative in leaves]
-    distilled_L = distillation(logits, problem.samples.row_P)
+    distilled_L = distilled([(positive, negative + shift_VN) for positive, negative in leaves], row_P)
     assert distilled_L[-1] == 0
     # One width alone is its own teacher: there is nothing to learn and nothing to differentiate.
     if len(problem.widths) > 1:
@@ -247,15 +262,15 @@ def test_the_teacher_learns_nothing_from_distillation(problem):
 @given(problem=problems())
 def test_distillation_is_least_where_widths_agree(problem):
     """Cross-entropy is at least the teacher's entropy, and that much where the student equals the teacher."""
-    row_P, shift_VN = problem.samples.row_P, sampling_shift(problem.samples)
+    row_P, shift_VN = problem.samples.row_P, shifts(problem.samples)
     teacher, student = (
-        Logits(positive.detach(), negative.detach() + shift_VN)
+        (positive.detach(), negative.detach() + shift_VN)
         for positive, negative in (random_logits(problem, shift_VN) for _ in range(2))
     )
-    equal, other, _ = distillation([teacher, student, teacher], row_P)
+    equal, other, _ = distilled([teacher, student, teacher], row_P)
     entropies = []
     for row in problem.row:
-        logits = torch.cat([teacher.positive_P[row_P == row], teacher.negative_VN[row]])
+        logits = torch.cat([teacher[0][row_P == row], teacher[1][row]])
         entropies.append(torch.special.entr(logits.softmax(dim=0)).sum())
     torch.testing.assert_close(equal, torch.stack(entropies).mean())
     assert other >= equal - 1e-12
@@ -330,46 +345,65 @@ def test_a_positive_that_scores_low_is_pulled_less_the_lower_the_temperature_of_
     pulls = []
     for ratio in (0.1, 1.0, 1000.0):
         positive = torch.tensor([3.0, 1.0], requires_grad=True)
-        logits = Logits(positive, torch.ones(2, 1))
+        logits = Logits(positive, torch.ones(2))
         bilateral_softmax([logits], same_user, positive_ratio=ratio).sum().backward()
         pulls.append(float(-positive.grad[1]))
     assert 0 <= pulls[0] < pulls[1] < pulls[2]
     assert pulls[2] == pytest.approx(0.5, abs=1e-2)
 
 
-@given(problem=problems(), chunk_size=st.integers(1, 9), distil=st.booleans())
-def test_full_softmax_in_chunks_equals_the_whole(problem, chunk_size, distil):
-    """The naive loss with every item as a negative once, expected once."""
-    temperatures = torch.from_numpy(problem.random.uniform(0.05, 2, len(problem.widths)))
-    problem.negative, problem.log_expected = problem.samples.item_S.numpy(), np.zeros(8)
-    pairs = (problem.samples.row_P, problem.samples.positive_P)
-    ours, theirs = (problem.leaves() | {"temperatures": temperatures.clone().requires_grad_()} for _ in range(2))
-    inverse = (1 / ours["temperatures"]).unbind()
-    found = full_softmax(
-        ours["user_VU"], ours["item_SD"], *pairs, problem.widths, inverse, distil=distil, chunk_size=chunk_size
+@given(
+    problem=problems(),
+    tile=st.integers(1, 30),
+    kept=st.sampled_from([0, 1 << 24]),
+    num_hard=st.none() | st.integers(1, 4),
+)
+def test_tiles_and_what_is_kept_of_them_change_nothing(problem, tile, kept, num_hard):
+    temperatures, weights = settings(problem)
+    several = len(problem.widths) > 1
+    config = LossConfig(
+        temperature=temperatures, weights=weights, distillation=1.0 * several, num_hard_negatives=num_hard
     )
-    expected = (naive_loss(problem, **theirs), naive_distillation(problem, **theirs) * distil)
-    weight = torch.from_numpy(problem.random.uniform(0.1, 1, (2, len(problem.widths))))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    (torch.stack(found) * weight).sum().backward()
-    (torch.stack(expected) * weight).sum().backward()
-    assert_same_gradients(ours, theirs)
+    whole, tiled = problem.leaves(), problem.leaves()
+    loss = MatryoshkaLoss(problem.widths, config)
+    expected, expected_L = loss(**whole, samples=problem.samples)
+    expected.backward()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "_TILE", tile)
+        patch.setattr(partition, "_KEPT", kept)
+        found, found_L = loss(**tiled, samples=problem.samples)
+        found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found_L, expected_L, rtol=1e-9, atol=1e-9)
+    for name in whole:
+        torch.testing.assert_close(tiled[name].grad, whole[name].grad, rtol=1e-7, atol=1e-9)
 
 
-def test_the_full_softmax_keeps_no_logits_for_the_backward_pass():
-    num_users, num_items, widths = 50, 400, WidthLadder([2, 4])
+def test_many_logits_are_not_kept_for_the_backward_pass(monkeypatch):
+    num_users, num_items, widths = 300, 400, WidthLadder([2, 4])
     random = torch.Generator().manual_seed(1)
     user, item = (torch.randn(rows, 4, generator=random).requires_grad_() for rows in (num_users, num_items))
-    kept, pairs = [], torch.arange(num_users)
+    everything = samples(
+        row=range(num_users),
+        positive=range(num_users),
+        negative=range(num_items),
+        log_weight=[0.0] * num_items,
+        num_samples=num_items,
+    )
+    loss = MatryoshkaLoss(widths, LossConfig(kind="full_softmax", num_uniform_negatives=0, distillation=1.0))
+    kept = []
 
     def keep(tensor):
-        kept.append(tensor.numel())
+        kept[-1] += tensor.numel()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        full_softmax(user, item, pairs, pairs, widths, [10.0, 10.0], distil=True, chunk_size=40)
-    assert 0 < sum(kept) < num_users * num_items / 2
+    for most in (1 << 24, 0):
+        monkeypatch.setattr(partition, "_KEPT", most)
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss(user, item, everything)
+    # Of the two widths and of the teacher, or of nothing.
+    assert kept[0] - kept[1] >= 3 * num_users * num_items > 2 * kept[1]
 
 
 def test_the_full_softmax_is_the_sampled_one_with_every_item_once():
@@ -416,7 +450,7 @@ def test_an_accidental_hit_has_neither_probability_nor_gradient():
     user, item = (torch.randn(rows, 4, dtype=torch.float64, generator=generator).requires_grad_() for rows in (2, 4))
     # The first vector's positives are items 0 and 1, both of which are drawn as well.
     hit = samples(row=[0, 0, 1], positive=[0, 1, 3], negative=[0, 1, 2], log_weight=[0.5] * 3, num_samples=4)
-    assert sampling_shift(hit).tolist() == [[MASKED, MASKED, 0.5], [0.5, 0.5, 0.5]]
+    assert [one.tolist() for one in accidental_hits(hit)] == [[0, 0], [0, 1]]
     # Without the second vector nothing but the first's pairs is left.
     alone = replace(hit, row_P=hit.row_P[:2], positive_P=hit.positive_P[:2], user_V=hit.user_V[:1])
     only = {name: getattr(hit, name)[2:] for name in ("negative_N", "count_N", "log_weight_N")}
@@ -470,7 +504,7 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
         examples = Examples(nobody, Ragged.empty(1), nobody, np.array([positive]), drawn)
         found = samples_of(examples, log_expected, user_V=nobody)
         logit_N = torch.from_numpy(logit)[found.item_S[found.negative_N]]
-        sums.append(float((logit_N + sampling_shift(found)[0]).exp().sum()))
+        sums.append(float((logit_N + shifts(found)[0]).exp().sum()))
     error = np.std(sums) / np.sqrt(num_draws)
     assert abs(np.mean(sums) - np.delete(np.exp(logit), positive).sum()) < 4 * error
 
@@ -484,7 +518,7 @@ def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
     ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(kind=kind, temperature=temperatures, num_hard_negatives=num)
     loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
-    shift_VN = sampling_shift(problem.samples)
+    shift_VN = shifts(problem.samples)
     expected = []
     for width, temperature in zip(problem.widths, temperatures, strict=True):
         score = naive_scores(*theirs.values(), width, problem.widths)
@@ -496,7 +530,7 @@ def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
             values = score[row, problem.samples.negative_N[column]] / temperature + shift_VN[row, column]
             negative[row] = torch.cat([values, negative[row, len(column) :]])
         positive = score[problem.samples.row_P, problem.samples.positive_P] / temperature
-        few = [Logits(positive, negative)]
+        few = [Logits(positive, negative.logsumexp(dim=1))]
         expected.append(
             sampled_softmax(few, problem.samples.row_P)
             if kind == "sampled_softmax"

@@ -21,14 +21,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recsys.model.losses.samples import MASKED, Logits, Samples, segment_logsumexp
+from recsys.model.losses.partition import MASKED
+from recsys.model.losses.samples import Logits, Samples, segment_logsumexp
 
 
 def bilateral_softmax(logits: Sequence[Logits], samples: Samples, *, positive_ratio: float) -> Float[Tensor, " widths"]:
     """Return each width's mean loss over the pairs.
 
     Args:
-        logits: by width; with `recsys.model.losses.sampled_softmax.sampling_shift` added.
+        logits: by width.
         samples: the vector of each pair, and the user of each vector.
         positive_ratio: ``t1 / t2``.
     """
@@ -37,7 +38,7 @@ def bilateral_softmax(logits: Sequence[Logits], samples: Samples, *, positive_ra
     for one in logits:
         together_G = segment_logsumexp(one.positive_P / positive_ratio, group_P, num_segments=len(users))
         positive_P = (positive_ratio * (together_G - count_G.to(together_G.dtype).log()))[group_P]
-        negative_P = one.log_negatives[samples.row_P]
+        negative_P = one.log_negatives_V[samples.row_P]
         # A vector whose every negative is its positive again has nothing to push away.
         losses.append(torch.where(negative_P > MASKED / 2, negative_P - positive_P, 0).mean())
     return torch.stack(losses)

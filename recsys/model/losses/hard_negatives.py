@@ -3,32 +3,22 @@
 What is near at one width need not be near at another, so every width has a choice of its own. Hard is what is near,
 however often it was drawn: weights correct for that afterwards, as they do without a choice.
 
-Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``N`` negatives, ``K`` of them; ``L`` widths.
+Shapes: ``T`` vectors, ``N`` negatives, ``K`` of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from recsys.model.losses.samples import MASKED, Logits
 
-
-def hardest(logits: Sequence[Logits], shift_VN: Float[Tensor, "vectors negatives"], num: int) -> list[Logits]:
-    """Return each width's logits of the ``num`` negatives nearest to each vector at that width; all, if fewer.
+def is_hardest(nearness_TN: Float[Tensor, "vectors negatives"], num: int) -> Bool[Tensor, "vectors negatives"]:
+    """Mark the ``num`` negatives nearest to each vector; all, if there are fewer.
 
     Args:
-        logits: by width.
-        shift_VN: ``(vectors, negatives)`` what `recsys.model.losses.sampled_softmax.sampling_shift` gave, and the
-            logits hold.
+        nearness_TN: ``(vectors, negatives)`` logits without weights.
         num: negatives per vector.
     """
-    is_masked_VN = shift_VN < MASKED / 2
-    chosen = []
-    for one in logits:
-        nearness_VN = (one.negative_VN.detach() - shift_VN).masked_fill(is_masked_VN, MASKED)
-        place_VK = nearness_VN.topk(min(num, nearness_VN.shape[1]), dim=1, sorted=False).indices
-        chosen.append(Logits(one.positive_P, one.negative_VN.gather(1, place_VK)))
-    return chosen
+    nearest_TK = nearness_TN.topk(min(num, nearness_TN.shape[1]), dim=1, sorted=False).indices
+    return torch.zeros_like(nearness_TN, dtype=torch.bool).scatter_(1, nearest_TK, True)

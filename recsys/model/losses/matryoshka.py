@@ -1,7 +1,7 @@
 """The loss that is trained: a weighted sum over widths of one loss per prefix, and what teaches prefixes beside it.
 
-Sources: the sum over prefixes is Matryoshka representation learning, arXiv 2205.13147. With tied heads all widths come
-from one product (`recsys.model.losses.blocks`), so they cost little more than the full width alone.
+Source of the sum over prefixes: Matryoshka representation learning, arXiv 2205.13147. With every item as a negative
+that is expected once, the sampled softmax is the full one, so the two kinds differ in what the sampler gives alone.
 
 Shapes: ``user_VU`` (vectors, query size), ``user_VD`` (vectors, full width), ``item_SD`` (samples, full width), ``P``
 (vector, positive) pairs, ``N`` distinct negatives, ``score_VN``; ``L`` widths.
@@ -10,6 +10,8 @@ Shapes: ``user_VU`` (vectors, query size), ``user_VD`` (vectors, full width), ``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,14 +20,13 @@ from torch import Tensor, nn
 from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.model.losses.bilateral_softmax import bilateral_softmax
-from recsys.model.losses.blocks import pair_scores_by_width, scores_by_width
-from recsys.model.losses.distillation import distillation
+from recsys.model.losses.blocks import items_by_width, queries_by_width
+from recsys.model.losses.distillation import distillation, log_total
 from recsys.model.losses.energy import energy_penalty, energy_profile
-from recsys.model.losses.full_softmax import full_softmax
-from recsys.model.losses.hard_negatives import hardest
+from recsys.model.losses.partition import Negatives, average, log_sum
 from recsys.model.losses.queue import NegativeQueue
-from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
-from recsys.model.losses.samples import Logits, Samples
+from recsys.model.losses.sampled_softmax import sampled_softmax
+from recsys.model.losses.samples import Logits, Samples, accidental_hits
 from recsys.widths import WidthLadder
 
 
@@ -107,44 +108,75 @@ class MatryoshkaLoss(nn.Module):
 
     def _by_width(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return each width's own loss, and its cross-entropy to the full width's softmax where that is asked for."""
-        distil = self.config.distillation > 0
-        if self.config.kind == "full_softmax":
-            pairs = (samples.row_P, samples.positive_P)
-            return full_softmax(user_VU, item_SD, *pairs, self.widths, self._inverse_temperature(), distil=distil)
         if self.config.queue_size > 0:
             now = item_SD, samples
             item_SD, samples = self.queue.join(item_SD, samples)
             if self.training:
                 self.queue.push(*now)
-        shift_VN = sampling_shift(samples)
-        logits = self._logits(user_VU, item_SD, samples, shift_VN)
-        num_hard = self.config.num_hard_negatives
-        chosen = logits if num_hard is None else hardest(logits, shift_VN, num_hard)
+        vectors = self._vectors(user_VU, item_SD, samples)
+        everything = Negatives(samples.log_weight_N.to(item_SD.dtype), *accidental_hits(samples))
+        negatives = replace(everything, num_hardest=self.config.num_hard_negatives)
+        logits = [one.logits(samples.row_P, negatives) for one in vectors]
         own_L = (
-            sampled_softmax(chosen, samples.row_P)
-            if self.config.kind == "sampled_softmax"
-            else bilateral_softmax(chosen, samples, positive_ratio=self.config.positive_ratio)
+            bilateral_softmax(logits, samples, positive_ratio=self.config.positive_ratio)
+            if self.config.kind == "bilateral_softmax"
+            else sampled_softmax(logits, samples.row_P)
         )
-        return own_L, distillation(logits, samples.row_P) if distil else torch.zeros_like(own_L)
+        if self.config.distillation == 0:
+            return own_L, torch.zeros_like(own_L)
+        if negatives.num_hardest is not None:
+            logits = [one.logits(samples.row_P, everything) for one in vectors]
+        total_V = log_total(logits[-1], samples.row_P)
+        return own_L, distillation(logits, _expected_logits(vectors, everything, total_V), samples.row_P)
+
+    def _vectors(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> list[_Vectors]:
+        positive_PD = item_SD.index_select(0, samples.positive_P)
+        negative_ND = item_SD.index_select(0, samples.negative_N)
+        by_width = zip(
+            queries_by_width(user_VU, self.widths),
+            items_by_width(positive_PD, self.widths),
+            items_by_width(negative_ND, self.widths),
+            self._inverse_temperature(),
+            strict=True,
+        )
+        return [_Vectors(query_Vw * inverse, *items) for query_Vw, *items, inverse in by_width]
 
     def _inverse_temperature(self) -> Sequence[float | Tensor]:
         if self.config.learn_temperature:
             return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
         return [1 / temperature for temperature in self._temperature]
 
-    def _logits(self, user_VU: Tensor, item_SD: Tensor, samples: Samples, shift_VN: Tensor) -> list[Logits]:
-        """Return each width's logits, narrowest first."""
-        pairs = pair_scores_by_width(user_VU, item_SD, samples.row_P, samples.positive_P, self.widths)
-        scores = scores_by_width(user_VU, item_SD.index_select(0, samples.negative_N), self.widths)
-        logits = []
-        for positive_P, score_VN, inverse in zip(pairs, scores, self._inverse_temperature(), strict=True):
-            if isinstance(inverse, Tensor):
-                negative_VN = shift_VN + score_VN * inverse
-            else:
-                # A plain number multiplies and adds in one go, without another matrix in between.
-                negative_VN = torch.add(shift_VN, score_VN, alpha=inverse)
-            logits.append(Logits(positive_P * inverse, negative_VN))
-        return logits
+
+class _Vectors(NamedTuple):
+    """One width's vectors; their products are logits."""
+
+    query_Vw: Tensor
+    positive_Pw: Tensor
+    negative_Nw: Tensor
+
+    def logits(self, row_P: Tensor, negatives: Negatives) -> Logits:
+        # Selecting rows has a quicker gradient than indexing by them: it adds whole rows up.
+        positive_P = (self.query_Vw.index_select(0, row_P) * self.positive_Pw).sum(dim=1)
+        return Logits(positive_P, log_sum(self.query_Vw, self.negative_Nw, negatives))
+
+
+def _expected_logits(vectors: Sequence[_Vectors], negatives: Negatives, total_V: Tensor) -> list[Tensor]:
+    """Return, by width but the last, the sum over negatives of the full width's share times the logit.
+
+    Logits are linear in the items, so that is a query times the average item, plus the average weight.
+    """
+    *narrower, teacher = vectors
+    items = [one.negative_Nw for one in narrower]
+    average_VC = average(
+        teacher.query_Vw,
+        teacher.negative_Nw,
+        negatives,
+        total_V,
+        torch.cat([*items, negatives.log_weight_N[:, None]], dim=1),
+    )
+    *averages, weight_V1 = torch.split(average_VC, [*(item_Nw.shape[1] for item_Nw in items), 1], dim=1)
+    pairs = zip(narrower, averages, strict=True)
+    return [(one.query_Vw * average_Vw).sum(dim=1) + weight_V1[:, 0] for one, average_Vw in pairs]
 
 
 def _per_width(name: str, given: Sequence[float], widths: WidthLadder) -> tuple[float, ...]:

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from recsys.model.losses.samples import MASKED, Samples
+from recsys.model.losses.partition import MASKED
+from recsys.model.losses.samples import Samples
 
 
 class NegativeQueue(nn.Module):

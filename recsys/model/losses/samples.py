@@ -12,7 +12,6 @@ Shapes: ``V`` user vectors, ``S`` distinct items, ``P`` (vector, positive) pairs
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys.data.batches import Examples
-
-MASKED = -1e30
-"""Logit of what does not count. Finite, unlike -inf, so that a softmax of nothing else has a gradient too (zero)."""
+from recsys.model.losses.partition import MASKED
 
 
 @dataclass(frozen=True)
@@ -73,22 +70,36 @@ def samples_of(
     return Samples(*(torch.from_numpy(array) for array in arrays))
 
 
+def accidental_hits(samples: Samples) -> tuple[Int[Tensor, " hits"], Int[Tensor, " hits"]]:
+    """Return which (vector, negative) pairs do not count: the negative is among the vector's own positives.
+
+    Such a negative (another row's positive, or drawn by chance) would be pushed away and pulled in at once. Without it,
+    it has neither probability nor gradient.
+
+    Returns:
+        ``(hits,)`` vectors, non-decreasing, and ``(hits,)`` places among the negatives.
+    """
+    item_P, item_N = samples.item_S[samples.positive_P], samples.item_S[samples.negative_N]
+    sorted_N, order_N = item_N.sort()
+    first_P, stop_P = (torch.searchsorted(sorted_N, item_P, right=right) for right in (False, True))
+    # One entry for each pair and negative of the same item: the pair, and which of these negatives it is.
+    num_P = stop_P - first_P
+    pair_H = torch.arange(len(item_P), device=item_P.device).repeat_interleave(num_P)
+    which_H = torch.arange(len(pair_H), device=item_P.device) - (num_P.cumsum(0) - num_P)[pair_H]
+    return samples.row_P[pair_H], order_N[first_P[pair_H] + which_H]
+
+
 @dataclass(frozen=True)
 class Logits:
-    """One width's logits.
+    """What a loss needs of one width.
 
     Args:
-        positive_P: ``(pairs,)``.
-        negative_VN: ``(vectors, negatives)``, weights added; `MASKED` where a vector's own positive is.
+        positive_P: ``(pairs,)`` logits of the positives.
+        log_negatives_V: ``(vectors,)`` log-sum-exp of each vector's negatives, by their weights.
     """
 
     positive_P: Float[Tensor, " pairs"]
-    negative_VN: Float[Tensor, "vectors negatives"]
-
-    @cached_property
-    def log_negatives(self) -> Float[Tensor, " vectors"]:
-        """``(vectors,)`` log-sum-exp of each vector's negatives."""
-        return self.negative_VN.logsumexp(dim=1)
+    log_negatives_V: Float[Tensor, " vectors"]
 
 
 def segment_logsumexp(

@@ -7,9 +7,9 @@ import torch
 from recsys.config import LossConfig
 from recsys.data.batches import Examples
 from recsys.model.losses.matryoshka import MatryoshkaLoss
+from recsys.model.losses.partition import MASKED
 from recsys.model.losses.queue import NegativeQueue
-from recsys.model.losses.sampled_softmax import sampling_shift
-from recsys.model.losses.samples import MASKED, samples_of
+from recsys.model.losses.samples import accidental_hits, samples_of
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 
@@ -80,7 +80,8 @@ def test_batch_and_queue_together_stand_for_the_catalogue(size):
     for _ in range(2000):
         item, samples = batch(random)
         _, joined = queue.join(item, samples)
-        shift_N = sampling_shift(joined)[0]
+        shift_N = joined.log_weight_N.clone()
+        shift_N[accidental_hits(joined)[1]] = MASKED
         logit_N = torch.from_numpy(logit)[joined.item_S[joined.negative_N]]
         sums.append(float((logit_N + shift_N).exp().sum()))
         weights.append(int((shift_N > MASKED / 2).sum()))
