@@ -1,10 +1,10 @@
 """How little of the vectors an exact search must read, if each prefix bounds what the rest can still add.
 
 Source: FAISS's Panorama flat indexes (Ramani et al., *Panorama: Fast-Track Nearest Neighbors*, arXiv 2510.00566). They
-cut vectors into levels of equal width, and score an item level by level, until the inner product so far and the norms of
-what is left (Cauchy-Schwarz) show that it cannot be among the k best any more. The answer stays exact; how much
-is skipped depends on how early in the vectors their energy lies. So the share that is touched judges a
-training, whatever the machine.
+cut vectors into levels of equal width, and score an item level by level, until the inner product so far and the norms
+of what is left (Cauchy-Schwarz) show that it cannot be among the k best any more. The answer stays exact; how much is
+skipped depends on how early in the vectors their energy lies. So the share that is touched judges a training, whatever
+the machine.
 
 Shapes: ``query_QD`` (queries, full width), ``item_ND`` (items, full width), ``rows_QK`` (queries, k).
 """
@@ -12,6 +12,7 @@ Shapes: ``query_QD`` (queries, full width), ``item_ND`` (items, full width), ``r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -70,7 +71,8 @@ def panorama_scan(
         )
     index = faiss.IndexFlatIPPanorama(width, num_levels)
     index.add(np.ascontiguousarray(item_ND, dtype=np.float32))
-    counted = faiss.cvar.indexPanorama_stats
+    globals_: Any = faiss.cvar
+    counted = globals_.indexPanorama_stats
     with undisturbed():
         counted.reset()
         _, rows_QK = index.search(np.ascontiguousarray(query_QD, dtype=np.float32), k)
