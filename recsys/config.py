@@ -37,8 +37,11 @@ class ModelConfig:
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
     """Sizes of each tower's hidden layers; none makes the towers linear."""
+    history: Literal["mean", "none"] = "mean"
+    """How the user tower reads a history. ``mean``: the means of its last items, over ``history_windows``. ``none``:
+    not at all; a user is their id and features, and new users are known by their features alone."""
     history_windows: tuple[int, ...] = (1, 5, 50)
-    """The last n items of a history, averaged for each n: short windows say what now, long ones say who."""
+    """With ``mean``, the last n items of a history, averaged for each n: short windows say what now, long ones who."""
     user_id: bool = False
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
@@ -59,6 +62,17 @@ class ModelConfig:
             bool(windows) and windows[0] > 0 and rising, "history_windows", windows, "positive, strictly increasing"
         )
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        _require(
+            self.history != "none" or self.user_id,
+            "history",
+            self.history,
+            "mean without user_id: there is nothing else to tell users apart by",
+        )
+
+    @property
+    def longest_history(self) -> int:
+        """Items of a history that the user tower reads at most."""
+        return self.history_windows[-1] if self.history == "mean" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +144,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 1024
-    """Examples per step and process."""
+    """Rows per step and process: events of a log with an order, else users (see `recsys.data.batches`)."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3
