@@ -15,13 +15,13 @@ def plot_widths(name: str, figures: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
     for panel, (metric, label) in zip(panels, _PANELS.items(), strict=True):
-        for method, by_width in figures["methods"].items():
+        for number, (method, by_width) in enumerate(figures["methods"].items()):
             points = {int(width): metrics[metric] for width, metrics in by_width.items() if metric in metrics}
             if len(points) < 2:  # a model of one width holds its own answer whole
                 continue
             margins = [0.0 if one["interval"] is None else one["interval"][1] - one["mean"] for one in points.values()]
             means = [one["mean"] for one in points.values()]
-            panel.errorbar(list(points), means, yerr=margins, marker="o", capsize=3, label=method)
+            panel.errorbar(list(points), means, yerr=margins, marker="o", capsize=3, color=f"C{number}", label=method)
         panel.set_xscale("log", base=2)
         panel.set_xticks(figures["widths"], list(map(str, figures["widths"])))
         panel.set_xlabel("width")

@@ -32,7 +32,7 @@ class PanoramaScan:
         share: dimensions touched over all dimensions of all items, from ``1 / num_levels`` to 1.
     """
 
-    rows_QK: Int64[np.ndarray, "queries k"]  # noqa: N815
+    rows_QK: Int64[np.ndarray, "queries k"]
     share: float
 
 
