@@ -36,7 +36,6 @@ from benchmarks._harness import Parts, finish_part, parser, recorded_parts
 from recsys.config import TrainConfig, to_mapping
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import Quality, evaluate_baselines, evaluate_vectors
-from recsys.widths import WidthLadder
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 BEGIN, END = "<!-- table: python -m benchmarks.quality --table -->\n", "<!-- end of table -->"
@@ -128,7 +127,7 @@ def _read_test(work: Path, dataset: Dataset, config: TrainConfig, run: Trained) 
 
     def measure() -> dict[str, dict[str, float]]:
         queries = dataset.queries("test")
-        found = evaluate_vectors(queries, *run.encode(dataset, queries), WidthLadder(config.model.widths))
+        found = evaluate_vectors(queries, *run.encode(dataset, queries), config.model.ladder)
         return {str(width): _means(one) for width, one in found.items()}
 
     return remembered(work / "quality" / f"{run.run.name}.json", measure)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from recsys.errors import ConfigError
-from recsys.widths import WidthLadder
+from recsys.widths import Head, Norm, WidthLadder
 
 T = TypeVar("T")
 
@@ -33,6 +33,12 @@ class ModelConfig:
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Widths to train, narrowest first; the last is the full width."""
+    norm: Norm = "prefix"
+    """What is scaled to unit length: ``prefix``, each width's prefix, so that scores are cosines at every width, or
+    ``full``, the full vector alone, so that a narrow score is a part of the full-width cosine's sum."""
+    head: Head = "tied"
+    """What a user is at a width: ``tied``, a prefix of one vector (MRL-E), or ``per_width``, a vector from a projection
+    of that width's own (MRL). An item is one vector and its prefixes either way."""
     embedding_dim: int = 64
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
@@ -48,7 +54,7 @@ class ModelConfig:
     """Share of each tower's hidden units that are dropped in training."""
 
     def __post_init__(self) -> None:
-        WidthLadder(self.widths)
+        WidthLadder(self.widths, norm=self.norm, head=self.head)
         _require(
             self.embedding_dim > 0 and self.embedding_dim % 4 == 0,
             "embedding_dim",
@@ -73,6 +79,11 @@ class ModelConfig:
     def longest_history(self) -> int:
         """Items of a history that the user tower reads at most."""
         return self.history_windows[-1] if self.history == "mean" else 0
+
+    @property
+    def ladder(self) -> WidthLadder:
+        """The widths, with what vectors are at each of them."""
+        return WidthLadder(self.widths, norm=self.norm, head=self.head)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,8 +64,8 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
     return Profile(row=UNKNOWN, history=known, seen=known, features=given, num_unknown=len(rows) - len(known))
 
 
-def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch full"]:
-    """Run the user tower once for all profiles; the rows are unit vectors."""
+def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:
+    """Run the user tower once for all profiles; the rows are unit queries, ready to search with."""
     features = {
         spec.name: Ragged.from_lists([profile.features.get(spec.name, ()) for profile in profiles])
         for spec in bundle.towers.specs
@@ -73,8 +73,8 @@ def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "ba
     }
     history = Ragged.from_lists([profile.history for profile in profiles])
     users = np.array([profile.row for profile in profiles], dtype=np.int64)
-    query_BD: np.ndarray = bundle.towers.encode_users(history, features, users)
-    return query_BD
+    query_BU: np.ndarray = bundle.towers.encode_users(history, features, users)
+    return query_BU
 
 
 def _feature_rows(specs: Mapping[str, FeatureSpec], name: str, values: Sequence[str], *, path: str) -> list[int]:

@@ -40,8 +40,8 @@ def evaluate(options: EvaluateOptions) -> Report:
     if options.split == "validation" and manifest["config"].get("include_validation"):
         raise ConfigError(f"split: got 'validation', but {options.run} was trained on it; expected 'test'")
     queries = dataset.queries(options.split)
-    user_QD = query_vectors(towers, queries, dataset.feature_lists("user"))
-    quality = evaluate_vectors(queries, user_QD, item_vectors(towers, dataset.feature_lists("item")), towers.widths)
+    user_QU = query_vectors(towers, queries, dataset.feature_lists("user"))
+    quality = evaluate_vectors(queries, user_QU, item_vectors(towers, dataset.feature_lists("item")), towers.widths)
     report = Report(
         dataset=dataset.name,
         split=options.split,

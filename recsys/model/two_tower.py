@@ -4,7 +4,7 @@ One lookup per step serves both towers: side by side, the lists of users and the
 shorter side is filled up with empty bags, so that histories and items are pooled from the one shared item table in a
 single sharded call.
 
-Shapes: ``user_VD`` (user vectors, full width), ``item_SD`` (samples, full width).
+Shapes: ``user_VU`` (user vectors, query size), ``item_SD`` (samples, full width).
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class TwoTower(nn.Module):
                 for table, rows in layout.tables.items()
             ],
         )
-        self.user_tower = Tower(len(layout.user_inputs), layout.config)
-        self.item_tower = Tower(len(layout.item_inputs), layout.config)
+        self.user_tower = Tower(len(layout.user_inputs), layout.config, side="user")
+        self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors full"], Float[Tensor, "samples full"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
         """Return unnormalised vectors of users, one per list, and of items."""
         pooled = self.tables(batch.features).to_dict()
         user_VC = torch.cat([pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs], dim=-1)

@@ -77,7 +77,7 @@ def problems(draw):
         counts[draw(st.integers(0, vectors - 1))] += 1
     return Problem(
         np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
-        widths=draw(width_ladders(max_width=24)),
+        widths=draw(width_ladders(max_width=24, norms=("prefix",), heads=("tied",))),
         counts=counts,
         num_users=draw(st.integers(1, 8)),
         num_items=draw(st.integers(1, 8)),

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from benchmarks.widths import HEADLINES, _figures, principal_axes, worst
+from benchmarks._rivals import principal_axes
+from benchmarks.widths import HEADLINES, compare, worst
 from recsys.widths import WidthLadder
 
-METHODS = ("matryoshka", "dedicated", "twin truncated", "twin PCA", "twin random dimensions")
+METHODS = ("matryoshka", "dedicated", "twin truncated", "twin PCA", "twin PCA unscaled", "twin random dimensions")
 
 
 def test_principal_axes_keep_inner_products_and_put_energy_first():
@@ -30,15 +31,24 @@ def seed_of(ndcg, *, containment=0.9, share=0.5):
         for method in METHODS
     }
     energy = {"8": 0.4, "16": 0.6, "32": 0.8, "64": 1.0}
-    return {"methods": methods, "panorama_share": share, "item_energy": energy, "trainings": {}}
+    shares = {"panorama_share": share, "twin_panorama_share": 0.9}
+    return shares | {"methods": methods, "item_energy": energy, "trainings": {}}
 
 
 def test_headlines_by_hand():
     seeds = [
-        seed_of({"matryoshka": (0.6, 0.9, 0.95, 0.99), "twin PCA": (0.5, 0.6, 9, 9)}, containment=0.8, share=0.2),
-        seed_of({"matryoshka": (0.8, 0.9, 0.95, 1.01), "twin PCA": (0.5, 0.9, 9, 9)}, containment=0.9, share=0.4),
+        seed_of(
+            {"matryoshka": (0.6, 0.9, 0.95, 0.99), "twin PCA": (0.5, 0.6, 9, 9), "twin PCA unscaled": (0.4,) * 4},
+            containment=0.8,
+            share=0.2,
+        ),
+        seed_of(
+            {"matryoshka": (0.8, 0.9, 0.95, 1.01), "twin PCA": (0.5, 0.9, 9, 9), "twin PCA unscaled": (0.4,) * 4},
+            containment=0.9,
+            share=0.4,
+        ),
     ]
-    found = _figures(seeds, WidthLadder((8, 16, 32, 64)), [1, 2])
+    found = compare(seeds, WidthLadder((8, 16, 32, 64)))
     means = {name: found[name]["mean"] for name in HEADLINES}
     np.testing.assert_allclose(means["full_vs_twin"], 1.0)
     np.testing.assert_allclose(means["min_width_vs_dedicated"], 0.7)
