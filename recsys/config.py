@@ -95,7 +95,7 @@ class LossConfig:
     same samples, with a log-mean-exp over a user's positives in the batch (BSL). ``full_softmax``: over the whole
     catalogue, which is encoded in every step."""
     temperature: tuple[float, ...] = (0.07,)
-    """Softmax temperature of the cosine: one for all widths, or one per width."""
+    """Softmax temperature of the score: one for all widths, or one per width."""
     learn_temperature: bool = False
     """Learn a temperature per width, from ``temperature`` on; it always stays above .01."""
     weights: tuple[float, ...] = (1.0,)

@@ -173,8 +173,8 @@ class Trainer:
     def _step(self, examples: Examples) -> list[float]:
         batch, samples = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
-        user_VD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_VD, item_SD, samples)
+        user_VU, item_SD = self.sharded.model(batch)
+        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples)
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "

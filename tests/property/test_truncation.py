@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.model.losses.blocks import cosines_by_width
+from recsys.model.losses.blocks import scores_by_width
 from recsys.testing import queries, vectors, width_ladders
 from recsys.widths import as_queries, query_at, truncate, unit_queries
 
@@ -148,13 +148,13 @@ def test_truncating_a_batch_is_truncating_each_row(world, data):
     np.testing.assert_allclose(truncate(vector_BD, width, ladder), one_by_one, atol=1e-6)
 
 
-@given(world=ladder_and_vectors(rows=8, norms=("prefix",), heads=("tied",)))
-def test_blocks_add_up_to_every_prefix_cosine(world):
-    ladder, vector_BD = world
-    query_BD, item_ND = (torch.from_numpy(half.astype(np.float64)) for half in (vector_BD[:3], vector_BD[3:]))
-    for width, cosine_BN in zip(ladder, cosines_by_width(query_BD, item_ND, ladder), strict=True):
-        expected = truncate(query_BD, width, ladder) @ truncate(item_ND, width, ladder).T
-        torch.testing.assert_close(cosine_BN, expected, atol=1e-9, rtol=0)
+@given(world=ladder_queries_and_vectors())
+def test_blocks_add_up_to_every_widths_scores(world):
+    ladder, *both = world
+    query_BU, item_ND = (torch.from_numpy(vector.astype(np.float64)) for vector in both)
+    for width, score_BN in zip(ladder, scores_by_width(query_BU, item_ND, ladder), strict=True):
+        expected = query_at(query_BU, width, ladder) @ truncate(item_ND, width, ladder).T
+        torch.testing.assert_close(score_BN, expected, atol=1e-9, rtol=0)
 
 
 @given(world=ladder_and_vectors(rows=8), scale=st.floats(0.01, 100))
@@ -178,12 +178,21 @@ def test_the_tail_bound_never_prunes_wrongly(world, data):
     assert (full <= bound + 1e-9 * (1 + np.abs(bound))).all()
 
 
-@given(world=ladder_and_vectors(rows=5, norms=("prefix",), heads=("tied",)), data=st.data())
+@given(world=ladder_queries_and_vectors(), data=st.data())
 def test_a_width_has_no_gradient_beyond_itself(world, data):
-    ladder, vector_BD = world
+    """With norm full the tail of an item, or of a tied query, is part of what its prefix is divided by."""
+    ladder, *both = world
     place = data.draw(st.integers(0, len(ladder) - 1))
+    query, item = (torch.from_numpy(vector.astype(np.float64)).requires_grad_() for vector in both)
+    list(scores_by_width(query, item, ladder))[place].sum().backward()
+    assert query.grad is not None
+    assert item.grad is not None
     width = ladder.widths[place]
-    vector = torch.from_numpy(vector_BD.astype(np.float64)).requires_grad_()
-    list(cosines_by_width(vector[:2], vector[2:], ladder))[place].sum().backward()
-    assert vector.grad is not None
-    assert (vector.grad[:, width:] == 0).all()
+    if ladder.norm == "prefix":
+        assert (item.grad[:, width:] == 0).all()
+    if ladder.head == "per_width":
+        others = torch.ones(ladder.query_size, dtype=torch.bool)
+        others[ladder.query_blocks[place]] = False
+        assert (query.grad[:, others] == 0).all()
+    elif ladder.norm == "prefix":
+        assert (query.grad[:, width:] == 0).all()
