@@ -52,7 +52,9 @@ def main() -> None:
         return
     if given.quick:
         with tempfile.TemporaryDirectory() as scratch:
-            _finish(SIMULATED, _quick_benchmark(), work=Path(scratch), seeds=range(1, 3), record=given.record)
+            for refit in (False, True):
+                name, benchmark = _quick_benchmark(refit=refit)
+                _finish(name, benchmark, work=Path(scratch), seeds=range(1, 3), record=given.record)
         return
     for name in given.only:
         _finish(name, load_benchmark(name), work=given.work, seeds=range(1, given.seeds + 1), record=given.record)
@@ -70,9 +72,10 @@ def _parse() -> argparse.Namespace:
     return arguments.parse_args()
 
 
-def _quick_benchmark() -> Benchmark:
+def _quick_benchmark(*, refit: bool) -> tuple[str, Benchmark]:
     target = Target(must=1.0, aim=1.2, source="the baselines", times_best_baseline=True)
-    return Benchmark(recipe=SIMULATED, refit=True, targets={"ndcg@10": target}, train=quick_config())
+    name = f"{SIMULATED}-refit" if refit else SIMULATED
+    return name, Benchmark(recipe=SIMULATED, refit=refit, targets={"ndcg@10": target}, train=quick_config())
 
 
 def _finish(name: str, benchmark: Benchmark, *, work: Path, seeds: Sequence[int], record: bool) -> None:
