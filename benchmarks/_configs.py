@@ -9,6 +9,7 @@ from recsys.config import TrainConfig, from_toml
 from recsys.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "configs"
+_SPACES = Path(__file__).parent / "spaces"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,19 @@ class Benchmark:
     splits, whose other results are trained on all that is not test."""
     targets: dict[str, Target] = field(default_factory=dict)
     """By metric."""
+    space: str = "history"
+    """The file in ``spaces/`` that a search for settings draws from."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The settings; the seed is set by who trains."""
+
+    def __post_init__(self) -> None:
+        if not self.space_path.is_file():
+            raise ConfigError(f"space: got {self.space!r}, expected the name of a file in {_SPACES}")
+
+    @property
+    def space_path(self) -> Path:
+        """The search space's file."""
+        return _SPACES / f"{self.space}.toml"
 
 
 def benchmark_names() -> list[str]:

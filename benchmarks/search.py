@@ -20,34 +20,29 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._configs import load_benchmark
+from benchmarks._configs import Benchmark, load_benchmark
 from benchmarks._experiment import SIMULATED, WORK, open_dataset, quick_config, trained
 from benchmarks._harness import Parts, finish_part, parser
 from recsys.config import TrainConfig, from_mapping, to_mapping
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, TrainingError
 
-_SPACE = Path(__file__).parent / "spaces" / "default.toml"
 _SCORE = "ndcg@10"
 
 
 def main() -> None:
     """Draw, train, rank the trials."""
     given = _parse()
-    try:
-        space = tomllib.loads(given.space.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{given.space}: not TOML: {error}") from error
+    name = SIMULATED if given.quick else given.dataset
+    benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name)
+    space = read_space(given.space or benchmark.space_path)
+    if given.quick:
+        space["fixed"] = {}
     num_trials = 2 if given.quick else given.trials
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) if given.quick else given.work
-        if given.quick:
-            name, base, dataset = SIMULATED, quick_config(), open_dataset(work, SIMULATED)
-            space["fixed"] = {}
-        else:
-            benchmark = load_benchmark(given.dataset)
-            name, base = given.dataset, benchmark.train
-            dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
+        dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
+        base = benchmark.train
         drawn = draws(space, num_trials=num_trials, seed=given.seed)
         trials = [_try(work, dataset, overridden(base, space.get("fixed", {}) | one)) | {"drawn": one} for one in drawn]
     trials.sort(key=lambda trial: -trial.get("score", -1.0))
@@ -60,10 +55,27 @@ def _parse() -> argparse.Namespace:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--dataset", default="gowalla", help="which benchmark of benchmarks/configs (gowalla)")
     arguments.add_argument("--trials", type=int, default=20, help="trainings (20; 2 if --quick)")
-    arguments.add_argument("--space", type=Path, default=_SPACE, help="TOML file of what to draw from")
+    arguments.add_argument("--space", type=Path, help="TOML file of what to draw from, instead of the benchmark's")
     arguments.add_argument("--seed", type=int, default=1, help="fixes what is drawn (1)")
     arguments.add_argument("--work", type=Path, default=WORK, help=f"keeps what is finished, to go on from ({WORK})")
     return arguments.parse_args()
+
+
+def read_space(path: Path) -> dict[str, Any]:
+    """Read a search space.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or has another table than ``fixed`` and ``draw``.
+    """
+    try:
+        space = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    if unknown := sorted(space.keys() - {"fixed", "draw"}):
+        raise ConfigError(f"{path}: got the table {unknown[0]!r}, expected fixed and draw")
+    return space
 
 
 def draws(space: Mapping[str, Any], *, num_trials: int, seed: int) -> list[dict[str, Any]]:

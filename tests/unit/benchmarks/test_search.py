@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.search import best, draws, overridden
+from benchmarks._configs import benchmark_names, load_benchmark
+from benchmarks.search import best, draws, overridden, read_space
 from recsys.config import TrainConfig
 from recsys.errors import ConfigError
 
@@ -52,3 +53,21 @@ def test_the_best_trial_is_the_first_of_the_sorted():
     assert best({"toy": {"figures": {"trials": trials}}}) == {
         "toy": {"drawn": {"epochs": 3}, "score": 0.2, "best_epoch": 2}
     }
+
+
+def test_every_space_can_be_drawn_and_put_into_the_benchmarks_that_name_it():
+    for name in benchmark_names():
+        benchmark = load_benchmark(name)
+        space = read_space(benchmark.space_path)
+        for one in draws(space, num_trials=5, seed=1):
+            assert overridden(benchmark.train, space["fixed"] | one).epochs == space["fixed"]["epochs"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("[drawn]", "got the table 'drawn'"), ("[", "not TOML")])
+def test_refuses_files_that_are_no_space(tmp_path, text, message):
+    path = tmp_path / "space.toml"
+    with pytest.raises(ConfigError, match="no such file"):
+        read_space(path)
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_space(path)
