@@ -8,6 +8,7 @@ each training's commit is kept with its figures.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -33,11 +34,22 @@ from recsys.model.best import load_towers
 from recsys.train.checkpoint import read_progress
 from recsys.train.trainer import TrainOptions, train
 
-WORK = Path("work/benchmarks")
-"""Where experiments keep what they have finished, if not told otherwise."""
-
 SIMULATED = "simulated"
 """The dataset of quick runs."""
+
+
+def parse(arguments: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line of an experiment, which has a work folder too, and of which no quick run is recorded."""
+    arguments.add_argument(
+        "--work",
+        type=Path,
+        default=Path("work/benchmarks"),
+        help="folder that keeps what is finished, to go on from (work/benchmarks; a temporary one if --quick)",
+    )
+    given = arguments.parse_args()
+    if given.quick and given.record:
+        arguments.error("--record: got it with --quick, whose figures prove nothing")
+    return given
 
 
 def open_dataset(work: Path, recipe: str, protocol: str | None = None) -> Dataset:

@@ -23,11 +23,11 @@ from rich.table import Table
 from benchmarks._configs import Benchmark, Target, benchmark_names, load_benchmark
 from benchmarks._experiment import (
     SIMULATED,
-    WORK,
     Trained,
     digest,
     open_dataset,
     over_seeds,
+    parse,
     quick_config,
     remembered,
     trained,
@@ -67,9 +67,8 @@ def _parse() -> argparse.Namespace:
         "--only", type=lambda text: text.split(","), default=known, help=f"some of {','.join(known)} (all)"
     )
     arguments.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on (3; 2 if --quick)")
-    arguments.add_argument("--work", type=Path, default=WORK, help=f"keeps what is finished, to go on from ({WORK})")
     arguments.add_argument("--table", action="store_true", help=f"write the recorded figures into {PAGE.name}, no more")
-    return arguments.parse_args()
+    return parse(arguments)
 
 
 def _quick_benchmark(*, refit: bool) -> tuple[str, Benchmark]:

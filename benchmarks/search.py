@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._configs import Benchmark, load_benchmark
-from benchmarks._experiment import SIMULATED, WORK, open_dataset, quick_config, trained
+from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
 from benchmarks._harness import Parts, finish_part, parser
 from recsys.config import TrainConfig, from_mapping, to_mapping
 from recsys.data.dataset import Dataset
@@ -57,8 +57,7 @@ def _parse() -> argparse.Namespace:
     arguments.add_argument("--trials", type=int, default=20, help="trainings (20; 2 if --quick)")
     arguments.add_argument("--space", type=Path, help="TOML file of what to draw from, instead of the benchmark's")
     arguments.add_argument("--seed", type=int, default=1, help="fixes what is drawn (1)")
-    arguments.add_argument("--work", type=Path, default=WORK, help=f"keeps what is finished, to go on from ({WORK})")
-    return arguments.parse_args()
+    return parse(arguments)
 
 
 def read_space(path: Path) -> dict[str, Any]:

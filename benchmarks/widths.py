@@ -26,12 +26,12 @@ from rich.table import Table
 from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._experiment import (
     SIMULATED,
-    WORK,
     Trained,
     alone,
     digest,
     open_dataset,
     over_seeds,
+    parse,
     quick_config,
     remembered,
     trained,
@@ -69,8 +69,7 @@ def _parse() -> argparse.Namespace:
     )
     arguments.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on (3; 2 if --quick)")
     arguments.add_argument("--config", type=Path, help="TOML file of training settings, instead of the benchmark's")
-    arguments.add_argument("--work", type=Path, default=WORK, help=f"keeps what is finished, to go on from ({WORK})")
-    return arguments.parse_args()
+    return parse(arguments)
 
 
 def _benchmark(given: argparse.Namespace) -> tuple[str, Benchmark]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import _experiment
-from benchmarks._experiment import SIMULATED, alone, open_dataset, over_seeds, quick_config, remembered, trained
+from benchmarks._experiment import SIMULATED, alone, open_dataset, over_seeds, parse, quick_config, remembered, trained
+from benchmarks._harness import parser
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.train.trainer import Trainer
 
@@ -67,3 +68,10 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_is_not_repeated(tmp_
 
     monkeypatch.setattr(_experiment, "train", interrupt)
     assert trained(tmp_path / "parts", dataset, config) == resumed
+
+
+def test_a_quick_run_is_not_recorded(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["widths", "--quick", "--record"])
+    with pytest.raises(SystemExit):
+        parse(parser("an experiment"))
+    assert "--record: got it with --quick" in capsys.readouterr().err
