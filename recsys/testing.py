@@ -106,8 +106,6 @@ def small_bundle(
     num_users: int = 60,
     num_items: int = 80,
     widths: tuple[int, ...] = (4, 8, 16),
-    norm: Norm = "prefix",
-    head: Head = "tied",
     seed: int = 1,
 ) -> Path:
     """Publish a bundle of simulated data and random towers under ``root`` and make it current.
@@ -123,8 +121,7 @@ def small_bundle(
         small_dataset(folder, num_users=num_users, num_items=num_items, seed=seed)
     dataset = Dataset(folder)
     options = PublishOptions(num_queries=16, repeats=1, seed=seed)
-    towers = small_towers(dataset, widths=widths, norm=norm, head=head, seed=seed)
-    return write_bundle(root, towers=towers, dataset=dataset, options=options)
+    return write_bundle(root, towers=small_towers(dataset, widths=widths, seed=seed), dataset=dataset, options=options)
 
 
 def _events(random: np.random.Generator, *, num_users: int, genre_N: np.ndarray) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from recsys.data.schema import FeatureSpec, Side
 from recsys.errors import ArtifactError
@@ -102,10 +102,10 @@ class ExportedTowers(nn.Module):
             )
             for source in inputs
         ]
-        vector_BO: Tensor = tower(torch.cat(pooled, dim=-1))
+        vector_BO: np.ndarray = tower(torch.cat(pooled, dim=-1)).numpy()
         if side == "user":
-            return unit_queries(vector_BO, self.widths).numpy()
-        return truncate(vector_BO, self.widths.full, self.widths).numpy()
+            return unit_queries(vector_BO, self.widths)
+        return truncate(vector_BO, self.widths.full, self.widths)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and layout (JSON) into an existing folder."""
