@@ -133,7 +133,9 @@ def alone(config: TrainConfig, width: int) -> TrainConfig:
     """
     place, loss = config.model.widths.index(width), config.loss
     temperature = loss.temperature if len(loss.temperature) == 1 else (loss.temperature[place],)
-    single = replace(loss, temperature=temperature, weights=(1.0,), distillation=0.0, energy_weight=0.0)
+    single = replace(
+        loss, temperature=temperature, weights=(1.0,), learn_weights=False, distillation=0.0, energy_weight=0.0
+    )
     return replace(config, model=replace(config.model, widths=(width,)), loss=single)
 
 

@@ -36,7 +36,9 @@ def test_what_was_made_is_not_made_again(tmp_path):
 
 
 def test_a_model_of_one_width_keeps_the_settings_of_that_width_and_the_budget():
-    loss = LossConfig(temperature=(0.1, 0.2, 0.3), weights=(1.0, 2.0, 3.0), distillation=1.0, energy_weight=5.0)
+    loss = LossConfig(
+        temperature=(0.1, 0.2, 0.3), weights=(1.0, 2.0, 3.0), distillation=1.0, energy_weight=5.0, learn_weights=True
+    )
     config = TrainConfig(model=ModelConfig(widths=(8, 16, 32)), loss=loss, epochs=7, seed=3)
     single = alone(config, 16)
     assert single.model == replace(config.model, widths=(16,))
