@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,19 +91,57 @@ def server(bundles: Path) -> Iterator[tuple[str, dict[str, float]]]:
 def finish(name: str, figures: dict[str, Any], *, record: bool) -> None:
     """Print the figures as the last line and, if asked, keep them with date, commit, command and hardware."""
     if record:
-        content = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": _commit(),
-            "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
-            "hardware": machine() | {"memory_gib": round(_memory_gib(), 1), "platform": platform.machine()},
-            "figures": figures,
-        }
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        _write(name, _provenance(name) | {"figures": figures})
     print(json.dumps(figures))
 
 
-def _commit() -> str:
+Parts = dict[str, dict[str, Any]]
+"""What is recorded of each part of a benchmark, by its name: provenance, and ``figures``."""
+
+
+def recorded_parts(name: str) -> Parts:
+    """Return every part of a benchmark that was recorded so far."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())["parts"]) if path.is_file() else {}
+
+
+def finish_part(
+    name: str, part: str, figures: dict[str, Any], *, summary: Callable[[Parts], dict[str, Any]], record: bool
+) -> None:
+    """Print a part's summary as the last line and, if asked, record it beside the parts that were recorded before.
+
+    Parts (a dataset each, say) take long and are measured one by one, so each keeps a date and a commit of its own.
+
+    Args:
+        name: the benchmark.
+        part: what was measured; a part of this name is replaced.
+        figures: all of the part's figures.
+        summary: turns parts into the figures that the benchmark is known for.
+        record: whether to record.
+    """
+    one = {part: _provenance(name) | {"figures": figures}}
+    if record:
+        parts = recorded_parts(name) | one
+        _write(name, _provenance(name) | {"figures": summary(parts), "parts": parts})
+    print(json.dumps(summary(one)))
+
+
+def _provenance(name: str) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "hardware": machine() | {"memory_gib": round(_memory_gib(), 1), "platform": platform.machine()},
+    }
+
+
+def _write(name: str, content: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def commit() -> str:
+    """Return the commit of the code that runs, marked where files differ from it."""
     run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
 

@@ -192,6 +192,9 @@ class TrainConfig:
     """AdamW's rate for the towers."""
     weight_decay: float = 1e-2
     """AdamW's decay."""
+    include_validation: bool = False
+    """Train on the validation split too, for all ``epochs``, and keep the last towers: for a final model, once
+    validation has chosen everything, the number of epochs too."""
     validation_users: int = 10_000
     """Users whose validation targets are ranked after each epoch; a seeded sample where there are more."""
     max_events_per_user: int | None = None

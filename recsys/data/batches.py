@@ -63,11 +63,20 @@ class TrainingEvents:
         longest: items of history to give at most; 0 for a tower that reads none.
         max_events_per_user: make positives only of each user's latest events (of so many at most, where the log has
             no order); None means of all.
+        include_validation: learn from the validation split too.
         seed: of everything random here; epochs and steps derive theirs from it.
     """
 
-    def __init__(self, dataset: Dataset, *, longest: int, max_events_per_user: int | None = None, seed: int) -> None:
-        events = dataset.events("train")
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        longest: int,
+        max_events_per_user: int | None = None,
+        include_validation: bool = False,
+        seed: int,
+    ) -> None:
+        events = dataset.events(*(("train", "validation") if include_validation else ("train",)))
         self._user, self._item = events.user, events.item
         self._longest, self._seed = longest, seed
         self._is_split = not dataset.ordered and longest > 0

@@ -106,16 +106,26 @@ def coverage(ranked_QK: Int64[np.ndarray, "queries places"], *, k: int, num_item
 
 
 def overlap(
-    ranked_QK: Int64[np.ndarray, "queries places"], reference_QK: Int64[np.ndarray, "queries _"], *, k: int
+    ranked_QK: Int64[np.ndarray, "queries places"],
+    reference_QK: Int64[np.ndarray, "queries _"],
+    *,
+    k: int,
+    depth: int | None = None,
 ) -> Float[np.ndarray, " queries"]:
-    """Return overlap@k: the share of a reference's first ``k`` items that are among a ranking's first ``k``.
+    """Return overlap@k: the share of a reference's first ``k`` items that are among a ranking's first ``depth``.
 
     It compares two rankings and knows nothing of interactions. An empty reference is wholly found (1).
+
+    Args:
+        ranked_QK: item rows, best first, none twice in a ranking; negative where there is no item.
+        reference_QK: the rankings that are to be found, likewise.
+        k: how much of the reference counts.
+        depth: how much of the ranking counts; ``k`` where missing.
     """
     expected_QK = reference_QK[:, :k]
     num_expected_Q = (expected_QK >= 0).sum(axis=1)
     expected = Ragged.from_lengths(expected_QK[expected_QK >= 0], num_expected_Q)
-    num_found_Q = find_hits(ranked_QK[:, :k], expected).sum(axis=1)
+    num_found_Q = find_hits(ranked_QK[:, : depth or k], expected).sum(axis=1)
     share_Q: np.ndarray = np.where(num_expected_Q == 0, 1.0, num_found_Q / np.maximum(num_expected_Q, 1))
     return share_Q
 

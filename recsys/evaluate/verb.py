@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recsys.errors import ConfigError
 from recsys.evaluate.protocol import evaluate_baselines, evaluate_vectors
 from recsys.evaluate.report import Report
 from recsys.evaluate.towers import item_vectors, query_vectors
@@ -33,8 +34,11 @@ def evaluate(options: EvaluateOptions) -> Report:
 
     Raises:
         ArtifactError: the run or the dataset is missing or damaged, or the towers were trained on another dataset.
+        ConfigError: the towers were trained on the validation split that they are to be evaluated on.
     """
     towers, dataset, manifest = load_towers_and_dataset(options.run, options.dataset)
+    if options.split == "validation" and manifest["config"].get("include_validation"):
+        raise ConfigError(f"split: got 'validation', but {options.run} was trained on it; expected 'test'")
     queries = dataset.queries(options.split)
     user_QU = query_vectors(towers, queries, dataset.feature_lists("user"))
     quality = evaluate_vectors(queries, user_QU, item_vectors(towers, dataset.feature_lists("item")), towers.widths)

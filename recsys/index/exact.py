@@ -121,16 +121,21 @@ def _tensor(vector_XD: Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(vector_XD)
 
 
-def _check(query_QD: Tensor, item_ND: Tensor, *, k: int, masked: Ragged | None) -> None:
-    if k < 1:
-        raise ConfigError(f"k: got {k}, expected at least 1")
+def check_vectors(query_QD: Tensor | np.ndarray, item_ND: Tensor | np.ndarray) -> None:
+    """Raise `WidthError` unless both are matrices of finite numbers and of one width."""
     if query_QD.ndim != 2 or item_ND.ndim != 2 or query_QD.shape[1] != item_ND.shape[1]:
         got = f"queries {tuple(query_QD.shape)} and items {tuple(item_ND.shape)}"
         raise WidthError(f"vectors: got {got}, expected (queries, dim) and (items, dim) of one width")
-    for name, vector_XD in (("query", query_QD), ("item", item_ND)):
+    for name, vector_XD in (("query", _tensor(query_QD)), ("item", _tensor(item_ND))):
         if not torch.isfinite(vector_XD).all():
             row = int((~torch.isfinite(vector_XD).all(dim=1)).nonzero()[0])
             raise WidthError(f"{name} vectors: row {row}: got NaN or infinity, expected finite numbers")
+
+
+def _check(query_QD: Tensor, item_ND: Tensor, *, k: int, masked: Ragged | None) -> None:
+    if k < 1:
+        raise ConfigError(f"k: got {k}, expected at least 1")
+    check_vectors(query_QD, item_ND)
     if masked is None:
         return
     if len(masked) != len(query_QD):

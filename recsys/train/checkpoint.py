@@ -101,7 +101,13 @@ def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
         torch.set_rng_state(rank_states[_rank_key(process.rank)])
         if process.device.type == "cuda":
             torch.cuda.set_rng_state(rank_states[_rank_key(process.rank, "cuda")], process.device)
-    return Progress(**json.loads((complete[-1] / _PROGRESS).read_text()))
+    return _progress(complete[-1])
+
+
+def read_progress(run: Path) -> Progress | None:
+    """Return where a run stood at its newest checkpoint, or None before the first."""
+    complete = _complete(run)
+    return _progress(complete[-1]) if complete else None
 
 
 def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
@@ -133,6 +139,10 @@ def _rank_states(sharded: Sharded, process: Process) -> dict[str, torch.Tensor]:
     for name, buffer in sharded.plain_loss.named_buffers():
         states[f"buffers/{name}/{process.rank}"] = buffer
     return states
+
+
+def _progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
 
 
 def _complete(run: Path) -> list[Path]:

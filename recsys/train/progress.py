@@ -57,9 +57,10 @@ class Reporter:
         """Print one line: each width's loss and validation ndcg, and the speed."""
         loss = " ".join(f"{value:.3f}" for value in record["loss"].values())
         ndcg = " ".join(f"{width}:{scores['ndcg@10']:.4f}" for width, scores in record["validation"].items())
+        validation = f"validation ndcg@10 {ndcg}" if ndcg else "no validation"
         mark = " *best" if is_best else ""
         self._console.print(
-            f"epoch {record['epoch'] + 1:>3}  loss {loss}  validation ndcg@10 {ndcg}  "
+            f"epoch {record['epoch'] + 1:>3}  loss {loss}  {validation}  "
             f"{record['examples_per_s']:,.0f} examples/s{mark}",
             soft_wrap=True,
         )

@@ -73,7 +73,7 @@ TRAIN_DEFAULTS = TrainOptions(dataset=_REQUIRED, out=_REQUIRED)
 
 
 def train(options: TrainOptions) -> Path:
-    """Train until validation stops improving, and return the run folder.
+    """Train until validation stops improving (or, if it is trained on too, to the last epoch); return the run folder.
 
     Run by plain Python this is one process; run by torchrun, one of many that share tables and examples.
 
@@ -103,13 +103,12 @@ class Trainer:
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
         )
         self.user_features, self.item_features = dataset.feature_lists("user"), dataset.feature_lists("item")
-        self.validation = _sample(dataset.queries("validation"), self.config.validation_users, seed=self.config.seed)
-        if not len(self.validation):
-            raise TrainingError(f"{options.dataset}: got no validation events, expected some to stop training by")
+        self.validation = None if self.config.include_validation else _validation(dataset, self.config)
         self.events = TrainingEvents(
             dataset,
             longest=model.longest_history,
             max_events_per_user=self.config.max_events_per_user,
+            include_validation=self.config.include_validation,
             seed=self.config.seed,
         )
         self.steps_per_epoch = self.events.steps_per_epoch(
@@ -215,10 +214,13 @@ class Trainer:
         )
 
     def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
-        """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""
+        """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call.
+
+        Nothing is said of how they do if there is no validation split left to tell.
+        """
         towers = export_towers(self.layout, self.sharded, self.process)
-        if towers is None:
-            return None, {"validation": {}, "energy": {}}
+        if towers is None or self.validation is None:
+            return towers, {"validation": {}, "energy": {}}
         user_QU = query_vectors(towers, self.validation, self.user_features)
         item_ND = item_vectors(towers, self.item_features)
         quality = evaluate_vectors(self.validation, user_QU, item_ND, self.widths, ks=(_DEPTH,))
@@ -230,7 +232,10 @@ class Trainer:
         return towers, {"validation": scores, "energy": energy}
 
     def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint."""
+        """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint.
+
+        Without validation the last towers are the best.
+        """
         progress = self.progress
         towers, validated = self._validate()
         record = record | validated
@@ -238,7 +243,7 @@ class Trainer:
         score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
         progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
         progress.stale_epochs += 1
-        if progress.best is None or score > progress.best:
+        if self.validation is None or progress.best is None or score > progress.best:
             progress.best, progress.stale_epochs = score, 0
             if towers is not None:
                 save_towers(self.run_folder, towers, self._identity() | {"best": record})
@@ -277,10 +282,15 @@ class Trainer:
             )
 
 
-def _sample(queries: Queries, at_most: int, *, seed: int) -> Queries:
-    if len(queries) <= at_most:
+def _validation(dataset: Dataset, config: TrainConfig) -> Queries:
+    """Return the validation queries, or a seeded sample where there are more than ``validation_users``."""
+    queries = dataset.queries("validation")
+    if not len(queries):
+        raise TrainingError(f"{dataset.path}: got no validation events, expected some to stop training by")
+    if len(queries) <= config.validation_users:
         return queries
-    return queries.take(np.sort(np.random.default_rng(seed).choice(len(queries), at_most, replace=False)))
+    chosen = np.random.default_rng(config.seed).choice(len(queries), config.validation_users, replace=False)
+    return queries.take(np.sort(chosen))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -45,6 +45,17 @@ def test_a_history_is_what_the_user_did_before_the_target(dataset):
         assert batch.row.tolist() == list(range(32))
 
 
+def test_validation_events_are_targets_too_if_asked(dataset):
+    train, validation = dataset.histories("train"), dataset.histories("validation")
+    rows = list(
+        all_rows(all_batches(TrainingEvents(dataset, longest=1000, include_validation=True, seed=1), batch_size=1))
+    )
+    assert len(rows) == len(train.values) + len(validation.values)
+    seen = {user: (history, positives) for user, history, positives in rows if len(history) == len(train[user])}
+    for user in np.flatnonzero(validation.lengths):
+        assert seen[user] == (train[user].tolist(), validation[user].tolist())
+
+
 def test_histories_are_cut_to_the_longest_asked_for(dataset):
     events = TrainingEvents(dataset, longest=2, seed=1)
     lengths = np.concatenate([batch.history.lengths for batch in all_batches(events)])

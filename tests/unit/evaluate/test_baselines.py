@@ -163,7 +163,7 @@ def test_gowalla_figures_of_another_implementation():
 )
 def test_figures_of_another_implementation_to_the_last_digit(name, popularity, item_filter):
     events, queries = published_split(name)
-    num_users, num_items = events.user.max() + 1, events.item.max() + 1
+    num_users, num_items = int(events.user.max()) + 1, int(events.item.max()) + 1
     found = scores_at_20(Popularity(events.item, num_items=num_items), queries, num_items)
     assert found == pytest.approx(popularity, abs=5.1e-5)
     baseline = ItemFilter(events.user, events.item, num_users=num_users, num_items=num_items)

@@ -12,6 +12,7 @@ from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError, TrainingError
 from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.evaluate.verb import EvaluateOptions, evaluate
 from recsys.model.best import load_towers
 from recsys.train.trainer import Trainer, TrainOptions, train
 
@@ -132,6 +133,26 @@ def test_the_best_towers_are_kept(finished, simulated):
         score_QN[query, queries.history[query]] = -2
     place_Q = (score_QN > score_QN[np.arange(len(queries)), queries.target.values][:, None]).sum(axis=1)
     assert np.where(place_Q < 10, 1 / np.log2(place_Q + 2), 0).mean() == pytest.approx(best, abs=1e-6)
+
+
+def test_validation_can_be_trained_on_to_the_last_epoch(finished, simulated, tmp_path):
+    settings = {"include_validation": True, "patience": 1, "epochs": 4}
+    folder = train(options(simulated, tmp_path / "run", **settings))
+    history = record_of(folder)
+    assert [record["validation"] for record in history] == [{}] * 4
+    assert load_towers(folder)[1]["best"]["epoch"] == 3
+    assert history[0]["loss"] != record_of(finished)[0]["loss"]
+    with pytest.raises(ConfigError, match=r"got 'validation', but .* was trained on it"):
+        evaluate(EvaluateOptions(run=folder, dataset=simulated, split="validation"))
+    assert evaluate(EvaluateOptions(run=folder, dataset=simulated)).num_queries > 0
+
+
+def test_training_on_validation_is_resumed_too(simulated, tmp_path):
+    train(options(simulated, tmp_path / "whole", include_validation=True))
+    train(options(simulated, tmp_path / "parts", include_validation=True, epochs=1))
+    train(options(simulated, tmp_path / "parts", include_validation=True, resume=True))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_same_seed_same_weights(finished, simulated, tmp_path):

@@ -1,0 +1,42 @@
+"""The quick form of the benchmarks on quality: simulated data, no folder of datasets, figures in the last line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.widths import HEADLINES
+
+METRIC = {"mean", "interval", "by_seed", "seeds", "must", "aim", "source", "best_baseline"}
+
+
+def last_line(name):
+    environment = {key: value for key, value in os.environ.items() if key != "RECSYS_DATASETS"}
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_widths():
+    figures = last_line("widths")
+    assert figures.keys() == HEADLINES.keys()
+    assert all(len(one["by_seed"]) == 2 and one["dataset"] == "simulated" for one in figures.values())
+    assert 0 < figures["containment_quarter_x2"]["mean"] <= 1
+    assert 1 / 8 <= figures["panorama_share"]["mean"] <= 1
+
+
+def test_quality():
+    figures = last_line("quality")
+    assert list(figures) == ["simulated-refit/ndcg@10"]
+    one = figures["simulated-refit/ndcg@10"]
+    assert one.keys() >= METRIC
+    assert one["aim"] == pytest.approx(1.2 * one["best_baseline"]["mean"])
+
+
+def test_search():
+    figures = last_line("search")
+    assert figures["simulated"].keys() == {"drawn", "score", "best_epoch"}
+    assert 0 < figures["simulated"]["score"] < 1
