@@ -270,7 +270,7 @@ def _users(towers: ExportedTowers, dataset: Dataset) -> UserStore:
     lists = dataset.histories(*SPLITS)
     return UserStore(
         dataset.user_frame["id"],
-        histories=lists.last(max(towers.layout.config.history_windows)),
+        histories=lists.last(towers.layout.config.longest_history),
         seen=distinct(lists, len(dataset.items)),
         features=dataset.feature_lists("user"),
     )

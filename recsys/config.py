@@ -37,12 +37,24 @@ class ModelConfig:
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
     """Sizes of each tower's hidden layers; none makes the towers linear."""
+    history: Literal["mean", "attention", "sequence"] = "mean"
+    """How a user's items become a vector: ``mean`` over windows; ``attention`` pooling beside them; or a causal
+    ``sequence`` encoder, trained on all positions of a history at once, for logs with an order."""
     history_windows: tuple[int, ...] = (1, 5, 50)
-    """The last n items of a history, averaged for each n: short windows say what now, long ones say who."""
+    """The last n items of a history, averaged for each n: short windows say what now, long ones say who. The sequence
+    encoder has none; attention may do without."""
+    sequence_length: int = 200
+    """The last items of a history that attention or the sequence encoder reads."""
+    num_blocks: int = 2
+    """Blocks of the sequence encoder."""
+    num_heads: int = 2
+    """Heads of attention and of the sequence encoder; they share ``embedding_dim`` evenly."""
     user_id: bool = False
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
-    """Share of each tower's hidden units that are dropped in training."""
+    """Share of each tower's hidden units, and of the sequence encoder's, that are dropped in training."""
+    item_id_dropout: float = 0.0
+    """Share of items whose id the item tower does not see in a training step, so that features alone place new items."""
 
     def __post_init__(self) -> None:
         WidthLadder(self.widths)
@@ -53,12 +65,37 @@ class ModelConfig:
             "a multiple of 4",
         )
         _require(all(size > 0 for size in self.hidden), "hidden", self.hidden, "positive sizes")
+        kinds = typing.get_args(typing.get_type_hints(ModelConfig)["history"])
+        _require(self.history in kinds, "history", self.history, f"one of {', '.join(kinds)}")
         windows = self.history_windows
         rising = all(low < high for low, high in itertools.pairwise(windows))
         _require(
-            bool(windows) and windows[0] > 0 and rising, "history_windows", windows, "positive, strictly increasing"
+            (bool(windows) or self.history != "mean") and min(windows, default=1) > 0 and rising,
+            "history_windows",
+            windows,
+            "positive, strictly increasing",
         )
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        for name in ("sequence_length", "num_blocks", "num_heads"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(
+            self.embedding_dim % self.num_heads == 0 or self.history in ("mean", "none"),
+            "num_heads",
+            self.num_heads,
+            f"a divisor of embedding_dim ({self.embedding_dim})",
+        )
+        for name in ("dropout", "item_id_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The windows of history that are averaged."""
+        return self.history_windows if self.history in ("mean", "attention") else ()
+
+    @property
+    def longest_history(self) -> int:
+        """The last items of a history that the user tower reads at most."""
+        encoded = self.sequence_length if self.history in ("attention", "sequence") else 0
+        return max(encoded, *self.windows, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Layout:
     @cached_property
     def user_inputs(self) -> tuple[Input, ...]:
         """What the user tower sees, in the order it is concatenated."""
-        inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.history_windows]
+        inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.windows]
         if self.config.user_id:
             inputs.append(Input("user_id", USER_TABLE))
         return (*inputs, *self._features("user"))
@@ -79,7 +79,7 @@ class Layout:
             features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
         """
-        bags = {f"history_{window}": history.last(window) for window in self.config.history_windows}
+        bags = {f"history_{window}": history.last(window) for window in self.config.windows}
         if self.config.user_id:
             bags["user_id"] = _one_each(users) if users is not None else Ragged.empty(len(history))
         return bags | self._feature_bags("user", features, len(history))

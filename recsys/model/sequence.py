@@ -1,0 +1,97 @@
+"""A causal encoder of histories: one state per position, from that position and everything before it.
+
+Blocks are those of HSTU (arXiv 2402.17152): gated pointwise attention, where ``SiLU`` takes the place of the softmax, so
+that how much of a history is alike is not normalised away before the gate. Two things are different here. Each position
+divides by the number of positions it reads, where HSTU divides by a constant: short histories keep their scale. And
+attention has a bias for every distance and head; there are no absolute positions, so a window cut out of a long history
+looks like any other.
+
+Shapes: ``item_TE`` (items of all lists, embedding_dim), ``state_VE`` (positions of all lists, the start of each
+included), ``token_BLE`` (batch, longest list + 1, embedding_dim), ``H`` heads, ``bias_HLL``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recsys.config import ModelConfig
+from recsys.model.padding import pad
+
+
+class SequenceEncoder(nn.Module):
+    """A start token, then blocks of causal attention over the items' embeddings.
+
+    Args:
+        config: ``embedding_dim``, ``sequence_length``, ``num_blocks``, ``num_heads`` and ``dropout`` of it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        self.start_E = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, item_TE: Float[Tensor, "items dim"], length_B: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "positions dim"]:
+        """Return the state after the start and after every item, list after list.
+
+        Args:
+            item_TE: ``(items, dim)`` embeddings of all lists' items, oldest first, one list after another.
+            length_B: ``(batch,)`` items of each list, at most ``sequence_length``.
+
+        Returns:
+            ``(items + batch, dim)``: each list has one state more than items.
+        """
+        token_BLE, place_V = pad(item_TE, length_B, self.start_E)
+        # Tables start with vectors of length 1; blocks add to the stream what a norm has scaled to coordinates of 1.
+        state_BLE = self.dropout(token_BLE * math.sqrt(token_BLE.shape[-1]))
+        for block in self.blocks:
+            state_BLE = block(state_BLE)
+        state_VE: Tensor = self.norm(state_BLE.flatten(0, 1)[place_V])
+        return state_VE
+
+
+class Block(nn.Module):
+    """Attention beside a straight path: ``x + W_out(u * norm(mean over read positions of silu(q.k + bias) v))``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        self.num_heads = config.num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.gate_value_query_key = nn.Linear(dim, 4 * dim)
+        self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.sequence_length + 1))
+        self.attention_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, token_BLE: Float[Tensor, "batch longest dim"]) -> Float[Tensor, "batch longest dim"]:
+        """Return tokens of the same shape; each depends on itself and earlier ones only."""
+        projected = nn.functional.silu(self.gate_value_query_key(self.norm(token_BLE)))
+        gate_BLE, *heads = projected.chunk(4, dim=-1)
+        value_BHLe, query_BHLe, key_BHLe = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in heads)
+        distance_LL = _distances(token_BLE.shape[1], token_BLE.device)
+        logit_BHLL = query_BHLe @ key_BHLe.mT + self.distance_bias[:, distance_LL.clamp_min(0)]
+        attention_BHLL = nn.functional.silu(logit_BHLL) * _mean_of_earlier(distance_LL)
+        read_BLE = (attention_BHLL @ value_BHLe).transpose(1, 2).flatten(2)
+        out_BLE: Tensor = token_BLE + self.out(self.dropout(gate_BLE * self.attention_norm(read_BLE)))
+        return out_BLE
+
+
+def _distances(longest: int, device: torch.device) -> Int[Tensor, "longest longest"]:
+    """Return how many positions each one (row) comes after each other (column)."""
+    position_L = torch.arange(longest, device=device)
+    return position_L[:, None] - position_L[None, :]
+
+
+def _mean_of_earlier(distance_LL: Tensor) -> Float[Tensor, "longest longest"]:
+    """Return the weights of a mean over each position and all before it; 0 for those after it."""
+    earlier_LL = (distance_LL >= 0).float()
+    return earlier_LL / earlier_LL.sum(dim=1, keepdim=True)
