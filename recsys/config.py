@@ -54,7 +54,8 @@ class ModelConfig:
     dropout: float = 0.1
     """Share of each tower's hidden units, and of the sequence encoder's, that are dropped in training."""
     item_id_dropout: float = 0.0
-    """Share of items whose id the item tower does not see in a training step, so that features alone place new items."""
+    """Share of items whose id is hidden from the item tower in a training step, so that features alone can place new
+    items."""
 
     def __post_init__(self) -> None:
         WidthLadder(self.widths)
@@ -94,8 +95,12 @@ class ModelConfig:
     @property
     def longest_history(self) -> int:
         """The last items of a history that the user tower reads at most."""
-        encoded = self.sequence_length if self.history in ("attention", "sequence") else 0
-        return max(encoded, *self.windows, 0)
+        return max(self.encoded_history, *self.windows, 0)
+
+    @property
+    def encoded_history(self) -> int:
+        """The last items of a history that an encoder reads at most; 0 where none does."""
+        return self.sequence_length if self.history in ("attention", "sequence") else 0
 
 
 @dataclass(frozen=True, kw_only=True)

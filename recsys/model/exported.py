@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from recsys.data.schema import FeatureSpec
 from recsys.errors import ArtifactError
-from recsys.model.layout import Input, Layout
+from recsys.model.history import encode_whole, history_encoder
+from recsys.model.layout import HISTORY, ITEM_TABLE, Input, Layout
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, truncate
@@ -26,6 +27,8 @@ from recsys.widths import WidthLadder, truncate
 WEIGHTS = "towers.safetensors"
 LAYOUT = "towers.json"
 _BATCH = 8192
+_BATCH_OF_HISTORIES = 128
+"""Encoders of histories work on every item, or pair of items, of a history at once."""
 
 
 class ExportedTowers(nn.Module):
@@ -50,7 +53,8 @@ class ExportedTowers(nn.Module):
                 for name, rows in layout.tables.items()
             }
         )
-        self.user_tower = Tower(len(layout.user_inputs), layout.config)
+        self.history = history_encoder(layout.config)
+        self.user_tower = Tower(layout.num_user_vectors, layout.config)
         self.item_tower = Tower(len(layout.item_inputs), layout.config)
         self.eval().requires_grad_(requires_grad=False)
 
@@ -66,7 +70,7 @@ class ExportedTowers(nn.Module):
         """Encode users from their histories.
 
         Args:
-            history: per user, item rows, oldest first, all known; only the longest window's worth is read.
+            history: per user, item rows, oldest first, all known; only the latest are read.
             features: by feature name, per user, rows from `FeatureSpec.encode`; what is missing counts as unknown.
             users: ``(batch,)`` user rows or `UNKNOWN`; read only by models with a user-id table.
 
@@ -75,19 +79,29 @@ class ExportedTowers(nn.Module):
             trained on users' very first events.
         """
         bags = self.layout.user_bags(history, features or {}, users)
-        return self._encode(self.user_tower, self.layout.user_inputs, bags, len(history))
+        if HISTORY not in bags:
+            return self._encode(self.user_tower, self.layout.user_inputs, bags, len(history), batch=_BATCH)
+        # The lists of a batch are padded to its longest, so lists of like length go together.
+        order = np.argsort(bags[HISTORY].lengths, kind="stable")
+        bags = {name: bag.take(order) for name, bag in bags.items()}
+        vector_BD = self._encode(
+            self.user_tower, self.layout.user_inputs, bags, len(history), batch=_BATCH_OF_HISTORIES
+        )
+        return vector_BD[np.argsort(order)]
 
     @torch.inference_mode()
     def encode_items(self, items: np.ndarray, features: Mapping[str, Ragged]) -> Float[np.ndarray, "batch full"]:
         """Encode items: ``(n,)`` rows (`UNKNOWN` for an item without a trained id) and their features' rows."""
         bags = self.layout.item_bags(items, features)
-        return self._encode(self.item_tower, self.layout.item_inputs, bags, len(items))
+        return self._encode(self.item_tower, self.layout.item_inputs, bags, len(items), batch=_BATCH)
 
-    def _encode(self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged], n: int) -> np.ndarray:
-        if n <= _BATCH:
+    def _encode(
+        self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged], n: int, *, batch: int
+    ) -> np.ndarray:
+        if n <= batch:
             return self._encode_batch(tower, inputs, bags)
-        starts = range(0, n, _BATCH)
-        rows = [np.arange(start, min(start + _BATCH, n)) for start in starts]
+        starts = range(0, n, batch)
+        rows = [np.arange(start, min(start + batch, n)) for start in starts]
         parts = [{name: bag.take(some) for name, bag in bags.items()} for some in rows]
         return np.concatenate([self._encode_batch(tower, inputs, part) for part in parts])
 
@@ -98,8 +112,17 @@ class ExportedTowers(nn.Module):
             )
             for source in inputs
         ]
+        if self.history is not None and HISTORY in bags:
+            pooled.insert(0, self._encode_histories(bags[HISTORY]))
         vector_BD: Tensor = tower(torch.cat(pooled, dim=-1))
         return truncate(vector_BD, self.widths.full, self.widths).numpy()
+
+    def _encode_histories(self, history: Ragged) -> Tensor:
+        assert self.history is not None
+        item_TE = nn.functional.embedding(
+            torch.from_numpy(history.values), self.get_parameter(f"tables.{ITEM_TABLE}.weight")
+        )
+        return encode_whole(self.history, item_TE, torch.from_numpy(history.lengths))
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and layout (JSON) into an existing folder."""

@@ -20,6 +20,8 @@ from recsys.ragged import Ragged
 
 ITEM_TABLE = "item"
 USER_TABLE = "user"
+HISTORY = "history"
+"""The lists that a history encoder reads, beside the user inputs' bags."""
 
 
 class Input(NamedTuple):
@@ -61,6 +63,11 @@ class Layout:
             inputs.append(Input("user_id", USER_TABLE))
         return (*inputs, *self._features("user"))
 
+    @property
+    def num_user_vectors(self) -> int:
+        """Embeddings that the user tower sees: one per input, and the encoded history where there is an encoder."""
+        return len(self.user_inputs) + (self.config.encoded_history > 0)
+
     @cached_property
     def item_inputs(self) -> tuple[Input, ...]:
         """What the item tower sees, in the order it is concatenated."""
@@ -72,7 +79,7 @@ class Layout:
     def user_bags(
         self, history: Ragged, features: Mapping[str, Ragged], users: np.ndarray | None = None
     ) -> dict[str, Ragged]:
-        """Return each user input's rows.
+        """Return each user input's rows, and those that a history encoder reads.
 
         Args:
             history: per example, item rows, oldest first; all known rows.
@@ -80,6 +87,8 @@ class Layout:
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
         """
         bags = {f"history_{window}": history.last(window) for window in self.config.windows}
+        if self.config.encoded_history:
+            bags[HISTORY] = history.last(self.config.encoded_history)
         if self.config.user_id:
             bags["user_id"] = _one_each(users) if users is not None else Ragged.empty(len(history))
         return bags | self._feature_bags("user", features, len(history))

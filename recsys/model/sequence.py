@@ -1,10 +1,9 @@
 """A causal encoder of histories: one state per position, from that position and everything before it.
 
-Blocks are those of HSTU (arXiv 2402.17152): gated pointwise attention, where ``SiLU`` takes the place of the softmax, so
-that how much of a history is alike is not normalised away before the gate. Two things are different here. Each position
-divides by the number of positions it reads, where HSTU divides by a constant: short histories keep their scale. And
-attention has a bias for every distance and head; there are no absolute positions, so a window cut out of a long history
-looks like any other.
+Blocks are those of HSTU (arXiv 2402.17152): gated pointwise attention, in which ``SiLU`` takes the place of the
+softmax, so that items do not compete for attention. Two things are different here. Each position divides by the number
+of positions it reads, where HSTU divides by a constant: short histories keep their scale. And positions are known only
+by a bias for every distance and head, so a window cut out of a long history looks like any other.
 
 Shapes: ``item_TE`` (items of all lists, embedding_dim), ``state_VE`` (positions of all lists, the start of each
 included), ``token_BLE`` (batch, longest list + 1, embedding_dim), ``H`` heads, ``bias_HLL``.
@@ -76,7 +75,9 @@ class Block(nn.Module):
         """Return tokens of the same shape; each depends on itself and earlier ones only."""
         projected = nn.functional.silu(self.gate_value_query_key(self.norm(token_BLE)))
         gate_BLE, *heads = projected.chunk(4, dim=-1)
-        value_BHLe, query_BHLe, key_BHLe = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in heads)
+        value_BHLe, query_BHLe, key_BHLe = (
+            part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in heads
+        )
         distance_LL = _distances(token_BLE.shape[1], token_BLE.device)
         logit_BHLL = query_BHLe @ key_BHLe.mT + self.distance_bias[:, distance_LL.clamp_min(0)]
         attention_BHLL = nn.functional.silu(logit_BHLL) * _mean_of_earlier(distance_LL)
