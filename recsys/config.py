@@ -49,6 +49,9 @@ class ModelConfig:
     """Blocks of the sequence encoder."""
     num_heads: int = 2
     """Heads of attention and of the sequence encoder; they share ``embedding_dim`` evenly."""
+    time_bias: bool = False
+    """Whether the sequence encoder also sees how much time lies between two items, in logs with times. It then reads
+    items of unknown time too, as those of a request."""
     user_id: bool = False
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
@@ -83,6 +86,12 @@ class ModelConfig:
             "num_heads",
             self.num_heads,
             f"a divisor of embedding_dim ({self.embedding_dim})",
+        )
+        _require(
+            not self.time_bias or self.history == "sequence",
+            "time_bias",
+            self.time_bias,
+            f"false with history {self.history}: only the sequence encoder has one",
         )
         for name in ("dropout", "item_id_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")

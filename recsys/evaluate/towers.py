@@ -20,7 +20,7 @@ def query_vectors(
 ) -> Float[np.ndarray, "queries full"]:
     """Encode each query's user from the history before the split; ``user_features`` are those of all users."""
     features = {name: lists.take(queries.user) for name, lists in user_features.items()}
-    return towers.encode_users(queries.history, features, queries.user)
+    return towers.encode_users(queries.history, features, queries.user, queries.time)
 
 
 def item_vectors(towers: ExportedTowers, item_features: Mapping[str, Ragged]) -> Float[np.ndarray, "items full"]:

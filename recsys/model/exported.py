@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recsys.data.schema import FeatureSpec
 from recsys.errors import ArtifactError
 from recsys.model.history import encode_whole, history_encoder
-from recsys.model.layout import HISTORY, ITEM_TABLE, Input, Layout
+from recsys.model.layout import HISTORY, HISTORY_TIME, ITEM_TABLE, Input, Layout
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, truncate
@@ -65,7 +65,11 @@ class ExportedTowers(nn.Module):
 
     @torch.inference_mode()
     def encode_users(
-        self, history: Ragged, features: Mapping[str, Ragged] | None = None, users: np.ndarray | None = None
+        self,
+        history: Ragged,
+        features: Mapping[str, Ragged] | None = None,
+        users: np.ndarray | None = None,
+        times: Ragged | None = None,
     ) -> Float[np.ndarray, "batch full"]:
         """Encode users from their histories.
 
@@ -73,12 +77,14 @@ class ExportedTowers(nn.Module):
             history: per user, item rows, oldest first, all known; only the latest are read.
             features: by feature name, per user, rows from `FeatureSpec.encode`; what is missing counts as unknown.
             users: ``(batch,)`` user rows or `UNKNOWN`; read only by models with a user-id table.
+            times: per user, when the history's items were, in the dataset's unit, `recsys.model.elapsed.UNKNOWN_TIME`
+                for any; None means all unknown. Read only by models with a time bias.
 
         Returns:
             ``(batch, full width)`` float32 unit vectors. An empty history without features gives the vector that was
             trained on users' very first events.
         """
-        bags = self.layout.user_bags(history, features or {}, users)
+        bags = self.layout.user_bags(history, features or {}, users, times)
         if HISTORY not in bags:
             return self._encode(self.user_tower, self.layout.user_inputs, bags, len(history), batch=_BATCH)
         # The lists of a batch are padded to its longest, so lists of like length go together.
@@ -113,16 +119,17 @@ class ExportedTowers(nn.Module):
             for source in inputs
         ]
         if self.history is not None and HISTORY in bags:
-            pooled.insert(0, self._encode_histories(bags[HISTORY]))
+            pooled.insert(0, self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME)))
         vector_BD: Tensor = tower(torch.cat(pooled, dim=-1))
         return truncate(vector_BD, self.widths.full, self.widths).numpy()
 
-    def _encode_histories(self, history: Ragged) -> Tensor:
+    def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
         assert self.history is not None
         item_TE = nn.functional.embedding(
             torch.from_numpy(history.values), self.get_parameter(f"tables.{ITEM_TABLE}.weight")
         )
-        return encode_whole(self.history, item_TE, torch.from_numpy(history.lengths))
+        time_T = None if times is None else torch.from_numpy(times.values)
+        return encode_whole(self.history, item_TE, torch.from_numpy(history.lengths), time_T)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and layout (JSON) into an existing folder."""

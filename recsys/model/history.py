@@ -24,8 +24,15 @@ def history_encoder(config: ModelConfig) -> HistoryEncoder | None:
 
 
 def encode_whole(
-    encoder: HistoryEncoder, item_TE: Float[Tensor, "items dim"], length_B: Int[Tensor, " batch"]
+    encoder: HistoryEncoder,
+    item_TE: Float[Tensor, "items dim"],
+    length_B: Int[Tensor, " batch"],
+    time_T: Int[Tensor, " items"] | None = None,
 ) -> Float[Tensor, "batch dim"]:
     """Return one vector per list, of all that it holds: of a sequence's states, the last."""
-    state_BE: Tensor = encoder(item_TE, length_B)
-    return state_BE[last_places(length_B)] if isinstance(encoder, SequenceEncoder) else state_BE
+    state_BE: Tensor
+    if isinstance(encoder, AttentionPooling):
+        state_BE = encoder(item_TE, length_B)
+    else:
+        state_BE = encoder(item_TE, length_B, time_T)[last_places(length_B)]
+    return state_BE

@@ -22,6 +22,8 @@ ITEM_TABLE = "item"
 USER_TABLE = "user"
 HISTORY = "history"
 """The lists that a history encoder reads, beside the user inputs' bags."""
+HISTORY_TIME = "history_time"
+"""The times of their items, where it reads those and they are known."""
 
 
 class Input(NamedTuple):
@@ -77,7 +79,11 @@ class Layout:
         return [Input(_feature_table(spec), _feature_table(spec)) for spec in self.specs if spec.side == side]
 
     def user_bags(
-        self, history: Ragged, features: Mapping[str, Ragged], users: np.ndarray | None = None
+        self,
+        history: Ragged,
+        features: Mapping[str, Ragged],
+        users: np.ndarray | None = None,
+        times: Ragged | None = None,
     ) -> dict[str, Ragged]:
         """Return each user input's rows, and those that a history encoder reads.
 
@@ -85,10 +91,13 @@ class Layout:
             history: per example, item rows, oldest first; all known rows.
             features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
+            times: per example, the times of the history's items; None means all unknown. Read only with ``time_bias``.
         """
         bags = {f"history_{window}": history.last(window) for window in self.config.windows}
         if self.config.encoded_history:
             bags[HISTORY] = history.last(self.config.encoded_history)
+        if self.config.time_bias and times is not None:
+            bags[HISTORY_TIME] = times.last(self.config.encoded_history)
         if self.config.user_id:
             bags["user_id"] = _one_each(users) if users is not None else Ragged.empty(len(history))
         return bags | self._feature_bags("user", features, len(history))

@@ -10,13 +10,13 @@ start of each included: T + B), ``token_BLE`` (batch, longest list + 1, embeddin
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 from torch import Tensor
 
 
 def pad(
-    item_TE: Float[Tensor, "items dim"], length_B: Int[Tensor, " batch"], start_E: Float[Tensor, " dim"]
-) -> tuple[Float[Tensor, "batch longest dim"], Int[Tensor, " positions"]]:
+    item_TE: Num[Tensor, "items dim"], length_B: Int[Tensor, " batch"], start_E: Num[Tensor, " dim"]
+) -> tuple[Num[Tensor, "batch longest dim"], Int[Tensor, " positions"]]:
     """Lay lists out row by row, and say where each list's positions are.
 
     Args:

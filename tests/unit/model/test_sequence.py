@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from recsys.config import ModelConfig
+from recsys.model.elapsed import UNKNOWN_TIME
 from recsys.model.sequence import SequenceEncoder
 
 CONFIG = ModelConfig(history="sequence", embedding_dim=8, sequence_length=12, num_blocks=2, num_heads=2)
@@ -93,6 +96,23 @@ def test_blocks_are_gated_pointwise_attention(encoder):
     for block in encoder.blocks:
         token_LE = naive_block(block, token_LE)
     torch.testing.assert_close(states.double(), encoder.norm.double()(token_LE), rtol=0, atol=1e-5)
+
+
+def test_times_count_only_as_far_as_they_are_known():
+    torch.manual_seed(1)
+    encoder = SequenceEncoder(replace(CONFIG, time_bias=True)).eval().requires_grad_(requires_grad=False)
+    for block in encoder.blocks:
+        block.time_bias.copy_(torch.randn_like(block.time_bias))
+    items, lengths, times = torch.randn(5, 8), torch.tensor([2, 3]), torch.tensor([0, 100, 7, 8, 9])
+    states = encoder(items, lengths, times)
+    # A clock that is set otherwise tells the same times apart; another distance changes the states from there on.
+    torch.testing.assert_close(encoder(items, lengths, times + 1000), states)
+    later = encoder(items, lengths, times + torch.tensor([0, 0, 0, 0, 5000]))
+    changed = (later - states).abs().amax(dim=1) > 1e-3
+    assert changed.tolist() == [False] * 6 + [True]
+    unknown = encoder(items, lengths)
+    torch.testing.assert_close(encoder(items, lengths, torch.full((5,), UNKNOWN_TIME)), unknown)
+    assert ((unknown - states)[[2, 4, 5, 6]].abs().amax(dim=1) > 1e-3).all()
 
 
 def test_a_history_longer_than_the_encoder_reads_has_no_bias(encoder):
