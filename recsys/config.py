@@ -37,12 +37,14 @@ class ModelConfig:
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
     """Sizes of each tower's hidden layers; none makes the towers linear."""
-    history: Literal["mean", "attention", "sequence"] = "mean"
-    """How a user's items become a vector: ``mean`` over windows; ``attention`` pooling beside them; or a causal
-    ``sequence`` encoder, trained on all positions of a history at once, for logs with an order."""
+    history: Literal["mean", "attention", "sequence", "none"] = "mean"
+    """How the user tower reads a history. ``mean``: the means of its last items, over ``history_windows``.
+    ``attention``: weighted by what is learned of them, beside the means. ``sequence``: by a causal encoder that learns
+    from every position of a history at once; the log needs an order. ``none``: not at all; a user is their id and
+    features, and new users are known by their features alone."""
     history_windows: tuple[int, ...] = (1, 5, 50)
-    """The last n items of a history, averaged for each n: short windows say what now, long ones say who. The sequence
-    encoder has none; attention may do without."""
+    """With ``mean`` and ``attention``, the last n items of a history, averaged for each n: short windows say what now,
+    long ones who. Attention may do without."""
     sequence_length: int = 200
     """The last items of a history that attention or the sequence encoder reads."""
     num_blocks: int = 2
@@ -95,6 +97,12 @@ class ModelConfig:
         )
         for name in ("dropout", "item_id_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        _require(
+            self.history != "none" or self.user_id,
+            "history",
+            self.history,
+            "mean without user_id: there is nothing else to tell users apart by",
+        )
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -181,7 +189,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 1024
-    """Examples per step and process."""
+    """Rows per step and process: events of a log with an order, else users (see `recsys.data.batches`)."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3

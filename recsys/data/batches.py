@@ -1,7 +1,12 @@
 """Training examples straight from the event columns: no row per example is ever stored.
 
-Each training event is one example: the item that was chosen, and everything the same user did before it. Events are
-sorted by user and time, so a history is a range of the item column that ends where the target begins.
+Events are sorted by user and time, so what a user did before an event, and what the event's row is to predict, are two
+ranges of the item column that meet. Three kinds of rows come of that:
+
+* The log has an order: one row per event, the item that was chosen, after everything the same user did before.
+* The tower reads no history: rows of the same user would be alike, so there is one, with all the user's items as its
+  positives. What a loss computes per row, it then computes once per user instead of once per event.
+* The log has no order: one row per user again, whose items every epoch splits at random into a history and positives.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives
@@ -19,62 +25,90 @@ from recsys.ragged import Ragged, gather_ranges
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch of examples.
+    """A batch: B lists that the user tower reads, P positives for the vectors it makes of them, drawn negatives.
 
     Args:
-        user: ``(B,)`` int64 user rows.
-        item: ``(B,)`` int64 item rows, the targets.
-        history: per example, the user's items before the target, oldest first.
-        negative: ``(N,)`` int64 item rows to tell the targets from.
+        user: ``(B,)`` int64 user rows, one per list.
+        history: B lists of item rows, oldest first: what the user did before the list's positives.
+        row: ``(P,)`` int64, non-decreasing: the vector that each positive belongs to.
+        item: ``(P,)`` int64 item rows, the positives.
+        negative: ``(drawn,)`` int64 item rows to tell the positives from, as often as each was drawn.
     """
 
     user: np.ndarray
-    item: np.ndarray
     history: Ragged
+    row: np.ndarray
+    item: np.ndarray
     negative: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Per row, the user and three bounds in the item column: of the history, of both, of the positives."""
+
+    user: np.ndarray
+    first: np.ndarray
+    split: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
 
 
 class TrainingEvents:
     """The training split in memory, and seeded epochs over it.
 
-    Where the log has no order (``dataset.ordered`` is false), every epoch draws a new random order of each user's
-    events: a history is then a random part of what else the user chose, never the target itself.
-
     Args:
         dataset: a prepared dataset.
-        longest: items of history to give at most.
-        max_events_per_user: make examples only of each user's latest events; None means of all.
+        longest: items of history to give at most; 0 for a tower that reads none.
+        max_events_per_user: make positives only of each user's latest events (of so many at most, where the log has
+            no order); None means of all.
         seed: of everything random here; epochs and steps derive theirs from it.
     """
 
     def __init__(self, dataset: Dataset, *, longest: int, max_events_per_user: int | None = None, seed: int) -> None:
         events = dataset.events("train")
         self._user, self._item = events.user, events.item
-        self._ordered, self._longest, self._seed = dataset.ordered, longest, seed
+        self._longest, self._seed = longest, seed
+        self._is_split = not dataset.ordered and longest > 0
         self.num_items = len(dataset.items)
-        per_user = np.bincount(self._user, minlength=len(dataset.users))
+        self._rows, share = self._make_rows(len(dataset.users), max_events_per_user, by_event=dataset.ordered)
+        total = np.bincount(self._item, weights=share, minlength=self.num_items)
+        self.item_rate: Float[np.ndarray, " items"] = total / max(1, len(self._rows))
+        """How often each item is expected among one row's positives; the sum is the mean number of positives."""
+
+    def _make_rows(self, num_users: int, most: int | None, *, by_event: bool) -> tuple[_Rows, np.ndarray]:
+        """Return the rows, with the most positives that each may have, and each event's chance to be a positive."""
+        per_user = np.bincount(self._user, minlength=num_users)
         stop = np.cumsum(per_user)
-        self._first = (stop - per_user)[self._user]
-        places = np.arange(len(self._user))
-        if max_events_per_user is not None:
-            places = places[places >= stop[self._user] - max_events_per_user]
-        self._places = places
-        self.item_share = np.bincount(self._item[places], minlength=self.num_items) / max(1, len(places))
+        first = stop - per_user
+        split = first if most is None else np.maximum(first, stop - most)
+        is_latest = np.arange(len(self._user)) >= split[self._user]
+        if by_event and self._longest > 0:
+            place, user = np.flatnonzero(is_latest), self._user[is_latest]
+            return _Rows(user, first[user], place, place + 1), is_latest
+        user = np.flatnonzero(per_user)
+        rows = _Rows(user, first[user], split[user], stop[user])
+        if not self._is_split:
+            return rows, is_latest
+        # Of n items, 1 to m are positives, all numbers alike: each item is one with chance (m + 1) / 2n.
+        chance = (stop - split + 1) / (2 * np.maximum(per_user, 1))
+        return rows, chance[self._user]
 
     def __len__(self) -> int:
-        """Examples in one epoch."""
-        return len(self._places)
+        """Rows in one epoch."""
+        return len(self._rows)
 
     def steps_per_epoch(self, *, batch_size: int, world_size: int) -> int:
         """Full global batches in an epoch; the remainder is left to other epochs' shuffles.
 
         Raises:
-            TrainingError: there are fewer examples than one global batch.
+            TrainingError: there are fewer rows than one global batch.
         """
         steps = len(self) // (batch_size * world_size)
         if steps == 0:
             raise TrainingError(
-                f"batch_size: got {batch_size} on {world_size} process(es) for {len(self)} training examples, "
+                f"batch_size: got {batch_size} on {world_size} process(es) for {len(self)} training rows, "
                 f"expected at most {len(self) // world_size}"
             )
         return steps
@@ -93,23 +127,36 @@ class TrainingEvents:
 
         Args:
             epoch: number of the pass, from 0.
-            batch_size: examples per batch and rank.
-            negatives: draws each batch's further negatives.
+            batch_size: rows per batch and rank.
+            negatives: draws each batch's negatives.
             rank: which of the ``world_size`` processes this is.
-            world_size: number of processes; together they see every example at most once.
+            world_size: number of processes; together they see every row at most once.
             skip: leave out the first so many batches (to go on from a checkpoint).
         """
-        item, places = self._item, self._places
         shuffle = np.random.default_rng([self._seed, epoch])
-        if not self._ordered:
-            item = item[np.lexsort((shuffle.random(len(item)), self._user))]
-        order = shuffle.permutation(places)
+        item, rows = self._split(shuffle) if self._is_split else (self._item, self._rows)
+        order = shuffle.permutation(len(rows))
         for step in range(skip, self.steps_per_epoch(batch_size=batch_size, world_size=world_size)):
             start = (step * world_size + rank) * batch_size
-            place = order[start : start + batch_size]
+            row = order[start : start + batch_size]
+            first, split = rows.first[row], rows.split[row]
+            positives = gather_ranges(item, split, rows.stop[row])
+            random = np.random.default_rng([self._seed, epoch, step, rank])
             yield Examples(
-                user=self._user[place],
-                item=item[place],
-                history=gather_ranges(item, np.maximum(self._first[place], place - self._longest), place),
-                negative=negatives.draw(np.random.default_rng([self._seed, epoch, step, rank])),
+                user=rows.user[row],
+                history=gather_ranges(item, np.maximum(first, split - self._longest), split),
+                row=positives.row_of_values(),
+                item=positives.values,
+                negative=negatives.draw(random, positives.values),
             )
+
+    def _split(self, random: np.random.Generator) -> tuple[np.ndarray, _Rows]:
+        """Return the items in a new random order within each user, and rows with a new number of positives.
+
+        All numbers of positives are alike, so histories of every length are seen: the empty one of a new user, and
+        those nearly as long as the whole one that the tower reads once it is trained.
+        """
+        item = self._item[np.lexsort((random.random(len(self._item)), self._user))]
+        rows = self._rows
+        num_positives = random.integers(1, rows.stop - rows.split, endpoint=True)
+        return item, _Rows(rows.user, rows.first, rows.stop - num_positives, rows.stop)

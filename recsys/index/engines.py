@@ -44,8 +44,8 @@ class SearchResult:
         rerank_ms: time scoring candidates again, for the whole batch.
     """
 
-    rows_BK: Int64[np.ndarray, "batch k"]  # noqa: N815
-    scores_BK: Float[np.ndarray, "batch k"]  # noqa: N815
+    rows_BK: Int64[np.ndarray, "batch k"]
+    scores_BK: Float[np.ndarray, "batch k"]
     scan_ms: float
     rerank_ms: float
 

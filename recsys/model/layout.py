@@ -88,7 +88,7 @@ class Layout:
         """Return each user input's rows, and those that a history encoder reads.
 
         Args:
-            history: per example, item rows, oldest first; all known rows.
+            history: per example, item rows, oldest first; all known rows. Read only by a tower with a history.
             features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
             times: per example, the times of the history's items; None means all unknown. Read only with ``time_bias``.

@@ -1,10 +1,10 @@
 """The model as it is trained: TorchRec tables, and a tower on each side.
 
-One lookup per step serves both towers. Its rows ("samples") are the batch's pairs, followed by further negative items
-whose user bags are empty, so that histories and items are pooled from the one shared item table in a single sharded
-call.
+One lookup per step serves both towers: side by side, the lists of users and the distinct items of the batch. The
+shorter side is filled up with empty bags, so that histories and items are pooled from the one shared item table in a
+single sharded call.
 
-Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width).
+Shapes: ``user_VD`` (user vectors, full width), ``item_SD`` (samples, full width).
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ class Batch:
     """What one step looks up.
 
     Args:
-        features: every input's bags; stride is the number of samples.
-        num_pairs: the first so many samples are (user, positive item) pairs, the others only items.
+        features: every input's bags; stride is the larger of the two numbers.
+        num_lists: the first so many bags of user inputs are of users.
+        num_samples: the first so many bags of item inputs are of items.
     """
 
     features: KeyedJaggedTensor
-    num_pairs: int
+    num_lists: int
+    num_samples: int
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
-        return Batch(self.features.to(device), self.num_pairs)
+        return Batch(self.features.to(device), self.num_lists, self.num_samples)
 
 
 class TwoTower(nn.Module):
@@ -72,35 +74,33 @@ class TwoTower(nn.Module):
         self.user_tower = Tower(len(layout.user_inputs), layout.config)
         self.item_tower = Tower(len(layout.item_inputs), layout.config)
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "batch full"], Float[Tensor, "samples full"]]:
-        """Return unnormalised user vectors of the pairs, and item vectors of all samples."""
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors full"], Float[Tensor, "samples full"]]:
+        """Return unnormalised vectors of users, one per list, and of items."""
         pooled = self.tables(batch.features).to_dict()
-        user_BC = torch.cat([pooled[source.name][: batch.num_pairs] for source in self.layout.user_inputs], dim=-1)
-        item_SC = torch.cat([pooled[source.name] for source in self.layout.item_inputs], dim=-1)
-        return self.user_tower(user_BC), self.item_tower(item_SC)
+        user_VC = torch.cat([pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs], dim=-1)
+        item_SC = torch.cat([pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs], dim=-1)
+        return self.user_tower(user_VC), self.item_tower(item_SC)
 
 
 def make_batch(layout: Layout, user_bags: Mapping[str, Ragged], item_bags: Mapping[str, Ragged]) -> Batch:
-    """Join the bags of B users and of S >= B items into one KeyedJaggedTensor of stride S.
+    """Join the bags of B users and of S items into one KeyedJaggedTensor, whose stride is the larger of the two.
 
     Keys come in the order of the layout's tables, so that the sharded lookup need not permute them.
     """
-    num_pairs = len(next(iter(user_bags.values())))
-    num_samples = len(next(iter(item_bags.values())))
-    padding = np.zeros(num_samples - num_pairs, dtype=np.int64)
+    num_lists, num_samples = (len(next(iter(bags.values()))) for bags in (user_bags, item_bags))
+    stride = max(num_lists, num_samples)
+    bags = {**user_bags, **item_bags}
     keys = [source.name for source in _by_table(layout)]
-    values, lengths = [], []
-    for key in keys:
-        bag = user_bags[key] if key in user_bags else item_bags[key]
-        values.append(bag.values)
-        lengths.append(bag.lengths if key in item_bags else np.concatenate([bag.lengths, padding]))
+    lengths = np.zeros((len(keys), stride), dtype=np.int64)
+    for length, key in zip(lengths, keys, strict=True):
+        length[: len(bags[key])] = bags[key].lengths
     features = KeyedJaggedTensor(
         keys=keys,
-        values=torch.from_numpy(np.concatenate(values)),
-        lengths=torch.from_numpy(np.concatenate(lengths)),
-        stride=num_samples,
+        values=torch.from_numpy(np.concatenate([bags[key].values for key in keys])),
+        lengths=torch.from_numpy(lengths.reshape(-1)),
+        stride=stride,
     )
-    return Batch(features, num_pairs)
+    return Batch(features, num_lists, num_samples)
 
 
 def _by_table(layout: Layout) -> list[Input]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,6 +24,7 @@ from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
+from recsys.model.losses.samples import Samples, samples_of
 from recsys.model.two_tower import Batch, make_batch
 from recsys.train.checkpoint import (
     CONFIG,
@@ -108,7 +108,7 @@ class Trainer:
             raise TrainingError(f"{options.dataset}: got no validation events, expected some to stop training by")
         self.events = TrainingEvents(
             dataset,
-            longest=model.history_windows[-1],
+            longest=model.longest_history,
             max_events_per_user=self.config.max_events_per_user,
             seed=self.config.seed,
         )
@@ -116,7 +116,9 @@ class Trainer:
             batch_size=self.config.batch_size, world_size=process.world_size
         )
         self.negatives = self._negatives()
-        self.log_expected = torch.from_numpy(self._log_expected()).to(process.device)
+        # An item that is never a negative needs no true value, only a finite one.
+        tiny = np.finfo(np.float32).tiny
+        self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
         self.sharded = shard(self.layout, self.config, process)
         self.progress = Progress()
         if options.resume:
@@ -145,9 +147,10 @@ class Trainer:
             skip=progress.step,
         )
         self.sharded.model.train()
-        started, first_step = time.perf_counter(), progress.step
+        started, seen = time.perf_counter(), 0
         progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
-        per_step = config.batch_size * self.process.world_size
+        # Examples are positives. Where a row's number of them is random, these are expected ones.
+        per_step = round(self.events.item_rate.sum() * config.batch_size * self.process.world_size)
         reporter.start_epoch(
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
@@ -157,10 +160,10 @@ class Trainer:
             progress.step += 1
             progress.total_steps += 1
             reporter.step(per_step)
+            seen += len(examples.item) * self.process.world_size
             every = self.options.checkpoint_every
             if every is not None and progress.total_steps % every == 0 and progress.step < self.steps_per_epoch:
                 save_checkpoint(self.run_folder, self.sharded, progress, self.process)
-        seen = (progress.step - first_step) * per_step
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
@@ -169,10 +172,10 @@ class Trainer:
         }
 
     def _step(self, examples: Examples) -> list[float]:
-        batch, user_B, item_S = self._batch(examples)
+        batch, samples = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
-        user_BD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_BD, item_SD, user_B, item_S, self.log_expected[item_S])
+        user_VD, item_SD = self.sharded.model(batch)
+        loss, loss_L = self.sharded.loss(user_VD, item_SD, samples)
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -184,9 +187,10 @@ class Trainer:
         losses: list[float] = loss_L.tolist()
         return losses
 
-    def _batch(self, examples: Examples) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        """Return what is looked up, the user row of each pair and the item row of each sample."""
-        items = np.concatenate([examples.item, examples.negative])
+    def _batch(self, examples: Examples) -> tuple[Batch, Samples]:
+        """Return what is looked up, and what the loss knows of the vectors that come of it."""
+        samples = samples_of(examples, self.log_expected, user_V=examples.user)
+        items = samples.item_S.numpy()
         user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
         batch = make_batch(
@@ -194,26 +198,19 @@ class Trainer:
             self.layout.user_bags(examples.history, user_features, examples.user),
             self.layout.item_bags(items, item_features),
         )
-        user_B, item_S = (torch.from_numpy(rows).to(self.process.device) for rows in (examples.user, items))
-        return batch.to(self.process.device), user_B, item_S
+        return batch.to(self.process.device), samples.to(self.process.device)
 
     def _negatives(self) -> Negatives:
         loss = self.config.loss
         if loss.kind == "full_softmax":
             return WholeCatalogue(self.events.num_items)
         return NegativeSampler(
-            self.events.item_share,
+            self.events.item_rate,
+            batch_size=self.config.batch_size,
             num_uniform=loss.num_uniform_negatives,
             num_popular=loss.num_popular_negatives,
             popularity_power=loss.popularity_power,
         )
-
-    def _log_expected(self) -> np.ndarray:
-        """Return, per item, the log of how often it is expected among one example's negatives."""
-        expected = (self.config.batch_size - 1) * self.events.item_share + self.negatives.expected
-        # An item that is never sampled needs no true value, only a finite one.
-        log_expected: np.ndarray = np.log(np.maximum(expected, np.finfo(np.float32).tiny)).astype(np.float32)
-        return log_expected
 
     def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
         """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call."""

@@ -19,8 +19,9 @@ from recsys.widths import truncate
 
 
 @pytest.mark.parametrize("hidden", [(), (24,), (24, 12)])
-@pytest.mark.parametrize("user_id", [False, True])
-def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, hidden, user_id):
+@pytest.mark.parametrize(("history", "user_id"), [("mean", False), ("mean", True), ("none", True)])
+@pytest.mark.parametrize("num_items", [60, 20])
+def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, hidden, history, user_id, num_items):
     dataset = Dataset(simulated)
     config = ModelConfig(widths=(4, 12), embedding_dim=8, hidden=hidden, history_windows=(1, 4), user_id=user_id)
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)

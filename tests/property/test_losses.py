@@ -1,6 +1,12 @@
-"""The one-pass losses against the losses as the papers write them: width by width, in float64."""
+"""The one-pass losses against the losses as the papers write them: width by width, in float64.
+
+The naive versions know nothing of distinct items and weights: they repeat an item as often as it is a positive or was
+drawn, and a vector as often as it has positives.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +16,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
 from recsys.config import LEAST_TEMPERATURE, LossConfig
+from recsys.data.batches import Examples
 from recsys.errors import ConfigError
 from recsys.model.losses.bilateral_softmax import bilateral_softmax
 from recsys.model.losses.distillation import distillation
@@ -17,73 +24,127 @@ from recsys.model.losses.energy import energy_penalty, energy_profile
 from recsys.model.losses.full_softmax import full_softmax
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.sampled_softmax import sampling_shift
+from recsys.model.losses.samples import MASKED, Logits, Samples, samples_of, segment_logsumexp
+from recsys.ragged import Ragged
 from recsys.testing import width_ladders
 from recsys.widths import WidthLadder
 
 
-def naive_loss(user_BD, item_SD, user_B, item_S, log_expected_S, *, widths, temperatures, weights):
-    """One softmax per width and user: the positive as it is, every other sample corrected, accidental hits left out."""
-    total = user_BD.new_zeros(())
-    for width, temperature, weight in zip(widths, temperatures, weights, strict=True):
-        cosine_BS = normalize(user_BD[:, :width], dim=1) @ normalize(item_SD[:, :width], dim=1).T
-        for user in range(len(user_BD)):
-            others = torch.nonzero(item_S != item_S[user])[:, 0]
-            logits = torch.cat(
-                [cosine_BS[user, [user]] / temperature, cosine_BS[user, others] / temperature - log_expected_S[others]]
-            )
-            total = total - weight * log_softmax(logits, dim=0)[0] / len(user_BD)
-    return total / sum(weights)
+class Problem:
+    """A batch of vectors and items as a step has them, and the same written out pair by pair."""
+
+    def __init__(self, random, *, widths, counts, num_users, num_items, num_drawn, scale=1.0):
+        """``counts``: positives of each vector."""
+        self.widths, self.random = widths, random
+        row = np.repeat(np.arange(len(counts)), counts)
+        # Few different users and items, so that repeated users and accidental hits are common.
+        self.user = random.integers(num_users, size=len(counts))
+        # As in an epoch's batches, the batch's positives are among its negatives.
+        item = random.integers(num_items, size=len(row))
+        negative = np.concatenate([random.integers(num_items, size=num_drawn), item])
+        self.log_expected = random.normal(size=num_items)
+        examples = Examples(self.user, Ragged.empty(len(counts)), row, item, negative)
+        self.samples = samples_of(examples, self.log_expected, user_V=self.user)
+        self.row, self.item, self.negative = row, item, negative
+        self.vectors = {
+            "user_VD": torch.from_numpy(random.normal(size=(len(counts), widths.full)) * scale),
+            "item_SD": torch.from_numpy(random.normal(size=(len(self.samples.item_S), widths.full))),
+        }
+
+    def leaves(self):
+        return {name: vector.clone().requires_grad_() for name, vector in self.vectors.items()}
+
+    def naive_logits(self, user_VD, item_SD, temperatures):
+        """By width: per pair, its positive's logit, and those of the vector's negatives, one for each draw."""
+        place = {int(item): place for place, item in enumerate(self.samples.item_S)}
+        for width, temperature in zip(self.widths, temperatures, strict=True):
+            cosine = normalize(user_VD[:, :width], dim=1) @ normalize(item_SD[:, :width], dim=1).T / temperature
+            pairs = []
+            for row, item in zip(self.row, self.item, strict=True):
+                own = set(self.item[self.row == row])
+                drawn = [one for one in self.negative if one not in own]
+                corrections = torch.tensor([self.log_expected[one] for one in drawn], dtype=torch.float64)
+                pairs.append((cosine[row, place[item]], cosine[row, [place[one] for one in drawn]] - corrections))
+            yield pairs
 
 
 @st.composite
 def problems(draw):
-    widths = draw(width_ladders(max_width=24))
-    batch, negatives = draw(st.integers(1, 5)), draw(st.integers(0, 4))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = 10.0 ** draw(st.integers(-2, 2))
-    tensors = {
-        "user_BD": torch.from_numpy(random.normal(size=(batch, widths.full)) * scale),
-        "item_SD": torch.from_numpy(random.normal(size=(batch + negatives, widths.full))),
-        # Few different users and items, so that repeated users and accidental hits are common.
-        "user_B": torch.from_numpy(random.integers(draw(st.integers(1, 8)), size=batch)),
-        "item_S": torch.from_numpy(random.integers(draw(st.integers(1, 8)), size=batch + negatives)),
-        "log_expected_S": torch.from_numpy(random.normal(size=batch + negatives)),
-    }
-    return widths, tensors, random
+    vectors = draw(st.integers(1, 5))
+    counts = [1] * vectors
+    if draw(st.booleans()):
+        counts = [draw(st.integers(0, 4)) for _ in counts]
+        counts[draw(st.integers(0, vectors - 1))] += 1
+    return Problem(
+        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
+        widths=draw(width_ladders(max_width=24)),
+        counts=counts,
+        num_users=draw(st.integers(1, 8)),
+        num_items=draw(st.integers(1, 8)),
+        num_drawn=draw(st.integers(0, 6)),
+        scale=10.0 ** draw(st.integers(-2, 2)),
+    )
+
+
+def naive_loss(problem, user_VD, item_SD, *, temperatures):
+    """By width, one softmax per pair: the positive as it is, every draw corrected, the vector's positives left out."""
+    losses = []
+    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
+        logits = [torch.cat([positive[None], negatives]) for positive, negatives in pairs]
+        losses.append(-torch.stack([log_softmax(one, dim=0)[0] for one in logits]).mean())
+    return torch.stack(losses)
+
+
+def weighted(loss_L, weights):
+    return (loss_L * torch.tensor(weights, dtype=torch.float64)).sum() / sum(weights)
+
+
+def assert_same_gradients(ours, theirs):
+    for name in ours:
+        expected = theirs[name].grad if theirs[name].grad is not None else torch.zeros_like(theirs[name])
+        torch.testing.assert_close(ours[name].grad, expected, rtol=1e-7, atol=1e-9)
+
+
+def settings(problem):
+    return tuple(tuple(problem.random.uniform(low, 2, len(problem.widths))) for low in (0.05, 0.1))
 
 
 @given(problem=problems())
 def test_value_and_gradient_equal_the_naive_loss(problem):
-    widths, tensors, random = problem
-    temperatures, weights = (tuple(random.uniform(low, 2, len(widths))) for low in (0.05, 0.1))
-    ours = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
-    theirs = {name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")}
-    rest = {name: tensors[name] for name in ("user_B", "item_S", "log_expected_S")}
-    loss, loss_L = MatryoshkaLoss(widths, LossConfig(temperature=temperatures, weights=weights))(**ours, **rest)
-    expected = naive_loss(**theirs, **rest, widths=widths, temperatures=temperatures, weights=weights)
+    temperatures, weights = settings(problem)
+    ours, theirs = problem.leaves(), problem.leaves()
+    config = LossConfig(temperature=temperatures, weights=weights)
+    loss, loss_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
+    expected_L = naive_loss(problem, **theirs, temperatures=temperatures)
     loss.backward()
-    expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(
-        (loss_L * torch.tensor(weights, dtype=torch.float64)).sum() / sum(weights), expected.detach()
-    )
-    for name in ours:
-        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
+    weighted(expected_L, weights).backward()
+    torch.testing.assert_close(loss_L, expected_L.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss, weighted(expected_L, weights), rtol=1e-9, atol=1e-9)
+    assert_same_gradients(ours, theirs)
+
+
+@given(problem=problems())
+def test_every_width_has_the_naive_gradient(problem):
+    """One width at a time: a sum over widths could hide errors that cancel."""
+    temperatures, _ = settings(problem)
+    for place in range(len(problem.widths)):
+        ours, theirs = problem.leaves(), problem.leaves()
+        config = LossConfig(temperature=temperatures, weights=tuple(np.eye(len(problem.widths))[place]))
+        MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)[0].backward()
+        naive_loss(problem, **theirs, temperatures=temperatures)[place].backward()
+        assert_same_gradients(ours, theirs)
 
 
 @given(problem=problems())
 def test_learned_temperatures_get_the_naive_gradient(problem):
-    widths, tensors, random = problem
-    start = random.uniform(0.05, 2, len(widths))
-    loss = MatryoshkaLoss(widths, LossConfig(temperature=tuple(start), learn_temperature=True)).double()
+    start, _ = settings(problem)
+    loss = MatryoshkaLoss(problem.widths, LossConfig(temperature=start, learn_temperature=True)).double()
     (parameter,) = loss.parameters()
-    parameter.data = torch.from_numpy(np.log(start - LEAST_TEMPERATURE))
-    assert loss.temperature == pytest.approx(tuple(start))
+    parameter.data = torch.from_numpy(np.log(np.array(start) - LEAST_TEMPERATURE))
+    assert loss.temperature == pytest.approx(start)
     theirs = parameter.detach().clone().requires_grad_()
-    expected = naive_loss(
-        **tensors, widths=widths, temperatures=LEAST_TEMPERATURE + theirs.exp(), weights=[1] * len(widths)
-    )
-    value, _ = loss(**tensors)
+    expected = naive_loss(problem, **problem.vectors, temperatures=LEAST_TEMPERATURE + theirs.exp()).mean()
+    value, _ = loss(**problem.vectors, samples=problem.samples)
     value.backward()
     expected.backward()
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
@@ -97,25 +158,26 @@ def test_a_learned_temperature_never_reaches_zero():
     assert loss.temperature == pytest.approx((LEAST_TEMPERATURE, LEAST_TEMPERATURE))
 
 
-def naive_distillation(user_BD, item_SD, user_B, item_S, log_expected_S, *, widths, temperatures, weights):
-    """Each narrower width's cross-entropy to the full width's softmax over what is left of the samples, by user."""
-    total = user_BD.new_zeros(())
-    for user in range(len(user_BD)):
-        others = torch.nonzero(item_S != item_S[user])[:, 0]
-        left = torch.cat([torch.tensor([user]), others])
-        correction = torch.cat([torch.zeros(1, dtype=torch.float64), log_expected_S[others]])
-        log_shares = [
-            log_softmax(
-                normalize(user_BD[user, :width], dim=0) @ normalize(item_SD[left, :width], dim=1).T / temperature
-                - correction,
-                dim=0,
-            )
-            for width, temperature in zip(widths, temperatures, strict=True)
-        ]
-        teacher = log_shares[-1].detach().exp()
-        for log_share, weight in zip(log_shares[:-1], weights[:-1], strict=True):
-            total = total - weight * (teacher * log_share).sum() / len(user_BD)
-    return total / sum(weights)
+def naive_distillation(problem, user_VD, item_SD, *, temperatures):
+    """By width, each pair's vector's cross-entropy to the full width's softmax over its positives and its negatives."""
+    by_width = []
+    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
+        own = [[pairs[other][0] for other in np.flatnonzero(problem.row == row)] for row in problem.row]
+        by_width.append(
+            [torch.cat([torch.stack(ones), negatives]) for ones, (_, negatives) in zip(own, pairs, strict=True)]
+        )
+    teachers = [logits.detach().softmax(dim=0) for logits in by_width[-1]]
+    # Draws of the same item are one event, whose probability is that of all of them together.
+    copies = []
+    for row in problem.row:
+        own = problem.item[problem.row == row]
+        drawn = [one for one in problem.negative if one not in own]
+        copies.append(torch.tensor([1] * len(own) + [drawn.count(one) for one in drawn], dtype=torch.float64))
+    losses = []
+    for logits in by_width[:-1]:
+        shares = [log_softmax(one, dim=0) + num.log() for one, num in zip(logits, copies, strict=True)]
+        losses.append(-sum((teacher * share).sum() for teacher, share in zip(teachers, shares, strict=True)))
+    return torch.stack([*losses, user_VD.new_zeros(())]) / len(teachers)
 
 
 def naive_penalty(vector_ND, *, widths, alpha):
@@ -129,63 +191,73 @@ def naive_penalty(vector_ND, *, widths, alpha):
 
 @given(problem=problems(), weight=st.floats(0.1, 10), alpha=st.floats(0.1, 1))
 def test_what_is_added_equals_the_naive_additions(problem, weight, alpha):
-    widths, tensors, random = problem
-    temperatures, weights = (tuple(random.uniform(low, 2, len(widths))) for low in (0.05, 0.1))
-    ours, theirs = ({name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")} for _ in range(2))
-    rest = {name: tensors[name] for name in ("user_B", "item_S", "log_expected_S")}
-    settings = {"widths": widths, "temperatures": temperatures, "weights": weights}
+    temperatures, weights = settings(problem)
+    ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(
         temperature=temperatures, weights=weights, distillation=weight, energy_weight=2 * weight, energy_alpha=alpha
     )
-    loss, own_L = MatryoshkaLoss(widths, config)(**ours, **rest)
-    expected = naive_loss(**theirs, **rest, **settings) + weight * naive_distillation(**theirs, **rest, **settings)
+    loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
+    expected_L = naive_loss(problem, **theirs, temperatures=temperatures)
+    expected_L = expected_L + weight * naive_distillation(problem, **theirs, temperatures=temperatures)
+    expected = weighted(expected_L, weights)
     for vector in theirs.values():
-        expected = expected + 2 * weight * naive_penalty(vector, widths=widths, alpha=alpha)
+        expected = expected + 2 * weight * naive_penalty(vector, widths=problem.widths, alpha=alpha)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    for name in ours:
-        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-7, atol=1e-9)
+    assert_same_gradients(ours, theirs)
     # What is shown of each width stays comparable whatever is added.
-    plain = LossConfig(temperature=temperatures, weights=weights)
-    assert torch.equal(own_L, MatryoshkaLoss(widths, plain)(**tensors)[1])
+    plain = MatryoshkaLoss(problem.widths, LossConfig(temperature=temperatures, weights=weights))
+    assert torch.equal(own_L, plain(**problem.vectors, samples=problem.samples)[1])
+
+
+def random_logits(problem, shift_VN):
+    positive, negative = (
+        torch.from_numpy(problem.random.normal(size=size)) for size in (len(problem.row), shift_VN.shape)
+    )
+    return positive.requires_grad_(), negative.requires_grad_()
 
 
 @given(problem=problems())
 def test_the_teacher_learns_nothing_from_distillation(problem):
-    widths, tensors, random = problem
-    shift = sampling_shift(tensors["item_S"], tensors["log_expected_S"], batch=len(tensors["user_BD"]))
-    logits = [torch.from_numpy(random.normal(size=shift.shape)).requires_grad_() for _ in widths]
-    distilled_L = distillation([logit + shift for logit in logits])
+    shift_VN = sampling_shift(problem.samples)
+    leaves = [random_logits(problem, shift_VN) for _ in problem.widths]
+    logits = [Logits(positive, negative + shift_VN) for positive, negative in leaves]
+    distilled_L = distillation(logits, problem.samples.row_P)
     assert distilled_L[-1] == 0
     # One width alone is its own teacher: there is nothing to learn and nothing to differentiate.
-    if len(widths) > 1:
+    if len(problem.widths) > 1:
         distilled_L.sum().backward()
-        assert all(torch.isfinite(logit.grad).all() for logit in logits[:-1])
-    assert logits[-1].grad is None
+        assert all(torch.isfinite(leaf.grad).all() for pair in leaves[:-1] for leaf in pair)
+    assert all(leaf.grad is None for leaf in leaves[-1])
 
 
 @given(problem=problems())
 def test_distillation_is_least_where_widths_agree(problem):
     """Cross-entropy is at least the teacher's entropy, and that much where the student equals the teacher."""
-    _, tensors, random = problem
-    shift = sampling_shift(tensors["item_S"], tensors["log_expected_S"], batch=len(tensors["user_BD"]))
-    teacher, student = (torch.from_numpy(random.normal(size=shift.shape)) + shift for _ in range(2))
-    equal, other, _ = distillation([teacher, student, teacher])
-    share = teacher.softmax(dim=1)
-    torch.testing.assert_close(equal, torch.special.entr(share).sum(dim=1).mean())
+    row_P, shift_VN = problem.samples.row_P, sampling_shift(problem.samples)
+    teacher, student = (
+        Logits(positive.detach(), negative.detach() + shift_VN)
+        for positive, negative in (random_logits(problem, shift_VN) for _ in range(2))
+    )
+    equal, other, _ = distillation([teacher, student, teacher], row_P)
+    entropies = []
+    for row in problem.row:
+        logits = torch.cat([teacher.positive_P[row_P == row], teacher.negative_VN[row]])
+        entropies.append(torch.special.entr(logits.softmax(dim=0)).sum())
+    torch.testing.assert_close(equal, torch.stack(entropies).mean())
     assert other >= equal - 1e-12
 
 
 @given(problem=problems(), alpha=st.floats(0.1, 1))
 def test_vectors_that_meet_the_profile_pay_nothing(problem, alpha):
-    widths, tensors, _ = problem
+    widths, user_VD = problem.widths, problem.vectors["user_VD"]
     profile = energy_profile(widths, alpha=alpha)
     # Each block holds exactly what the profile asks beyond the block before, whatever its direction.
     block_energies = np.diff([0.0, *profile])
     vector = torch.cat(
         [
-            normalize(tensors["user_BD"][:, block], dim=1) * (energy + 1e-12) ** 0.5
+            normalize(user_VD[:, block], dim=1) * (energy + 1e-12) ** 0.5
             for block, energy in zip(widths.blocks, block_energies, strict=True)
         ],
         dim=1,
@@ -205,156 +277,169 @@ def test_a_steeper_profile_asks_for_more():
     assert energy_profile(widths, alpha=0.5) == pytest.approx((0.5, 0.5**0.5, 1.0))
 
 
-def naive_bilateral(user_BD, item_SD, user_B, item_S, log_expected_S, *, widths, temperatures, ratio):
+def naive_bilateral(problem, user_VD, item_SD, *, temperatures, ratio):
     """Width by width and user by user, as in arXiv 2312.12882, divided by the temperature of the negatives."""
-    losses = []
-    for width, temperature in zip(widths, temperatures, strict=True):
-        cosine_BS = normalize(user_BD[:, :width], dim=1) @ normalize(item_SD[:, :width], dim=1).T
-        total, positive_temperature = user_BD.new_zeros(()), ratio * temperature
-        for user in range(len(user_BD)):
-            others = torch.nonzero(item_S != item_S[user])[:, 0]
-            if len(others) == 0:
+    losses, users = [], problem.user[problem.row]
+    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
+        total = user_VD.new_zeros(())
+        for user, (_, negatives) in zip(users, pairs, strict=True):
+            if len(negatives) == 0:
                 continue
-            same = torch.nonzero(user_B == user_B[user])[:, 0]
-            positive = positive_temperature * (cosine_BS[same, same] / positive_temperature).exp().mean().log()
-            negatives = (cosine_BS[user, others] / temperature - log_expected_S[others]).exp().sum()
-            total = total + (temperature * negatives.log() - positive) / temperature / len(user_BD)
-        losses.append(total)
+            positives = torch.stack([pairs[same][0] for same in np.flatnonzero(users == user)])
+            total = total + negatives.exp().sum().log() - ratio * (positives / ratio).exp().mean().log()
+        losses.append(total / len(pairs))
     return torch.stack(losses)
 
 
 @given(problem=problems(), ratio=st.floats(0.3, 3))
 def test_bilateral_softmax_equals_the_paper(problem, ratio):
-    widths, tensors, random = problem
-    temperatures = tuple(random.uniform(0.05, 2, len(widths)))
-    ours, theirs = ({name: tensors[name].clone().requires_grad_() for name in ("user_BD", "item_SD")} for _ in range(2))
-    rest = {name: tensors[name] for name in ("user_B", "item_S", "log_expected_S")}
+    temperatures, _ = settings(problem)
+    ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(kind="bilateral_softmax", temperature=temperatures, positive_ratio=ratio)
-    loss, own_L = MatryoshkaLoss(widths, config)(**ours, **rest)
-    expected_L = naive_bilateral(**theirs, **rest, widths=widths, temperatures=temperatures, ratio=ratio)
+    loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
+    expected_L = naive_bilateral(problem, **theirs, temperatures=temperatures, ratio=ratio)
     torch.testing.assert_close(own_L, expected_L.detach(), rtol=1e-9, atol=1e-9)
     loss.backward()
     if expected_L.requires_grad:
         expected_L.mean().backward()
-    for name in ours:
-        expected = theirs[name].grad if theirs[name].grad is not None else torch.zeros_like(theirs[name])
-        torch.testing.assert_close(ours[name].grad, expected, rtol=1e-7, atol=1e-9)
+    assert_same_gradients(ours, theirs)
+
+
+def samples(*, row, positive, negative, log_weight, user=None, num_samples):
+    """Samples from plain lists; item rows are places."""
+    integers = [torch.tensor(one, dtype=torch.int64) for one in (row, positive, negative)]
+    users = torch.tensor(user, dtype=torch.int64) if user is not None else torch.arange(max(row) + 1)
+    log_weight_N = torch.tensor(log_weight, dtype=torch.float64)
+    return Samples(*integers, log_weight_N, users, torch.arange(num_samples))
 
 
 def test_a_positive_that_scores_low_is_pulled_less_the_lower_the_temperature_of_positives():
-    users, pulls = torch.zeros(2, dtype=torch.int64), []
+    same_user = samples(row=[0, 1], positive=[0, 1], negative=[2], log_weight=[0], user=[0, 0], num_samples=3)
+    pulls = []
     for ratio in (0.1, 1.0, 1000.0):
-        logit = torch.tensor([[3.0, 0.0, 1.0], [0.0, 1.0, 1.0]], requires_grad=True)
-        bilateral_softmax([logit], users, positive_ratio=ratio).sum().backward()
-        pulls.append(float(-logit.grad[1, 1]))
+        positive = torch.tensor([3.0, 1.0], requires_grad=True)
+        logits = Logits(positive, torch.ones(2, 1))
+        bilateral_softmax([logits], same_user, positive_ratio=ratio).sum().backward()
+        pulls.append(float(-positive.grad[1]))
     assert 0 <= pulls[0] < pulls[1] < pulls[2]
     assert pulls[2] == pytest.approx(0.5, abs=1e-2)
 
 
 @given(problem=problems(), chunk_size=st.integers(1, 9), distil=st.booleans())
 def test_full_softmax_in_chunks_equals_the_whole(problem, chunk_size, distil):
-    widths, tensors, random = problem
-    temperatures = torch.from_numpy(random.uniform(0.05, 2, len(widths)))
-    target = torch.from_numpy(random.integers(len(tensors["item_SD"]), size=len(tensors["user_BD"])))
-    ours, theirs = (
-        [one.clone().requires_grad_() for one in (tensors["user_BD"], tensors["item_SD"], temperatures)]
-        for _ in range(2)
+    """The naive loss with every item as a negative once, expected once."""
+    temperatures = torch.from_numpy(problem.random.uniform(0.05, 2, len(problem.widths)))
+    problem.negative, problem.log_expected = problem.samples.item_S.numpy(), np.zeros(8)
+    pairs = (problem.samples.row_P, problem.samples.positive_P)
+    ours, theirs = (problem.leaves() | {"temperatures": temperatures.clone().requires_grad_()} for _ in range(2))
+    inverse = (1 / ours["temperatures"]).unbind()
+    found = full_softmax(
+        ours["user_VD"], ours["item_SD"], *pairs, problem.widths, inverse, distil=distil, chunk_size=chunk_size
     )
-    user, item, temperature = ours
-    found = full_softmax(user, item, target, widths, (1 / temperature).unbind(), distil=distil, chunk_size=chunk_size)
-    user, item, temperature = theirs
-    shares = [
-        log_softmax(normalize(user[:, :width], dim=1) @ normalize(item[:, :width], dim=1).T / one, dim=1)
-        for width, one in zip(widths, temperature, strict=True)
-    ]
-    own = torch.stack([-share[torch.arange(len(user)), target].mean() for share in shares])
-    teacher = shares[-1].detach().exp() * distil
-    distilled = torch.stack([-(teacher * share).sum(dim=1).mean() for share in shares[:-1]] + [own.new_zeros(())])
-    weight = torch.from_numpy(random.uniform(0.1, 1, (2, len(widths))))
-    for one, expected in zip(found, (own, distilled), strict=True):
-        torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-9)
+    expected = (naive_loss(problem, **theirs), naive_distillation(problem, **theirs) * distil)
+    weight = torch.from_numpy(problem.random.uniform(0.1, 1, (2, len(problem.widths))))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     (torch.stack(found) * weight).sum().backward()
-    (torch.stack([own, distilled]) * weight).sum().backward()
-    for one, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, expected.grad, rtol=1e-7, atol=1e-9)
+    (torch.stack(expected) * weight).sum().backward()
+    assert_same_gradients(ours, theirs)
 
 
 def test_the_full_softmax_keeps_no_logits_for_the_backward_pass():
     num_users, num_items, widths = 50, 400, WidthLadder([2, 4])
     random = torch.Generator().manual_seed(1)
     user, item = (torch.randn(rows, 4, generator=random).requires_grad_() for rows in (num_users, num_items))
-    kept = []
+    kept, pairs = [], torch.arange(num_users)
 
     def keep(tensor):
         kept.append(tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        full_softmax(user, item, torch.arange(num_users), widths, [10.0, 10.0], distil=True, chunk_size=40)
+        full_softmax(user, item, pairs, pairs, widths, [10.0, 10.0], distil=True, chunk_size=40)
     assert 0 < sum(kept) < num_users * num_items / 2
 
 
 def test_the_full_softmax_is_the_sampled_one_with_every_item_once():
     widths, random = WidthLadder([2, 4]), np.random.default_rng(5)
-    rows = torch.tensor([2, 2, 0, *range(6)])
-    item = torch.from_numpy(random.normal(size=(6, 4)))[rows]
-    user, log_expected = torch.from_numpy(random.normal(size=(3, 4))), torch.zeros(9, dtype=torch.float64)
-    # The other examples' items are in the catalogue already: counted as never expected, they must count nothing.
-    log_expected[:3] = torch.inf
-    users = torch.arange(3)
+    user, item = (torch.from_numpy(random.normal(size=(rows, 4))) for rows in (3, 6))
+    everything = samples(
+        row=[0, 1, 1, 2], positive=[2, 2, 5, 0], negative=range(6), log_weight=[0.0] * 6, num_samples=6
+    )
     sampled, full = (
         MatryoshkaLoss(widths, LossConfig(kind=kind, distillation=1.0, num_uniform_negatives=0))
         for kind in ("sampled_softmax", "full_softmax")
     )
-    for one, other in zip(*(loss(user, item, users, rows, log_expected) for loss in (sampled, full)), strict=True):
+    for one, other in zip(sampled(user, item, everything), full(user, item, everything), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @given(problem=problems())
 def test_the_scale_of_vectors_does_not_matter(problem):
-    widths, tensors, random = problem
-    loss = MatryoshkaLoss(widths, LossConfig(temperature=(0.1,)))
-    scaled = tensors | {"user_BD": tensors["user_BD"] * random.uniform(0.5, 2)}
-    torch.testing.assert_close(loss(**tensors)[0], loss(**scaled)[0])
+    loss = MatryoshkaLoss(problem.widths, LossConfig(temperature=(0.1,)))
+    scaled = problem.vectors | {"user_VD": problem.vectors["user_VD"] * problem.random.uniform(0.5, 2)}
+    torch.testing.assert_close(
+        loss(**problem.vectors, samples=problem.samples)[0], loss(**scaled, samples=problem.samples)[0]
+    )
 
 
 @given(problem=problems())
 def test_negatives_may_come_in_any_order(problem):
-    widths, tensors, random = problem
-    batch = len(tensors["user_BD"])
-    order = np.concatenate([np.arange(batch), batch + random.permutation(len(tensors["item_SD"]) - batch)])
-    shuffled = {name: tensors[name] if name.startswith("user") else tensors[name][order] for name in tensors}
-    loss = MatryoshkaLoss(widths, LossConfig(temperature=(0.1,)))
-    torch.testing.assert_close(loss(**tensors)[0], loss(**shuffled)[0])
+    order = torch.from_numpy(problem.random.permutation(len(problem.samples.negative_N)))
+    shuffled = replace(
+        problem.samples,
+        negative_N=problem.samples.negative_N[order],
+        log_weight_N=problem.samples.log_weight_N[order],
+    )
+    loss = MatryoshkaLoss(problem.widths, LossConfig(temperature=(0.1,)))
+    torch.testing.assert_close(
+        loss(**problem.vectors, samples=problem.samples)[0], loss(**problem.vectors, samples=shuffled)[0]
+    )
 
 
 def test_an_accidental_hit_has_neither_probability_nor_gradient():
-    widths = WidthLadder([2, 4])
-    user = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    item = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    loss = MatryoshkaLoss(widths, LossConfig(temperature=(0.1,)))
-    first = torch.zeros(1, dtype=torch.int64)
-    hit = loss(user, item, first, torch.tensor([7, 7, 8]), torch.zeros(3, dtype=torch.float64))[0]
-    hit.backward()
-    assert item.grad is not None
-    assert (item.grad[1] == 0).all()
-    assert (item.grad[2] != 0).all()
-    torch.testing.assert_close(
-        hit, loss(user, item[[0, 2]], first, torch.tensor([7, 8]), torch.zeros(2, dtype=torch.float64))[0]
-    )
-    shift = sampling_shift(torch.tensor([7, 7, 8]), torch.full((3,), 0.5), batch=1)
-    assert shift.tolist() == [[0.0, -torch.inf, -0.5]]
+    loss = MatryoshkaLoss(WidthLadder([2, 4]), LossConfig(temperature=(0.1,)))
+    generator = torch.Generator().manual_seed(1)
+    user, item = (torch.randn(rows, 4, dtype=torch.float64, generator=generator).requires_grad_() for rows in (2, 4))
+    # The first vector's positives are items 0 and 1, both of which are drawn as well.
+    hit = samples(row=[0, 0, 1], positive=[0, 1, 3], negative=[0, 1, 2], log_weight=[0.5] * 3, num_samples=4)
+    assert sampling_shift(hit).tolist() == [[MASKED, MASKED, 0.5], [0.5, 0.5, 0.5]]
+    # Without the second vector nothing but the first's pairs is left.
+    alone = replace(hit, row_P=hit.row_P[:2], positive_P=hit.positive_P[:2], user_V=hit.user_V[:1])
+    fewer = replace(alone, negative_N=hit.negative_N[2:], log_weight_N=hit.log_weight_N[2:])
+    values, gradients = [], []
+    for one in (alone, fewer):
+        value = loss(user[:1], item, one)[0]
+        values.append(value)
+        gradients.append(torch.autograd.grad(value, item)[0])
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
+    assert (gradients[0][3] == 0).all()
+
+
+def test_a_vector_without_negatives_has_no_loss_and_no_gradient():
+    widths, user = WidthLadder([2, 4]), torch.ones(1, 4, requires_grad=True)
+    only = samples(row=[0], positive=[0], negative=[0], log_weight=[0.0], num_samples=1)
+    for kind in ("sampled_softmax", "bilateral_softmax"):
+        loss, loss_L = MatryoshkaLoss(widths, LossConfig(kind=kind))(user, torch.ones(1, 4), only)
+        assert loss_L.tolist() == [0, 0]
+        assert torch.autograd.grad(loss, user)[0].tolist() == [[0, 0, 0, 0]]
+
+
+def test_log_sums_of_segments():
+    value = torch.tensor([1.0, 2.0, -3.0])
+    sums = segment_logsumexp(value, torch.tensor([0, 2, 0]), num_segments=3)
+    assert sums[0] == pytest.approx(float(torch.logsumexp(value[[0, 2]], dim=0)))
+    assert sums[2] == 2
+    assert sums[1] < MASKED / 2
 
 
 def test_with_every_item_sampled_once_the_loss_is_the_full_softmax():
     widths, num_items, temperature = WidthLadder([4]), 6, 0.2
     random = np.random.default_rng(5)
     user, item = torch.from_numpy(random.normal(size=(1, 4))), torch.from_numpy(random.normal(size=(num_items, 4)))
-    # The positive, then the whole catalogue as negatives, each expected exactly once.
-    rows = torch.tensor([2, *range(num_items)])
-    loss, _ = MatryoshkaLoss(widths, LossConfig(temperature=(temperature,)))(
-        user, item[rows], rows[:1], rows, torch.zeros(num_items + 1, dtype=torch.float64)
-    )
+    everything = samples(row=[0], positive=[2], negative=range(6), log_weight=[0.0] * 6, num_samples=6)
+    loss, _ = MatryoshkaLoss(widths, LossConfig(temperature=(temperature,)))(user, item, everything)
     logits = normalize(user, dim=1) @ normalize(item, dim=1).T / temperature
     torch.testing.assert_close(loss, -log_softmax(logits, dim=1)[0, 2])
 
@@ -364,12 +449,14 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
     random = np.random.default_rng(0)
     logit, probability = random.normal(size=20), random.dirichlet(np.ones(20))
     num_draws, num_samples, positive = 4000, 50, 3
-    log_expected = torch.from_numpy(np.log(num_samples * probability))
-    sums = []
+    log_expected = np.log(num_samples * probability)
+    nobody, sums = np.zeros(1, dtype=np.int64), []
     for _ in range(num_draws):
-        rows = torch.from_numpy(np.concatenate([[positive], random.choice(20, p=probability, size=num_samples)]))
-        shift = sampling_shift(rows, log_expected[rows], batch=1)[0, 1:]
-        sums.append(float((torch.from_numpy(logit)[rows[1:]] + shift).exp().sum()))
+        drawn = random.choice(20, p=probability, size=num_samples)
+        examples = Examples(nobody, Ragged.empty(1), nobody, np.array([positive]), drawn)
+        found = samples_of(examples, log_expected, user_V=nobody)
+        logit_N = torch.from_numpy(logit)[found.item_S[found.negative_N]]
+        sums.append(float((logit_N + sampling_shift(found)[0]).exp().sum()))
     error = np.std(sums) / np.sqrt(num_draws)
     assert abs(np.mean(sums) - np.delete(np.exp(logit), positive).sum()) < 4 * error
 
@@ -384,7 +471,8 @@ def test_zero_vectors_give_a_finite_loss_and_gradient():
     user = torch.zeros(2, 4, requires_grad=True)
     item = torch.zeros(3, 4, requires_grad=True)
     config = LossConfig(temperature=(0.1,), distillation=1.0, energy_weight=1.0)
-    loss, _ = MatryoshkaLoss(WidthLadder([2, 4]), config)(user, item, torch.arange(2), torch.arange(3), torch.zeros(3))
+    both = samples(row=[0, 1], positive=[0, 1], negative=[0, 1, 2], log_weight=[0.0] * 3, num_samples=3)
+    loss, _ = MatryoshkaLoss(WidthLadder([2, 4]), config)(user, item, both)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(user.grad).all()

@@ -77,6 +77,7 @@ def test_a_missing_file_is_named(tmp_path):
         ),
         (lambda: ModelConfig(embedding_dim=6), "embedding_dim: got 6, expected a multiple of 4"),
         (lambda: ModelConfig(history_windows=(5, 1)), "history_windows: got"),
+        (lambda: ModelConfig(history="none"), "history: got 'none', expected mean without user_id"),
         (lambda: ModelConfig(dropout=1.0), "dropout: got 1.0"),
         (lambda: ModelConfig(hidden=(0,)), "hidden: got"),
         (lambda: TrainConfig(batch_size=0), "batch_size: got 0"),

@@ -7,40 +7,37 @@ For a user with positives ``P``, negatives ``N``, scores ``f`` and temperatures 
 Positives that score low, noise perhaps, weigh less than in a plain mean, the more so the lower ``t1``. Here ``P`` is
 the batch's positives of the same user and everything is divided by ``t2``, which is the width's temperature: the scale
 stays that of the sampled softmax, of which this is the variant without the positive in the denominator where every user
-of the batch is another one. (There ``t1`` has no effect: one positive has nothing to be weighed against.)
+of the batch is another one with one positive. (There ``t1`` has no effect: one positive has nothing to be weighed
+against.)
 
-Shapes: ``logit_BS`` (batch, samples); the first B samples are the positives of the B users, in order; ``L`` widths.
+Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``G`` users; ``L`` widths.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from recsys.model.losses.samples import MASKED, Logits, Samples, segment_logsumexp
 
-def bilateral_softmax(
-    logits: Sequence[Float[Tensor, "batch samples"]], user_B: Int[Tensor, " batch"], *, positive_ratio: float
-) -> Float[Tensor, " widths"]:
-    """Return each width's mean loss.
+
+def bilateral_softmax(logits: Sequence[Logits], samples: Samples, *, positive_ratio: float) -> Float[Tensor, " widths"]:
+    """Return each width's mean loss over the pairs.
 
     Args:
         logits: by width; with `recsys.model.losses.sampled_softmax.sampling_shift` added.
-        user_B: ``(batch,)`` user rows, to find the positives of the same user.
+        samples: the vector of each pair, and the user of each vector.
         positive_ratio: ``t1 / t2``.
     """
-    same_BB = user_B[:, None] == user_B[None, :]
-    log_num_B = same_BB.sum(dim=1, dtype=logits[0].dtype).log()
+    users, group_P, count_G = torch.unique(samples.user_V[samples.row_P], return_inverse=True, return_counts=True)
     losses = []
-    for logit_BS in logits:
-        scaled_BB = (logit_BS.diagonal() / positive_ratio).expand(len(user_B), -1).masked_fill(~same_BB, -torch.inf)
-        positive_B = positive_ratio * (scaled_BB.logsumexp(dim=1) - log_num_B)
-        negative_BS = logit_BS.diagonal_scatter(torch.full_like(positive_B, -torch.inf))
-        # A user whose every sample is the positive again has no negatives, and nothing to push away.
-        has_negative_B = negative_BS.detach().amax(dim=1) > -math.inf
-        negative_B = negative_BS.masked_fill(~has_negative_B[:, None], 0).logsumexp(dim=1)
-        losses.append(torch.where(has_negative_B, negative_B - positive_B, 0).mean())
+    for one in logits:
+        together_G = segment_logsumexp(one.positive_P / positive_ratio, group_P, num_segments=len(users))
+        positive_P = (positive_ratio * (together_G - count_G.to(together_G.dtype).log()))[group_P]
+        negative_P = one.log_negatives[samples.row_P]
+        # A vector whose every negative is its positive again has nothing to push away.
+        losses.append(torch.where(negative_P > MASKED / 2, negative_P - positive_P, 0).mean())
     return torch.stack(losses)

@@ -2,83 +2,83 @@
 
 Only one chunk's logits exist at once, in the backward pass too: there each chunk's are computed again (checkpointing,
 arXiv 1604.06174), and the log-sum-exps of chunks add up to the catalogue's. Nothing is sampled, so nothing is
-corrected. For catalogues small enough to encode in every step.
+corrected; a vector's other positives are left out of its denominator, as the sampled softmax leaves them out. For
+catalogues small enough to encode in every step.
 
-Shapes: ``user_BD`` (batch, full width), ``item_ND`` (items, full width), ``logit_BC`` (batch, items of a chunk);
-``L`` widths.
+Shapes: ``user_VD`` (vectors, full width), ``item_SD`` (items, full width), ``logit_VC`` (vectors, items of a chunk);
+``P`` (vector, positive) pairs; ``L`` widths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from recsys.model.losses.blocks import cosines_by_width
+from recsys.model.losses.blocks import cosines_by_width, pair_cosines_by_width
+from recsys.model.losses.distillation import cross_entropies, log_total
+from recsys.model.losses.sampled_softmax import cross_entropy
+from recsys.model.losses.samples import MASKED
 from recsys.widths import WidthLadder
 
 
 def full_softmax(
-    user_BD: Float[Tensor, "batch full"],
-    item_ND: Float[Tensor, "items full"],
-    target_B: Int[Tensor, " batch"],
+    user_VD: Float[Tensor, "vectors full"],
+    item_SD: Float[Tensor, "items full"],
+    row_P: Int[Tensor, " pairs"],
+    positive_P: Int[Tensor, " pairs"],
     widths: WidthLadder,
     inverse_temperature: Sequence[float | Tensor],
     *,
     distil: bool = False,
     chunk_size: int = 4096,
 ) -> tuple[Float[Tensor, " widths"], Float[Tensor, " widths"]]:
-    """Return each width's mean cross-entropy to the targets, and to the full width's softmax.
+    """Return each width's mean cross-entropy to the positives, and to the full width's softmax.
 
     Args:
-        user_BD: ``(batch, full)`` user vectors, any scale.
-        item_ND: ``(items, full)`` item vectors of the whole catalogue, any scale.
-        target_B: ``(batch,)`` rows of the positives in ``item_ND``.
+        user_VD: ``(vectors, full)`` user vectors, any scale.
+        item_SD: ``(items, full)`` item vectors of the whole catalogue, any scale.
+        row_P: ``(pairs,)`` the vector of each pair.
+        positive_P: ``(pairs,)`` the item of each pair, as a place in ``item_SD``.
         widths: the trained widths.
         inverse_temperature: what cosines are multiplied by, one per width.
         distil: whether to compute the second; zeros otherwise.
         chunk_size: items whose logits exist at once.
     """
 
-    def logits(item_CD: Tensor) -> Iterator[Tensor]:
-        cosines = cosines_by_width(user_BD, item_CD, widths)
-        return (cosine_BC * inverse for cosine_BC, inverse in zip(cosines, inverse_temperature, strict=True))
+    def logits(item_CD: Tensor, first: int) -> Iterator[Tensor]:
+        here_P = (positive_P >= first) & (positive_P < first + len(item_CD))
+        own = row_P[here_P], positive_P[here_P] - first
+        for cosine_VC, inverse in zip(cosines_by_width(user_VD, item_CD, widths), inverse_temperature, strict=True):
+            logit_VC = cosine_VC * inverse
+            logit_VC[own] = MASKED
+            yield logit_VC
 
-    def sums(item_CD: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        place_B = target_B - first
-        here_B = (place_B >= 0) & (place_B < len(item_CD))
-        place_B1 = place_B.clamp(0, len(item_CD) - 1)[:, None]
-        total_LB, target_LB = [], []
-        for logit_BC in logits(item_CD):
-            total_LB.append(logit_BC.logsumexp(dim=1))
-            target_LB.append(torch.where(here_B, logit_BC.gather(1, place_B1)[:, 0], 0))
-        return torch.stack(total_LB), torch.stack(target_LB)
+    def sums(item_CD: Tensor, first: int) -> Tensor:
+        return torch.stack([logit_VC.logsumexp(dim=1) for logit_VC in logits(item_CD, first)])
 
-    def expectations(item_CD: Tensor, teacher_total_B: Tensor) -> Tensor:
-        *narrower, teacher_BC = logits(item_CD)
-        share_BC = (teacher_BC.detach() - teacher_total_B[:, None]).exp()
-        return torch.stack([(share_BC * logit_BC).sum(dim=1) for logit_BC in narrower])
+    def expectations(item_CD: Tensor, first: int, total_V: Tensor) -> Tensor:
+        *narrower, teacher_VC = logits(item_CD, first)
+        share_VC = (teacher_VC.detach() - total_V[:, None]).exp()
+        return torch.stack([(share_VC * logit_VC).sum(dim=1) for logit_VC in narrower])
 
-    chunks = torch.split(item_ND, chunk_size)
-    totals, targets = zip(
-        *(
-            checkpoint(sums, item_CD, number * chunk_size, use_reentrant=False, preserve_rng_state=False)
-            for number, item_CD in enumerate(chunks)
-        ),
-        strict=True,
-    )
-    total_LB = torch.stack(totals).logsumexp(dim=0)
-    own_L = (total_LB - sum(targets)).mean(dim=1)
-    distilled_L = torch.zeros_like(own_L)
-    if distil and len(widths) > 1:
-        teacher_total_B = total_LB[-1].detach()
-        expected_LB = sum(
-            checkpoint(expectations, item_CD, teacher_total_B, use_reentrant=False, preserve_rng_state=False)
-            for item_CD in chunks
-        )
-        narrower_L = (total_LB[:-1] - expected_LB).mean(dim=1)
-        distilled_L = torch.cat([narrower_L, distilled_L[-1:]])
-    return own_L, distilled_L
+    def over_chunks(function: Callable[..., Tensor], *arguments: Tensor) -> list[Tensor]:
+        return [
+            checkpoint(
+                function, item_CD, number * chunk_size, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
+            for number, item_CD in enumerate(torch.split(item_SD, chunk_size))
+        ]
+
+    pairs = pair_cosines_by_width(user_VD, item_SD, row_P, positive_P, widths)
+    positives = [cosine_P * inverse for cosine_P, inverse in zip(pairs, inverse_temperature, strict=True)]
+    negatives = torch.stack(over_chunks(sums)).logsumexp(dim=0).unbind()
+    own_L = torch.stack([cross_entropy(*one, row_P) for one in zip(positives, negatives, strict=True)])
+    if not distil or len(widths) == 1:
+        return own_L, torch.zeros_like(own_L)
+    total_V = log_total(positives[-1], negatives[-1], row_P).detach()
+    expected_LV = torch.stack(over_chunks(expectations, total_V)).sum(dim=0)
+    return own_L, cross_entropies(positives, negatives, expected_LV.unbind(), row_P)

@@ -3,8 +3,8 @@
 Sources: the sum over prefixes is Matryoshka representation learning, arXiv 2205.13147. All widths come from one product
 (`recsys.model.losses.blocks`), so they cost little more than the full width alone.
 
-Shapes: ``user_BD`` (batch, full width), ``item_SD`` (samples, full width), ``cosine_BS``, ``logit_BS``; ``L`` widths;
-the first B samples are the positives of the B users, in order.
+Shapes: ``user_VD`` (vectors, full width), ``item_SD`` (samples, full width), ``P`` (vector, positive) pairs, ``N``
+distinct negatives, ``cosine_VN``; ``L`` widths.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.model.losses.bilateral_softmax import bilateral_softmax
-from recsys.model.losses.blocks import cosines_by_width
+from recsys.model.losses.blocks import cosines_by_width, pair_cosines_by_width
 from recsys.model.losses.distillation import distillation
 from recsys.model.losses.energy import energy_penalty, energy_profile
 from recsys.model.losses.full_softmax import full_softmax
 from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
+from recsys.model.losses.samples import Logits, Samples
 from recsys.widths import WidthLadder
 
 
@@ -59,67 +60,61 @@ class MatryoshkaLoss(nn.Module):
         return tuple((LEAST_TEMPERATURE + self.log_excess_L.detach().exp()).tolist())
 
     def forward(
-        self,
-        user_BD: Float[Tensor, "batch full"],
-        item_SD: Float[Tensor, "samples full"],
-        user_B: Int[Tensor, " batch"],
-        item_S: Int[Tensor, " samples"],
-        log_expected_S: Float[Tensor, " samples"],
+        self, user_VD: Float[Tensor, "vectors full"], item_SD: Float[Tensor, "samples full"], samples: Samples
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " widths"]]:
         """Return the loss and, for watching, each width's own loss.
 
         Args:
-            user_BD: ``(batch, full)`` user vectors, any scale.
-            item_SD: ``(samples, full)`` item vectors, any scale: the batch's positives first, then further negatives;
-                for the full softmax these are the whole catalogue, by item row.
-            user_B: ``(batch,)`` user rows.
-            item_S: ``(samples,)`` item rows, to find negatives that are the user's own positive again.
-            log_expected_S: ``(samples,)`` log of how often each item is expected among the samples.
+            user_VD: ``(vectors, full)`` user vectors, any scale.
+            item_SD: ``(samples, full)`` item vectors, any scale, all of different items; for the full softmax these
+                are the whole catalogue.
+            samples: which of them meet as positives, and which as negatives.
 
         Returns:
             the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
         """
-        if self.config.kind == "full_softmax":
-            own_L, distilled_L = full_softmax(
-                user_BD,
-                item_SD[len(user_BD) :],
-                item_S[: len(user_BD)],
-                self.widths,
-                self._inverse_temperature(),
-                distil=self.config.distillation > 0,
-            )
-        else:
-            logits = self._logits(user_BD, item_SD, sampling_shift(item_S, log_expected_S, batch=len(user_BD)))
-            own_L = (
-                sampled_softmax(logits)
-                if self.config.kind == "sampled_softmax"
-                else bilateral_softmax(logits, user_B, positive_ratio=self.config.positive_ratio)
-            )
-            distilled_L = distillation(logits) if self.config.distillation > 0 else torch.zeros_like(own_L)
+        own_L, distilled_L = self._by_width(user_VD, item_SD, samples)
         loss_L = own_L + self.config.distillation * distilled_L
         weight_L = loss_L.new_tensor(self.weights)
         loss = (loss_L * weight_L).sum() / weight_L.sum()
         if self.config.energy_weight > 0:
             profile = energy_profile(self.widths, alpha=self.config.energy_alpha)
-            penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_BD, item_SD)]
+            penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_VD, item_SD)]
             loss = loss + self.config.energy_weight * sum(penalties)
         return loss, own_L.detach()
+
+    def _by_width(self, user_VD: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Return each width's own loss, and its cross-entropy to the full width's softmax where that is asked for."""
+        distil = self.config.distillation > 0
+        if self.config.kind == "full_softmax":
+            pairs = (samples.row_P, samples.positive_P)
+            return full_softmax(user_VD, item_SD, *pairs, self.widths, self._inverse_temperature(), distil=distil)
+        logits = self._logits(user_VD, item_SD, samples)
+        own_L = (
+            sampled_softmax(logits, samples.row_P)
+            if self.config.kind == "sampled_softmax"
+            else bilateral_softmax(logits, samples, positive_ratio=self.config.positive_ratio)
+        )
+        return own_L, distillation(logits, samples.row_P) if distil else torch.zeros_like(own_L)
 
     def _inverse_temperature(self) -> Sequence[float | Tensor]:
         if self.config.learn_temperature:
             return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
         return [1 / temperature for temperature in self._temperature]
 
-    def _logits(self, user_BD: Tensor, item_SD: Tensor, shift_BS: Tensor) -> list[Tensor]:
+    def _logits(self, user_VD: Tensor, item_SD: Tensor, samples: Samples) -> list[Logits]:
         """Return each width's logits, narrowest first."""
+        shift_VN = sampling_shift(samples)
+        pairs = pair_cosines_by_width(user_VD, item_SD, samples.row_P, samples.positive_P, self.widths)
+        cosines = cosines_by_width(user_VD, item_SD.index_select(0, samples.negative_N), self.widths)
         logits = []
-        cosines = cosines_by_width(user_BD, item_SD, self.widths)
-        for cosine_BS, inverse in zip(cosines, self._inverse_temperature(), strict=True):
+        for positive_P, cosine_VN, inverse in zip(pairs, cosines, self._inverse_temperature(), strict=True):
             if isinstance(inverse, Tensor):
-                logits.append(shift_BS + cosine_BS * inverse)
+                negative_VN = shift_VN + cosine_VN * inverse
             else:
                 # A plain number multiplies and adds in one go, without another matrix in between.
-                logits.append(torch.add(shift_BS, cosine_BS, alpha=inverse))
+                negative_VN = torch.add(shift_VN, cosine_VN, alpha=inverse)
+            logits.append(Logits(positive_P * inverse, negative_VN))
         return logits
 
 

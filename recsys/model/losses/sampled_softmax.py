@@ -1,9 +1,9 @@
 """Softmax over the positive and a few samples that stand for the catalogue.
 
-The samples are corrected by the log of how often each is expected among them (logQ); as arXiv 2507.09331 points out,
-the positive is not a sample, so it is neither corrected nor counted among the negatives.
+The denominator is the positive's own and what the vector's negatives add up to, which is computed once for all of the
+vector's positives.
 
-Shapes: ``logit_BS`` (batch, samples); the first B samples are the positives of the B users, in order; ``L`` widths.
+Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``N`` negatives; ``L`` widths.
 """
 
 from __future__ import annotations
@@ -12,28 +12,38 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from recsys.model.losses.samples import MASKED, Logits, Samples
 
 
-def sampled_softmax(logits: Sequence[Float[Tensor, "batch samples"]]) -> Float[Tensor, " widths"]:
+def sampled_softmax(logits: Sequence[Logits], row_P: Int[Tensor, " pairs"]) -> Float[Tensor, " widths"]:
     """Return each width's mean cross-entropy to the positives.
 
     Args:
         logits: by width; with `sampling_shift` added.
+        row_P: ``(pairs,)`` the vector of each pair.
     """
-    positive_B = torch.arange(len(logits[0]), device=logits[0].device)
-    return torch.stack([nn.functional.cross_entropy(logit_BS, positive_B) for logit_BS in logits])
+    return torch.stack([cross_entropy(one.positive_P, one.log_negatives, row_P) for one in logits])
 
 
-def sampling_shift(
-    item_S: Int[Tensor, " samples"], log_expected_S: Float[Tensor, " samples"], *, batch: int
-) -> Float[Tensor, "batch samples"]:
-    """Return what is added to every width's logits: -logQ for negatives, -inf for accidental hits, 0 for the positive.
+def cross_entropy(
+    positive_P: Float[Tensor, " pairs"], negatives_V: Float[Tensor, " vectors"], row_P: Int[Tensor, " pairs"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy to the positives, from logits and the negatives' log-sum-exp."""
+    return (torch.logaddexp(positive_P, negatives_V[row_P]) - positive_P).mean()
 
-    A negative that is the user's positive item again (another example's positive, or drawn by chance) would be
-    pushed away and pulled in at once; with -inf it has neither probability nor gradient.
+
+def sampling_shift(samples: Samples) -> Float[Tensor, "vectors negatives"]:
+    """Return what is added to every width's logits of negatives: their log-weights, `MASKED` for accidental hits.
+
+    A negative that is among the vector's positives (another row's positive, or drawn by chance) would be pushed away
+    and pulled in at once; masked, it has neither probability nor gradient.
     """
-    hit_BS: Bool[Tensor, "batch samples"] = item_S[:batch, None] == item_S[None, :]
-    shift_BS = torch.where(hit_BS, -torch.inf, -log_expected_S[None, :])
-    shift_BS.fill_diagonal_(0.0)
-    return shift_BS
+    shift_VN = samples.log_weight_N.repeat(len(samples.user_V), 1)
+    column_S = torch.full_like(samples.item_S, -1)
+    column_S[samples.negative_N] = torch.arange(len(samples.negative_N), device=column_S.device)
+    column_P = column_S[samples.positive_P]
+    hit_P: Bool[Tensor, " pairs"] = column_P >= 0
+    shift_VN[samples.row_P[hit_P], column_P[hit_P]] = MASKED
+    return shift_VN

@@ -14,10 +14,24 @@ def dataset(simulated):
     return Dataset(simulated)
 
 
+@pytest.fixture
+def unordered(dataset, monkeypatch):
+    monkeypatch.setitem(dataset.manifest, "ordered", False)
+    return dataset
+
+
 def all_batches(events, epoch=0, **settings):
-    negatives = NegativeSampler(events.item_share, num_uniform=6, num_popular=2, popularity_power=0.75)
-    settings = {"batch_size": 32, "negatives": negatives} | settings
-    return list(events.epoch(epoch, **settings))
+    settings = {"batch_size": 32} | settings
+    negatives = NegativeSampler(events.item_rate, batch_size=settings["batch_size"], num_uniform=8)
+    return list(events.epoch(epoch, negatives=negatives, **settings))
+
+
+def all_rows(batches):
+    """Yield each row's user, history and positives."""
+    for batch in batches:
+        assert (np.diff(batch.row) >= 0).all()
+        for row, user in enumerate(batch.user):
+            yield user, batch.history[row].tolist(), batch.item[batch.row == row].tolist()
 
 
 def test_a_history_is_what_the_user_did_before_the_target(dataset):
@@ -28,6 +42,7 @@ def test_a_history_is_what_the_user_did_before_the_target(dataset):
             own = log.item[log.user == user].tolist()
             # Items are distinct in this log, so the target's place is known.
             assert batch.history[place].tolist() == own[: own.index(batch.item[place])]
+        assert batch.row.tolist() == list(range(32))
 
 
 def test_histories_are_cut_to_the_longest_asked_for(dataset):
@@ -73,23 +88,56 @@ def test_only_the_latest_events_become_examples_if_asked(dataset):
             assert batch.item[place] in log.item[log.user == user][-2:]
 
 
-def test_without_an_order_histories_are_other_events_in_any_order(dataset, monkeypatch):
-    monkeypatch.setitem(dataset.manifest, "ordered", False)
+def test_without_an_order_each_epoch_splits_every_users_items_anew(unordered):
+    log = unordered.events("train")
+    events = TrainingEvents(unordered, longest=100, seed=1)
+    assert len(events) == len(np.unique(log.user))
+    splits = set()
+    for epoch in range(20):
+        seen = list(all_rows(all_batches(events, epoch, batch_size=10)))
+        assert len({user for user, _, _ in seen}) == len(seen) == len(events) // 10 * 10
+        for user, history, positives in seen:
+            assert sorted(history + positives) == sorted(log.item[log.user == user])
+            assert positives
+            if user == seen[0][0]:
+                splits.add((tuple(history), tuple(positives)))
+    assert len(splits) > 10
+
+
+def test_without_an_order_every_number_of_positives_is_alike(unordered):
+    log = unordered.events("train")
+    events = TrainingEvents(unordered, longest=100, max_events_per_user=4, seed=1)
+    numbers = np.concatenate([np.bincount(batch.row) for epoch in range(40) for batch in all_batches(events, epoch)])
+    num_long = (np.bincount(log.user) >= 4).mean()
+    assert numbers.min() == 1
+    assert numbers.max() == 4
+    assert (numbers == 4).mean() == pytest.approx(num_long / 4, abs=0.02)
+
+
+def test_users_of_a_tower_without_history_are_one_row_each(dataset):
     log = dataset.events("train")
-    events = TrainingEvents(dataset, longest=100, seed=1)
-    orders = set()
-    for epoch in range(3):
-        for batch in all_batches(events, epoch):
-            for place, user in enumerate(batch.user):
-                own, history = log.item[log.user == user].tolist(), batch.history[place].tolist()
-                assert set(history) <= set(own) - {batch.item[place]}
-                assert len(set(history)) == len(history)
-                if user == 0:
-                    orders.add((int(batch.item[place]), *history))
-    assert len(orders) > len(log.item[log.user == 0])
+    events = TrainingEvents(dataset, longest=0, max_events_per_user=7, seed=1)
+    seen = list(all_rows(all_batches(events, batch_size=50)))
+    assert len({user for user, _, _ in seen}) == len(seen) == 200
+    for user, history, positives in seen:
+        assert history == []
+        assert positives == log.item[log.user == user][-7:].tolist()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(("longest", "most"), [(0, None), (0, 3), (5, None), (5, 3)])
+def test_an_item_is_a_positive_as_often_as_is_said(dataset, monkeypatch, ordered, longest, most):
+    monkeypatch.setitem(dataset.manifest, "ordered", ordered)
+    events = TrainingEvents(dataset, longest=longest, max_events_per_user=most, seed=1)
+    num_epochs = 100 if longest > 0 and not ordered else 1
+    # A batch of everything, so that nothing is left to another epoch.
+    batches = [batch for epoch in range(num_epochs) for batch in all_batches(events, epoch, batch_size=len(events))]
+    counts = np.bincount(np.concatenate([batch.item for batch in batches]), minlength=events.num_items)
+    tolerance = 0.02 if num_epochs > 1 else 1e-12
+    np.testing.assert_allclose(counts / len(batches) / len(events), events.item_rate, atol=tolerance)
 
 
 def test_a_batch_larger_than_the_data_is_refused(dataset):
     events = TrainingEvents(dataset, longest=10, seed=1)
-    with pytest.raises(TrainingError, match=f"got 100000 on 1 process\\(es\\) for {len(events)} training examples"):
+    with pytest.raises(TrainingError, match=f"got 100000 on 1 process\\(es\\) for {len(events)} training rows"):
         events.steps_per_epoch(batch_size=100_000, world_size=1)

@@ -97,6 +97,24 @@ def test_every_kind_of_loss_learns(simulated, tmp_path, loss):
         assert history[-1]["validation"][width]["ndcg@10"] > 0
 
 
+@pytest.mark.parametrize("history", ["mean", "none"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_rows_of_every_kind_learn_and_are_resumed(simulated, tmp_path, monkeypatch, history, ordered):
+    seal, model = Dataset.__init__, replace(CONFIG.model, user_id=True, history=history)
+
+    def without_order(self, path):
+        seal(self, path)
+        self.manifest["ordered"] = ordered
+
+    monkeypatch.setattr(Dataset, "__init__", without_order)
+    settings = {"model": model, "batch_size": 20}
+    whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
+    train(options(simulated, tmp_path / "parts", epochs=1, **settings))
+    assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
+    for width in ("4", "8"):
+        assert whole[-1]["loss"][width] < whole[0]["loss"][width]
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)

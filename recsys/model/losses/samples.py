@@ -1,0 +1,98 @@
+"""What a loss knows of a step's vectors: which positive belongs to which vector, and what each negative stands for.
+
+A step encodes every item once, however often it is a positive or a negative of the batch. What repeating would do is
+done by weights: a negative that was drawn ``count`` times and is expected ``expected`` times counts
+``count / expected`` times in a softmax's denominator, so its logit gets ``log(count) - log(expected)``. Dividing by
+what is expected makes the samples stand for the catalogue (logQ); as arXiv 2507.09331 points out, the positive is not
+a sample, so it is neither corrected nor counted among the negatives.
+
+Shapes: ``V`` user vectors, ``S`` distinct items, ``P`` (vector, positive) pairs, ``N`` distinct negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from recsys.data.batches import Examples
+
+MASKED = -1e30
+"""Logit of what does not count. Finite, unlike -inf, so that a softmax of nothing else has a gradient too (zero)."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which of a step's vectors meet, as positives and as negatives.
+
+    Args:
+        row_P: ``(pairs,)`` the vector of each pair, non-decreasing.
+        positive_P: ``(pairs,)`` the item of each pair, as a place among the samples.
+        negative_N: ``(negatives,)`` distinct places among the samples.
+        log_weight_N: ``(negatives,)`` log of how often each was drawn, less the log of how often it is expected.
+        user_V: ``(vectors,)`` user rows.
+        item_S: ``(samples,)`` item rows, all different.
+    """
+
+    row_P: Int[Tensor, " pairs"]
+    positive_P: Int[Tensor, " pairs"]
+    negative_N: Int[Tensor, " negatives"]
+    log_weight_N: Float[Tensor, " negatives"]
+    user_V: Int[Tensor, " vectors"]
+    item_S: Int[Tensor, " samples"]
+
+    def to(self, device: torch.device) -> Samples:
+        """Move to a device."""
+        return Samples(*(getattr(self, one.name).to(device) for one in fields(self)))
+
+
+def samples_of(
+    examples: Examples, log_expected_N: Float[np.ndarray, " items"], *, user_V: Int[np.ndarray, " vectors"]
+) -> Samples:
+    """Find the distinct items of a batch, and what each of them is.
+
+    Args:
+        examples: the batch.
+        log_expected_N: ``(items,)`` log of how often each item of the catalogue is expected among a row's negatives.
+        user_V: ``(vectors,)`` the user that each vector is of.
+    """
+    rows = np.concatenate([examples.item, examples.negative])
+    item_S, place = np.unique(rows, return_inverse=True)
+    positive_P, drawn = np.split(place, [len(examples.item)])
+    count_S = np.bincount(drawn, minlength=len(item_S))
+    negative_N = np.flatnonzero(count_S)
+    log_weight_N = np.log(count_S[negative_N], dtype=log_expected_N.dtype) - log_expected_N[item_S[negative_N]]
+    arrays = (examples.row, positive_P, negative_N, log_weight_N, user_V, item_S)
+    return Samples(*(torch.from_numpy(array) for array in arrays))
+
+
+@dataclass(frozen=True)
+class Logits:
+    """One width's logits.
+
+    Args:
+        positive_P: ``(pairs,)``.
+        negative_VN: ``(vectors, negatives)``, weights added; `MASKED` where a vector's own positive is.
+    """
+
+    positive_P: Float[Tensor, " pairs"]
+    negative_VN: Float[Tensor, "vectors negatives"]
+
+    @cached_property
+    def log_negatives(self) -> Float[Tensor, " vectors"]:
+        """``(vectors,)`` log-sum-exp of each vector's negatives."""
+        return self.negative_VN.logsumexp(dim=1)
+
+
+def segment_logsumexp(
+    value_P: Float[Tensor, " pairs"], segment_P: Int[Tensor, " pairs"], *, num_segments: int
+) -> Float[Tensor, " segments"]:
+    """Return the log-sum-exp of the values of each segment; about `MASKED` for a segment without any."""
+    most_G = value_P.new_full((num_segments,), MASKED).scatter_reduce(0, segment_P, value_P.detach(), "amax")
+    total_G = value_P.new_zeros(num_segments).index_add(0, segment_P, (value_P - most_G[segment_P]).exp())
+    # A segment with values has a total of 1 at least.
+    return most_G + total_G.clamp_min(torch.finfo(value_P.dtype).tiny).log()
