@@ -21,7 +21,7 @@ from recsys.ragged import Ragged
 ITEM_TABLE = "item"
 USER_TABLE = "user"
 HISTORY = "history"
-"""The lists that a history encoder reads, beside the user inputs' bags."""
+"""The lists that a history encoder reads; where the tables are looked up, the distinct items of all of them."""
 HISTORY_TIME = "history_time"
 """The times of their items, where it reads those and they are known."""
 
@@ -64,6 +64,14 @@ class Layout:
         if self.config.user_id:
             inputs.append(Input("user_id", USER_TABLE))
         return (*inputs, *self._features("user"))
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """All that is looked up in a training step, by table."""
+        inputs = (*self.user_inputs, *self.item_inputs)
+        if self.config.encoded_history:
+            inputs = (Input(HISTORY, ITEM_TABLE), *inputs)
+        return tuple(source for table in self.tables for source in inputs if source.table == table)
 
     @property
     def num_user_vectors(self) -> int:
