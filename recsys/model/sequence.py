@@ -24,6 +24,9 @@ from recsys.config import ModelConfig
 from recsys.model.elapsed import NUM_BUCKETS, UNKNOWN_TIME, elapsed_buckets
 from recsys.model.padding import pad
 
+_MASKED = -1e4
+"""Logit of what is not read: ``SiLU`` and its gradient are exactly 0 there, as they are not defined at -inf."""
+
 
 class SequenceEncoder(nn.Module):
     """A start token, then blocks of causal attention over the items' embeddings.
@@ -102,23 +105,13 @@ class Block(nn.Module):
         value_BHLe, query_BHLe, key_BHLe = (
             part.view(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in heads
         )
-        distance_LL = _distances(token_BLE.shape[1], token_BLE.device)
-        logit_BHLL = query_BHLe @ key_BHLe.mT + self.distance_bias[:, distance_LL.clamp_min(0)]
+        position_L = torch.arange(token_BLE.shape[1], device=token_BLE.device)
+        distance_LL = position_L[:, None] - position_L[None, :]
+        bias_HLL = self.distance_bias[:, distance_LL.clamp_min(0)].masked_fill(distance_LL < 0, _MASKED)
+        logit_BHLL = query_BHLe @ key_BHLe.mT + bias_HLL
         if self.time_bias is not None:
             logit_BHLL = logit_BHLL + self.time_bias[bucket_BLL][:, None]
-        attention_BHLL = nn.functional.silu(logit_BHLL) * _mean_of_earlier(distance_LL)
-        read_BLE = (attention_BHLL @ value_BHLe).transpose(1, 2).flatten(2)
+        sum_BHLe = nn.functional.silu(logit_BHLL) @ value_BHLe
+        read_BLE = sum_BHLe.transpose(1, 2).flatten(2) / (position_L[:, None] + 1)
         out_BLE: Tensor = token_BLE + self.out(self.dropout(gate_BLE * self.attention_norm(read_BLE)))
         return out_BLE
-
-
-def _distances(longest: int, device: torch.device) -> Int[Tensor, "longest longest"]:
-    """Return how many positions each one (row) comes after each other (column)."""
-    position_L = torch.arange(longest, device=device)
-    return position_L[:, None] - position_L[None, :]
-
-
-def _mean_of_earlier(distance_LL: Tensor) -> Float[Tensor, "longest longest"]:
-    """Return the weights of a mean over each position and all before it; 0 for those after it."""
-    earlier_LL = (distance_LL >= 0).float()
-    return earlier_LL / earlier_LL.sum(dim=1, keepdim=True)
