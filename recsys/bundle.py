@@ -163,6 +163,8 @@ class Bundle:
         manifest, num_items = self.manifest, len(self.item_vectors)
         for name, what, got, expected in (
             (LAYOUT, "widths", list(self.widths), manifest["widths"]),
+            (LAYOUT, "norm", self.widths.norm, manifest.get("norm")),
+            (LAYOUT, "head", self.widths.head, manifest.get("head")),
             (LAYOUT, "items", self.towers.layout.num_items, manifest["num_items"]),
             (_VECTORS, "items", num_items, manifest["num_items"]),
             (_VECTORS, "width", self.item_vectors.shape[1], self.widths.full),
@@ -232,6 +234,8 @@ def write_bundle(
             "model_id": model_id,
             "index_id": index_id,
             "widths": list(towers.widths),
+            "norm": towers.widths.norm,
+            "head": towers.widths.head,
             "num_items": len(item_ND),
             "num_users": len(users),
             "mask_seen": dataset.mask_seen,

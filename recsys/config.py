@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from recsys.errors import ConfigError
-from recsys.widths import WidthLadder
+from recsys.widths import Head, Norm, WidthLadder
 
 T = TypeVar("T")
 
@@ -33,6 +33,12 @@ class ModelConfig:
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     """Widths to train, narrowest first; the last is the full width."""
+    norm: Norm = "prefix"
+    """What is scaled to unit length: ``prefix``, each width's prefix, so that scores are cosines at every width, or
+    ``full``, the full vector alone, so that a narrow score is a part of the full-width cosine's sum."""
+    head: Head = "tied"
+    """What a user is at a width: ``tied``, a prefix of one vector (MRL-E), or ``per_width``, a vector from a projection
+    of that width's own (MRL). An item is one vector and its prefixes either way."""
     embedding_dim: int = 64
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
@@ -63,7 +69,7 @@ class ModelConfig:
     items."""
 
     def __post_init__(self) -> None:
-        WidthLadder(self.widths)
+        WidthLadder(self.widths, norm=self.norm, head=self.head)
         _require(
             self.embedding_dim > 0 and self.embedding_dim % 4 == 0,
             "embedding_dim",
@@ -119,6 +125,11 @@ class ModelConfig:
         """The last items of a history that an encoder reads at most; 0 where none does."""
         return self.sequence_length if self.history in ("attention", "sequence") else 0
 
+    @property
+    def ladder(self) -> WidthLadder:
+        """The widths, with what vectors are at each of them."""
+        return WidthLadder(self.widths, norm=self.norm, head=self.head)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -129,7 +140,7 @@ class LossConfig:
     same samples, with a log-mean-exp over a user's positives in the batch (BSL). ``full_softmax``: over the whole
     catalogue, which is encoded in every step."""
     temperature: tuple[float, ...] = (0.07,)
-    """Softmax temperature of the cosine: one for all widths, or one per width."""
+    """Softmax temperature of the score: one for all widths, or one per width."""
     learn_temperature: bool = False
     """Learn a temperature per width, from ``temperature`` on; it always stays above .01."""
     weights: tuple[float, ...] = (1.0,)

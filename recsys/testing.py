@@ -7,9 +7,10 @@ what is built around a bundle, never to judge recommendations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -25,7 +26,7 @@ from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
-from recsys.widths import WidthLadder
+from recsys.widths import Head, Norm, WidthLadder
 
 _GENRES = ("comedy", "drama", "horror", "musical", "western")
 _GROUPS = ("young", "old")
@@ -82,10 +83,18 @@ def small_dataset(path: Path, *, num_users: int = 60, num_items: int = 80, seed:
 
 
 def small_towers(
-    dataset: Dataset, *, widths: tuple[int, ...] = (4, 8, 16), user_id: bool = False, seed: int = 1
+    dataset: Dataset,
+    *,
+    widths: tuple[int, ...] = (4, 8, 16),
+    norm: Norm = "prefix",
+    head: Head = "tied",
+    user_id: bool = False,
+    seed: int = 1,
 ) -> ExportedTowers:
     """Return towers with random weights that fit a dataset."""
-    config = ModelConfig(widths=widths, embedding_dim=8, hidden=(16,), history_windows=(1, 5), user_id=user_id)
+    config = ModelConfig(
+        widths=widths, norm=norm, head=head, embedding_dim=8, hidden=(16,), history_windows=(1, 5), user_id=user_id
+    )
     torch.manual_seed(seed)
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
     return ExportedTowers(layout)
@@ -97,6 +106,8 @@ def small_bundle(
     num_users: int = 60,
     num_items: int = 80,
     widths: tuple[int, ...] = (4, 8, 16),
+    norm: Norm = "prefix",
+    head: Head = "tied",
     seed: int = 1,
 ) -> Path:
     """Publish a bundle of simulated data and random towers under ``root`` and make it current.
@@ -112,7 +123,8 @@ def small_bundle(
         small_dataset(folder, num_users=num_users, num_items=num_items, seed=seed)
     dataset = Dataset(folder)
     options = PublishOptions(num_queries=16, repeats=1, seed=seed)
-    return write_bundle(root, towers=small_towers(dataset, widths=widths, seed=seed), dataset=dataset, options=options)
+    towers = small_towers(dataset, widths=widths, norm=norm, head=head, seed=seed)
+    return write_bundle(root, towers=towers, dataset=dataset, options=options)
 
 
 def _events(random: np.random.Generator, *, num_users: int, genre_N: np.ndarray) -> pl.DataFrame:
@@ -145,17 +157,35 @@ def _table(prefix: str, raw: dict[str, list[Any]], specs: list[FeatureSpec]) -> 
 
 
 @st.composite
-def width_ladders(draw: st.DrawFn, *, max_width: int = 64, max_widths: int = 5) -> WidthLadder:
-    """Hypothesis strategy: any ladder of trained widths."""
+def width_ladders(
+    draw: st.DrawFn,
+    *,
+    max_width: int = 64,
+    max_widths: int = 5,
+    norms: tuple[Norm, ...] = get_args(Norm),
+    heads: tuple[Head, ...] = get_args(Head),
+) -> WidthLadder:
+    """Hypothesis strategy: any ladder of trained widths, with any of these norms and heads."""
     widths = draw(st.sets(st.integers(1, max_width), min_size=1, max_size=max_widths))
-    return WidthLadder(sorted(widths))
+    return WidthLadder(sorted(widths), norm=draw(st.sampled_from(norms)), head=draw(st.sampled_from(heads)))
 
 
 def vectors(widths: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
     """Hypothesis strategy: ``(rows, full width)`` float32 vectors, of any direction and scale, with no zero prefix."""
+    return _with_directions(rows, widths.full, [slice(0, widths.widths[0])])
+
+
+def queries(widths: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
+    """Hypothesis strategy: ``(rows, query size)`` float32 queries, of any direction and scale, with no zero prefix."""
+    narrowest = widths.widths[0]
+    starts = [slice(block.start, block.start + narrowest) for block in widths.query_blocks]
+    return _with_directions(rows, widths.query_size, starts)
+
+
+def _with_directions(rows: int, columns: int, nonzero: Sequence[slice]) -> st.SearchStrategy[np.ndarray]:
     coordinates = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-6)
-    full = arrays(np.float32, (rows, widths.full), elements=coordinates)
-    return full.filter(lambda vector: bool((np.abs(vector[:, : widths.widths[0]]).max(axis=1) > 0).all()))
+    matrices = arrays(np.float32, (rows, columns), elements=coordinates)
+    return matrices.filter(lambda matrix: all(matrix[:, block].any(axis=1).all() for block in nonzero))
 
 
 @st.composite

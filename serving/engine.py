@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from recsys.bundle import Bundle
 from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
+from recsys.widths import as_queries
 from serving import profiles
 from serving.budget import Budget, Choice, Degraded, choose
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
@@ -79,7 +80,7 @@ class Engine:
         if row == UNKNOWN:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
         exclude = np.union1d(self._known_items(query.exclude), [row])
-        return self._answer(query, self.bundle.item_vectors[row : row + 1], [_Target(exclude=exclude)], call)
+        return self._answer(query, self._item_query(row), [_Target(exclude=exclude)], call)
 
     def overhead_ms(self, k: int) -> float:
         """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
@@ -92,9 +93,9 @@ class Engine:
         Args:
             finish: what is done with an answer before it is sent; its time counts.
         """
-        query_BD = self.bundle.item_vectors[:1]
+        query_BU = self._item_query(0)
         for rung in self.bundle.ladder.rungs:
-            self.bundle.searcher.search(query_BD, k=self.limits.max_k, rung=rung)
+            self.bundle.searcher.search(query_BU, k=self.limits.max_k, rung=rung)
         users = self._sample_users()
         for k in sorted({min(k, self.limits.max_k) for k in _WARM_UP_KS}):
             rounds_ms = [
@@ -121,14 +122,14 @@ class Engine:
         return self._answer(query, profiles.encode(self.bundle, found), targets, call)
 
     def _answer(
-        self, ask: Ask, query_BD: Float[np.ndarray, "batch full"], targets: Sequence[_Target], call: Call
+        self, ask: Ask, query_BU: Float[np.ndarray, "batch query"], targets: Sequence[_Target], call: Call
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
         found, scan_ms, rerank_ms = [], 0.0, 0.0
         for place, target in enumerate(targets):
             result = self.bundle.searcher.search(
-                query_BD[place : place + 1], k=ask.k, rung=choice.rung, exclude=target.exclude
+                query_BU[place : place + 1], k=ask.k, rung=choice.rung, exclude=target.exclude
             )
             found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
             scan_ms += result.scan_ms
@@ -185,6 +186,9 @@ class Engine:
         ):
             reasons.append(Degraded.FEWER_ITEMS)
         return tuple(reasons)
+
+    def _item_query(self, row: int) -> Float[np.ndarray, "1 query"]:
+        return as_queries(self.bundle.item_vectors[row : row + 1], self.bundle.widths)
 
     def _known_items(self, ids: Sequence[str]) -> Int[np.ndarray, " rows"]:
         rows = self.bundle.items.rows(ids)

@@ -74,8 +74,8 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
     return Profile(row=UNKNOWN, history=known, seen=known, features=given, num_unknown=len(rows) - len(known))
 
 
-def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch full"]:
-    """Run the user tower once for all profiles; the rows are unit vectors."""
+def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:
+    """Run the user tower once for all profiles; the rows are unit queries, ready to search with."""
     features = {
         spec.name: Ragged.from_lists([profile.features.get(spec.name, ()) for profile in profiles])
         for spec in bundle.towers.specs
@@ -84,8 +84,8 @@ def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "ba
     history = Ragged.from_lists([profile.history for profile in profiles])
     users = np.array([profile.row for profile in profiles], dtype=np.int64)
     times = Ragged.from_lists([_times(profile) for profile in profiles])
-    query_BD: np.ndarray = bundle.towers.encode_users(history, features, users, times)
-    return query_BD
+    query_BU: np.ndarray = bundle.towers.encode_users(history, features, users, times)
+    return query_BU
 
 
 def _times(profile: Profile) -> np.ndarray:

@@ -137,7 +137,8 @@ class Candidates:
 
     Args:
         item_ids: the items.
-        scores: their cosines with the user, at the rung's width or, where it reranks, at the full width.
+        scores: their inner products with the user at the rung's width or, where it reranks, at the full width, by the
+            bundle's norm (`recsys.widths`): cosines at every width, or at a narrower one only a part of a cosine.
         titles: their titles, when asked for and known.
         cold: nothing is known of the user's past.
         num_unknown_history_items: items of the request's history that the bundle does not know.

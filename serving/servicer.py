@@ -10,6 +10,7 @@ import grpc
 from recsys.data.schema import Kind
 from recsys.index.rungs import Engine as RungEngine
 from recsys.index.rungs import Rung
+from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
 from serving.interceptors import call_of
@@ -21,6 +22,7 @@ _ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
     "exact": pb.SEARCH_ENGINE_EXACT,
     "ivf": pb.SEARCH_ENGINE_IVF,
 }
+_NORMS: dict[Norm, pb.Norm.ValueType] = {"prefix": pb.NORM_PREFIX, "full": pb.NORM_FULL}
 _KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
     "categorical": pb.FEATURE_KIND_CATEGORICAL,
     "multi_hot": pb.FEATURE_KIND_MULTI_HOT,
@@ -106,6 +108,7 @@ class CandidateServicer(CandidateServiceServicer):
             ],
             limits=pb.RequestLimits(**vars(engine.limits)),
             overhead_p99_ms=engine.overhead_ms(100),
+            norm=_NORMS[bundle.widths.norm],
         )
 
 

@@ -1,9 +1,9 @@
 """The protocol of every quality number: exact ranking of the whole catalogue, seen items masked, nothing sampled.
 
-A model is measured at each of its widths, users and items cut to the width and scaled to unit length as for serving;
-baselines are measured on the same queries, by the same code, from their rankings.
+A model is measured at each of its widths, with the vectors that users and items have there in serving
+(`recsys.widths`); baselines are measured on the same queries, by the same code, from their rankings.
 
-Shapes: ``Q`` queries, ``N`` items, ``D`` the full width, ``K`` places of a ranking.
+Shapes: ``Q`` queries, ``N`` items, ``D`` the full width, ``U`` a query's size, ``K`` places of a ranking.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from recsys.data.dataset import Dataset, Queries
 from recsys.errors import ConfigError, DataError
 from recsys.evaluate import metrics
 from recsys.evaluate.baselines import fit_baselines, rank
 from recsys.index.exact import exact_top_k
-from recsys.widths import WidthLadder, truncate
+from recsys.widths import Array, WidthLadder, query_at, truncate
 
 CUTOFFS = (10, 20, 50, 100)
 
@@ -48,8 +47,8 @@ class Quality:
 
 def evaluate_vectors(
     queries: Queries,
-    user_QD: Float[Tensor, "queries full"] | Float[np.ndarray, "queries full"],
-    item_ND: Float[Tensor, "items full"] | Float[np.ndarray, "items full"],
+    user_QU: Array,
+    item_ND: Array,
     widths: WidthLadder,
     *,
     ks: Sequence[int] = CUTOFFS,
@@ -61,9 +60,9 @@ def evaluate_vectors(
 
     Args:
         queries: what is to be found, and what was seen.
-        user_QD: the queries' vectors, in their order.
-        item_ND: every item's vector, by item row.
-        widths: the trained widths; the last one is the vectors' own.
+        user_QU: the queries' vectors, in their order: ``(queries, query size)``.
+        item_ND: every item's vector, by item row: ``(items, full width)``.
+        widths: the trained widths.
         ks: the cut-offs.
 
     Returns:
@@ -71,18 +70,19 @@ def evaluate_vectors(
 
     Raises:
         DataError: the vectors are not one per query, or a target is not an item.
-        WidthError: the vectors are not of the full width, or cannot be truncated.
+        WidthError: the users' vectors are not of the query size or the items' not of a trained width, or they cannot be
+            cut to every width.
         ConfigError: ``ks`` is empty or holds a number less than 1.
     """
-    if len(user_QD) != len(queries):
-        raise DataError(f"user vectors: got {len(user_QD)}, expected one per query ({len(queries)})")
+    if len(user_QU) != len(queries):
+        raise DataError(f"user vectors: got {len(user_QU)}, expected one per query ({len(queries)})")
     _check_cutoffs(ks)
     masked = queries.history if queries.mask_seen else None
     depth = max(ks)
     ranked = {}
     for width in widths:
-        cut_Qw, cut_Nw = truncate(user_QD, width, widths), truncate(item_ND, width, widths)
-        ranked[width] = exact_top_k(cut_Qw, cut_Nw, k=depth, masked=masked)[1]
+        query_Qw, item_Nw = query_at(user_QU, width, widths), truncate(item_ND, width, widths)
+        ranked[width] = exact_top_k(query_Qw, item_Nw, k=depth, masked=masked)[1]
     found = {}
     for width, ranked_QK in ranked.items():
         quality = measure(ranked_QK, queries, name=f"width {width}", width=width, num_items=len(item_ND), ks=ks)

@@ -1,6 +1,6 @@
 """From towers and a dataset to the vectors that are evaluated and published.
 
-Shapes: ``user_QD`` (queries, full width), ``item_ND`` (items, full width).
+Shapes: ``user_QU`` (queries, query size), ``item_ND`` (items, full width).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recsys.ragged import Ragged
 
 def query_vectors(
     towers: ExportedTowers, queries: Queries, user_features: Mapping[str, Ragged]
-) -> Float[np.ndarray, "queries full"]:
+) -> Float[np.ndarray, "queries size"]:
     """Encode each query's user from the history before the split; ``user_features`` are those of all users."""
     features = {name: lists.take(queries.user) for name, lists in user_features.items()}
     return towers.encode_users(queries.history, features, queries.user, queries.time)

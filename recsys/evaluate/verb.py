@@ -36,8 +36,8 @@ def evaluate(options: EvaluateOptions) -> Report:
     """
     towers, dataset, manifest = load_towers_and_dataset(options.run, options.dataset)
     queries = dataset.queries(options.split)
-    user_QD = query_vectors(towers, queries, dataset.feature_lists("user"))
-    quality = evaluate_vectors(queries, user_QD, item_vectors(towers, dataset.feature_lists("item")), towers.widths)
+    user_QU = query_vectors(towers, queries, dataset.feature_lists("user"))
+    quality = evaluate_vectors(queries, user_QU, item_vectors(towers, dataset.feature_lists("item")), towers.widths)
     report = Report(
         dataset=dataset.name,
         split=options.split,

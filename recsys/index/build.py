@@ -40,7 +40,7 @@ def build_searcher(store_ND: Float[np.ndarray, "items full"], *, widths: WidthLa
         seed: fixes the cells of the IVF indexes.
 
     Raises:
-        WidthError: the vectors are not float32 unit rows of full width, or a prefix has no direction.
+        WidthError: the vectors are not float32 unit rows of full width, or a prefix that is to be scaled is all zeros.
     """
     check_shape(store_ND, widths)
     check_unit(store_ND, "item vectors")

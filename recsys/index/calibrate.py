@@ -6,7 +6,7 @@ within `TIE_TOLERANCE` of the k-th best: an answer that breaks a tie the other w
 
 Latency is that of one call with one query on one thread; `recsys.index.timing` says how the machine is kept out of it.
 
-Shapes: ``query_QD`` (queries, full width), ``rows_QK`` (queries, k), ``ms_PQ`` (passes, queries).
+Shapes: ``query_QU`` (queries, query size), ``rows_QK`` (queries, k), ``ms_PQ`` (passes, queries).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.rungs import Ladder, Rung, RungSpec, climbable
 from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
 from recsys.ragged import Ragged
-from recsys.widths import WidthLadder
+from recsys.widths import WidthLadder, query_at
 
 TIE_TOLERANCE = 2e-6
 """Largest difference of two full-width cosines that float32 rounding alone may cause."""
@@ -77,7 +77,7 @@ def usable_ks(ks: Sequence[int], num_items: int) -> list[int]:
 
 def measure_ladder(
     searcher: Searcher,
-    query_QD: Float[np.ndarray, "queries full"],
+    query_QU: Float[np.ndarray, "queries size"],
     *,
     specs: Sequence[RungSpec],
     ks: Sequence[int] = (10, 100),
@@ -92,7 +92,7 @@ def measure_ladder(
 
     Args:
         searcher: the indexes.
-        query_QD: unit vectors of real users.
+        query_QU: unit queries of real users.
         specs: the rungs, each once.
         ks: the k of each overlap; latency is measured at the largest.
         exclude: per query, distinct item rows that it may not get, as in serving; None excludes nothing.
@@ -105,13 +105,13 @@ def measure_ladder(
 
     Raises:
         ConfigError: there are no queries, rungs or ks, a k is not positive, or a rung comes twice.
-        WidthError: a query is not a finite unit vector of full width.
+        WidthError: a query is not of the query size, or not of finite unit vectors.
     """
-    _check(searcher, query_QD, specs=specs, ks=ks, exclude=exclude, repeats=repeats)
+    _check(searcher, query_QU, specs=specs, ks=ks, exclude=exclude, repeats=repeats)
     ks = sorted(set(ks))
     tell = progress or (lambda _share: None)
     order = np.random.default_rng(seed)
-    search = Search(searcher, query_QD, exclude)
+    search = Search(searcher, query_QU, exclude)
     with undisturbed():
         ms_RPQ, disturbed_share = time_rungs(
             search, specs, k=ks[-1], repeats=repeats, order=order, progress=lambda share: tell(0.8 * share)
@@ -124,7 +124,7 @@ def measure_ladder(
     rungs = [replace(rung, on_ladder=on) for rung, on in zip(rungs, climbable(rungs), strict=True)]
     rungs.sort(key=lambda rung: (rung.latency_p99_ms, rung.name))
     measured = {
-        "num_queries": len(query_QD),
+        "num_queries": len(query_QU),
         "num_items": searcher.num_items,
         "ks": list(ks),
         "repeats": repeats,
@@ -148,14 +148,15 @@ def _rung(searcher: Searcher, spec: RungSpec, overlap_K: np.ndarray, ks: Sequenc
 
 
 def _overlaps(search: Search, specs: Sequence[RungSpec], *, k: int) -> Float[np.ndarray, " rungs"]:
-    searcher, query_QD, num_queries = search.searcher, search.query_QD, len(search.query_QD)
+    searcher, query_QU, num_queries = search.searcher, search.query_QU, len(search.query_QU)
+    query_QD = query_at(query_QU, searcher.widths.full, searcher.widths)
     best_QK, exact_QK = exact_top_k(query_QD, searcher.store_ND, k=k, masked=search.exclude)
     wanted_Q = (exact_QK != NOTHING).sum(axis=1)
     least_Q1 = np.where(exact_QK != NOTHING, best_QK, np.inf).min(axis=1, keepdims=True)
     shares = []
     for spec in specs:
         rows_QK = np.stack([search(query, spec, k) for query in range(num_queries)])
-        hits_Q = (searcher.score(query_QD, rows_QK) >= least_Q1 - TIE_TOLERANCE).sum(axis=1)
+        hits_Q = (searcher.score(query_QU, rows_QK) >= least_Q1 - TIE_TOLERANCE).sum(axis=1)
         # A query that may get nothing at all misses nothing.
         shares.append(float(np.where(wanted_Q > 0, hits_Q / np.maximum(wanted_Q, 1), 1.0).mean()))
     return np.asarray(shares)
@@ -163,20 +164,20 @@ def _overlaps(search: Search, specs: Sequence[RungSpec], *, k: int) -> Float[np.
 
 def _check(
     searcher: Searcher,
-    query_QD: np.ndarray,
+    query_QU: np.ndarray,
     *,
     specs: Sequence[RungSpec],
     ks: Sequence[int],
     exclude: Ragged | None,
     repeats: int,
 ) -> None:
-    check_queries(query_QD, searcher.widths)
-    for name, got in (("queries", len(query_QD)), ("specs", len(specs)), ("ks", len(ks)), ("repeats", repeats)):
+    check_queries(query_QU, searcher.widths)
+    for name, got in (("queries", len(query_QU)), ("specs", len(specs)), ("ks", len(ks)), ("repeats", repeats)):
         if got < 1:
             raise ConfigError(f"{name}: got {got}, expected at least one to measure the ladder")
     if min(ks) < 1:
         raise ConfigError(f"ks: got {list(ks)}, expected positive numbers of items")
     if len(set(specs)) != len(specs):
         raise ConfigError(f"specs: got {[spec.name for spec in specs]}, expected each rung once")
-    if exclude is not None and len(exclude) != len(query_QD):
-        raise ConfigError(f"exclude: got {len(exclude)} lists, expected one per query ({len(query_QD)})")
+    if exclude is not None and len(exclude) != len(query_QU):
+        raise ConfigError(f"exclude: got {len(exclude)} lists, expected one per query ({len(query_QU)})")

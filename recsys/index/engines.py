@@ -1,15 +1,15 @@
 """Search over the item vectors at any rung: scan at one width, then score the candidates again at full width.
 
 The full-width vectors are stored once: the exact scan at full width and every rerank read that one array, usually
-mapped from the bundle's safetensors file. Each narrower width has its own contiguous copy of cut and renormalised
-vectors, because a scan of prefixes inside wide rows moves as much memory as a scan of the wide rows. Where the
-catalogue is large enough, each width also has an inverted file (IVF): cells of near vectors, of which a search
-visits the nearest few.
+mapped from the bundle's safetensors file. Each narrower width has its own contiguous copy of truncated vectors, because
+a scan of prefixes inside wide rows moves as much memory as a scan of the wide rows; what they and queries are there,
+`recsys.widths` says. Where the catalogue is large enough, each width also has an inverted file (IVF): cells of near
+vectors, of which a search visits the nearest few.
 
 FAISS checks little and fails quietly (a NaN query finds nothing, a filter on the outer parameters of a refining index
 is ignored), so queries are checked first, filters are given to the scan itself, and the rerank is done here.
 
-Shapes: ``query_BD`` (batch, full width), ``query_Bw`` (batch, width), ``store_ND`` (items, full width), ``rows_BC``
+Shapes: ``query_BU`` (batch, query size), ``query_Bw`` (batch, width), ``store_ND`` (items, full width), ``rows_BC``
 (batch, candidates), ``rows_BK`` (batch, k).
 """
 
@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64
 from recsys.errors import RequestError, WidthError
 from recsys.index.exact import NOTHING
 from recsys.index.rungs import Engine, RungSpec
-from recsys.widths import WidthLadder, truncate
+from recsys.widths import WidthLadder, query_at
 
 _UNIT_TOLERANCE = 1e-3
 _TINY = 1e-12  # squares below it may have lost digits to float32's underflow
@@ -39,7 +39,8 @@ class SearchResult:
 
     Args:
         rows_BK: int64 item rows, `NOTHING` where no item was left.
-        scores_BK: float32 cosines, minus infinity where no item was left.
+        scores_BK: float32 inner products of query and item at the rung's width, or at full width where it reranks;
+            minus infinity where no item was left.
         scan_ms: time in the index, for the whole batch.
         rerank_ms: time scoring candidates again, for the whole batch.
     """
@@ -90,7 +91,7 @@ class Searcher:
 
     def search(
         self,
-        query_BD: np.ndarray,
+        query_BU: np.ndarray,
         *,
         k: int,
         rung: RungSpec,
@@ -98,39 +99,39 @@ class Searcher:
     ) -> SearchResult:
         """Return each query's best items at a rung.
 
-        A rung that reranks scans for ``max(k, rerank)`` candidates at its width and answers with their full-width
-        cosines; any other answers with cosines at its own width. An exact rung finds ``k`` items whenever that many
-        are not excluded; an IVF rung finds as many as its probed cells hold.
+        A rung that reranks scans for ``max(k, rerank)`` candidates with the query of its width and answers with their
+        scores by the full-width query; any other answers with scores at its own width. An exact rung finds ``k`` items
+        whenever that many are not excluded; an IVF rung finds as many as its probed cells hold.
 
         Args:
-            query_BD: ``(batch, full width)`` float32 unit vectors.
+            query_BU: ``(batch, query size)`` float32 unit vectors, as `recsys.widths.unit_queries` gives them.
             k: items to return per query, at least 1.
             rung: how to search.
             exclude: int64 item rows that no query of the batch may get; rows outside the catalogue exclude nothing.
 
         Raises:
-            WidthError: the queries are not of full width, not finite or not unit vectors, their prefix at the rung's
-                width is all zeros, or that width was not trained.
+            WidthError: the queries are not of the query size, not finite or not unit vectors, what is to be scaled at
+                the rung's width is all zeros, or that width was not trained.
             RequestError: ``k`` or ``exclude`` is out of range, or the bundle has no index for the rung.
         """
-        self._check(query_BD, k=k, rung=rung, exclude=exclude)
+        self._check(query_BU, k=k, rung=rung, exclude=exclude)
         started = time.perf_counter()
         num_candidates = min(max(k, rung.rerank), self.num_items)
-        rows_BC, scores_BC = self._scan(query_BD, num_candidates, rung, exclude)
+        rows_BC, scores_BC = self._scan(query_BU, num_candidates, rung, exclude)
         scanned = time.perf_counter()
         if rung.rerank:
-            rows_BC, scores_BC = self._rerank(query_BD, rows_BC, k)
+            rows_BC, scores_BC = self._rerank(query_BU, rows_BC, k)
         rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
         finished = time.perf_counter()
         return SearchResult(rows_BK, scores_BK, scan_ms=1e3 * (scanned - started), rerank_ms=1e3 * (finished - scanned))
 
     def _scan(
-        self, query_BD: np.ndarray, num: int, rung: RungSpec, exclude: np.ndarray | None
+        self, query_BU: np.ndarray, num: int, rung: RungSpec, exclude: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         # FAISS keeps bare pointers to selectors: these names must outlive the search.
         excluded = None if exclude is None or not len(exclude) else faiss.IDSelectorBatch(np.ascontiguousarray(exclude))
         selector = None if excluded is None else faiss.IDSelectorNot(excluded)
-        query_Bw = _cut(query_BD, rung.width, self.widths)
+        query_Bw = _query_at(query_BU, rung.width, self.widths)
         if rung.engine == "exact":
             rows_BC, scores_BC = _scan_flat(query_Bw, self._flat[rung.width], num, selector)
         else:
@@ -140,8 +141,8 @@ class Searcher:
         scores_BC[rows_BC == NOTHING] = -np.inf
         return rows_BC, scores_BC
 
-    def _rerank(self, query_BD: np.ndarray, rows_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores_BC = self.score(query_BD, rows_BC)
+    def _rerank(self, query_BU: np.ndarray, rows_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores_BC = self.score(query_BU, rows_BC)
         if k < rows_BC.shape[1]:
             best_BK = np.argpartition(scores_BC, -k, axis=1)[:, -k:]
             rows_BC, scores_BC = np.take_along_axis(rows_BC, best_BK, 1), np.take_along_axis(scores_BC, best_BK, 1)
@@ -149,13 +150,14 @@ class Searcher:
         return np.take_along_axis(rows_BC, order_BK, 1), np.take_along_axis(scores_BC, order_BK, 1)
 
     def score(
-        self, query_BD: Float[np.ndarray, "batch full"], rows_BC: Int64[np.ndarray, "batch candidates"]
+        self, query_BU: Float[np.ndarray, "batch query"], rows_BC: Int64[np.ndarray, "batch candidates"]
     ) -> Float[np.ndarray, "batch candidates"]:
-        """Return full-width cosines of queries with chosen items, minus infinity where a row is `NOTHING`.
+        """Return full-width cosines of unit queries with chosen items, minus infinity where a row is `NOTHING`.
 
         Reads the rows where they lie: no copy of the candidates' vectors is made.
         """
-        query_BD, rows_BC = np.ascontiguousarray(query_BD), np.ascontiguousarray(rows_BC)
+        query_BD = _query_at(query_BU, self.widths.full, self.widths)
+        rows_BC = np.ascontiguousarray(rows_BC)
         scores_BC = np.empty(rows_BC.shape, dtype=np.float32)
         faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
             faiss.swig_ptr(scores_BC),
@@ -167,14 +169,14 @@ class Searcher:
         )
         return scores_BC
 
-    def _check(self, query_BD: np.ndarray, *, k: int, rung: RungSpec, exclude: np.ndarray | None) -> None:
+    def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, exclude: np.ndarray | None) -> None:
         self.widths.require(rung.width)
         if not self.supports(rung):
             have = sorted(f"{engine}{width}" for engine, width in self.indexes)
             raise RequestError(
                 "rung", f"got {rung.name}, expected one with an index: exact{self.widths.full} or one of {have}"
             )
-        check_queries(query_BD, self.widths)
+        check_queries(query_BU, self.widths)
         if k < 1:
             raise RequestError("k", f"got {k}, expected at least 1")
         if exclude is not None and (exclude.ndim != 1 or exclude.dtype != np.int64):
@@ -208,14 +210,16 @@ def _scan_flat(query_Bw: np.ndarray, vector_Nw: np.ndarray, num: int, selector: 
     return rows_BC, scores_BC
 
 
-def _cut(query_BD: np.ndarray, width: int, widths: WidthLadder) -> np.ndarray:
-    """Do what `truncate` does, without repeating its checks for unit vectors that passed them."""
-    if width == widths.full:
-        return np.ascontiguousarray(query_BD)
-    prefix_Bw = query_BD[:, :width]
+def _query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> np.ndarray:
+    """Do what `query_at` does, contiguously, without repeating its checks for unit vectors that passed them."""
+    if widths.head == "per_width":
+        return np.ascontiguousarray(query_BU[:, widths.query_blocks[widths.index(width)]])
+    prefix_Bw = query_BU[:, :width]
+    if width == widths.full or widths.norm == "full":
+        return np.ascontiguousarray(prefix_Bw)
     square_B1 = np.einsum("bw,bw->b", prefix_Bw, prefix_Bw)[:, None]
     if square_B1.min(initial=1.0) < _TINY:
-        return np.ascontiguousarray(truncate(query_BD, width, widths))
+        return np.ascontiguousarray(query_at(query_BU, width, widths))
     unit_Bw: np.ndarray = prefix_Bw / np.sqrt(square_B1)
     return unit_Bw
 
@@ -246,13 +250,14 @@ def check_shape(vector_ND: np.ndarray, widths: WidthLadder) -> None:
         raise WidthError(f"vectors: got {vector_ND.dtype}{layout}, expected C-contiguous float32")
 
 
-def check_queries(query_BD: np.ndarray, widths: WidthLadder) -> None:
-    """Raise `WidthError` unless these are finite float32 unit vectors of full width."""
-    if query_BD.ndim != 2 or query_BD.shape[1] != widths.full or query_BD.dtype != np.float32:
+def check_queries(query_BU: np.ndarray, widths: WidthLadder) -> None:
+    """Raise `WidthError` unless these are finite float32 queries whose vectors all have unit length."""
+    if query_BU.ndim != 2 or query_BU.shape[1] != widths.query_size or query_BU.dtype != np.float32:
         raise WidthError(
-            f"query: got shape {query_BD.shape} of {query_BD.dtype}, expected (batch, {widths.full}) of float32"
+            f"query: got shape {query_BU.shape} of {query_BU.dtype}, expected (batch, {widths.query_size}) of float32"
         )
-    check_unit(query_BD, "query")
+    for block in widths.query_blocks:
+        check_unit(query_BU[:, block], "query")
 
 
 def check_unit(vector_BD: np.ndarray, what: str) -> None:

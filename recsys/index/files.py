@@ -101,4 +101,4 @@ def _check(path: Path, index: Any, *, engine: Engine, width: int, store_ND: np.n
         rows = np.unique(np.linspace(0, len(store_ND) - 1, num=8, dtype=np.int64))
         got_Rw = index.reconstruct_batch(rows)
         if not np.allclose(got_Rw, truncate(store_ND[rows], width, widths), atol=1e-6):
-            raise ArtifactError(f"{path}: its vectors are not the item vectors cut to {width}")
+            raise ArtifactError(f"{path}: its vectors are not the item vectors cut to {width} with norm {widths.norm}")

@@ -6,7 +6,7 @@ server that keeps using it. A call during which the system gave the core to anot
 is timed again. A percentile is taken over each pass through the queries, and the median of the passes is what counts:
 one bad moment cannot reorder the ladder.
 
-Shapes: ``query_QD`` (queries, full width), ``ms_RPQ`` (rungs, passes, queries), ``rows_K`` (k,).
+Shapes: ``query_QU`` (queries, query size), ``ms_RPQ`` (rungs, passes, queries), ``rows_K`` (k,).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _ATTEMPTS = 5
 class Search:
     """One query at a time, with its own exclusions, as a server searches."""
 
-    def __init__(self, searcher: Searcher, query_QD: np.ndarray, exclude: Ragged | None) -> None:
+    def __init__(self, searcher: Searcher, query_QU: np.ndarray, exclude: Ragged | None) -> None:
         self.searcher = searcher
-        self.query_QD = query_QD
+        self.query_QU = query_QU
         self.exclude = exclude
 
     def __call__(self, query: int, spec: RungSpec, k: int) -> np.ndarray:
         """Return one query's rows at a rung, best first."""
         excluded = None if self.exclude is None else self.exclude[query]
-        found = self.searcher.search(self.query_QD[query : query + 1], k=k, rung=spec, exclude=excluded)
+        found = self.searcher.search(self.query_QU[query : query + 1], k=k, rung=spec, exclude=excluded)
         rows_K: np.ndarray = found.rows_BK[0]
         return rows_K
 
@@ -61,7 +61,7 @@ def time_rungs(
     progress: Callable[[float], None],
 ) -> tuple[Float[np.ndarray, "rungs passes queries"], float]:
     """Return each call's milliseconds, and the share of calls that another process disturbed."""
-    num_queries, num_disturbed = len(search.query_QD), 0
+    num_queries, num_disturbed = len(search.query_QU), 0
     ms_RPQ = np.empty((len(specs), repeats, num_queries))
     for repeat in range(repeats):
         queries = order.permutation(num_queries)

@@ -1,6 +1,7 @@
 """Towers that run anywhere torch does: plain tables and dense layers, loaded from safetensors, no torchrec.
 
-Shapes: ``vector_BD`` is ``(batch, full width)``, float32, every row of L2 norm 1.
+Shapes: ``item_BD`` is ``(batch, full width)``, ``user_BU`` is ``(batch, query size)``: float32 vectors of L2 norm 1, of
+which a user has one for each width where the heads are not tied (`recsys.widths.query_at`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recsys.data.schema import FeatureSpec
+from recsys.data.schema import FeatureSpec, Side
 from recsys.errors import ArtifactError
 from recsys.model.history import encode_whole, history_encoder
-from recsys.model.layout import HISTORY, HISTORY_TIME, ITEM_TABLE, Input, Layout
+from recsys.model.layout import HISTORY, HISTORY_TIME, ITEM_TABLE, Layout
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
-from recsys.widths import WidthLadder, truncate
+from recsys.widths import truncate, unit_queries
 
 WEIGHTS = "towers.safetensors"
 LAYOUT = "towers.json"
@@ -45,7 +46,7 @@ class ExportedTowers(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
-        self.widths = WidthLadder(layout.config.widths)
+        self.widths = layout.config.ladder
         dim = layout.config.embedding_dim
         self.tables = nn.ModuleDict(
             {
@@ -54,8 +55,8 @@ class ExportedTowers(nn.Module):
             }
         )
         self.history = history_encoder(layout.config)
-        self.user_tower = Tower(layout.num_user_vectors, layout.config)
-        self.item_tower = Tower(len(layout.item_inputs), layout.config)
+        self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
+        self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
         self.eval().requires_grad_(requires_grad=False)
 
     @property
@@ -70,7 +71,7 @@ class ExportedTowers(nn.Module):
         features: Mapping[str, Ragged] | None = None,
         users: np.ndarray | None = None,
         times: Ragged | None = None,
-    ) -> Float[np.ndarray, "batch full"]:
+    ) -> Float[np.ndarray, "batch query"]:
         """Encode users from their histories.
 
         Args:
@@ -81,47 +82,47 @@ class ExportedTowers(nn.Module):
                 for any; None means all unknown. Read only by models with a time bias.
 
         Returns:
-            ``(batch, full width)`` float32 unit vectors. An empty history without features gives the vector that was
-            trained on users' very first events.
+            ``(batch, query size)`` float32: a unit vector of full width, or, with a head per width, one for each width,
+            narrowest first. An empty history without features gives what was trained on users' very first events.
         """
         bags = self.layout.user_bags(history, features or {}, users, times)
         if HISTORY not in bags:
-            return self._encode(self.user_tower, self.layout.user_inputs, bags, len(history), batch=_BATCH)
+            return self._encode("user", bags, len(history), batch=_BATCH)
         # The lists of a batch are padded to its longest, so lists of like length go together.
         order = np.argsort(bags[HISTORY].lengths, kind="stable")
         bags = {name: bag.take(order) for name, bag in bags.items()}
-        vector_BD = self._encode(
-            self.user_tower, self.layout.user_inputs, bags, len(history), batch=_BATCH_OF_HISTORIES
-        )
-        return vector_BD[np.argsort(order)]
+        return self._encode("user", bags, len(history), batch=_BATCH_OF_HISTORIES)[np.argsort(order)]
 
     @torch.inference_mode()
     def encode_items(self, items: np.ndarray, features: Mapping[str, Ragged]) -> Float[np.ndarray, "batch full"]:
         """Encode items: ``(n,)`` rows (`UNKNOWN` for an item without a trained id) and their features' rows."""
         bags = self.layout.item_bags(items, features)
-        return self._encode(self.item_tower, self.layout.item_inputs, bags, len(items), batch=_BATCH)
+        return self._encode("item", bags, len(items), batch=_BATCH)
 
-    def _encode(
-        self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged], n: int, *, batch: int
-    ) -> np.ndarray:
+    def _encode(self, side: Side, bags: Mapping[str, Ragged], n: int, *, batch: int) -> np.ndarray:
         if n <= batch:
-            return self._encode_batch(tower, inputs, bags)
+            return self._encode_batch(side, bags)
         starts = range(0, n, batch)
         rows = [np.arange(start, min(start + batch, n)) for start in starts]
         parts = [{name: bag.take(some) for name, bag in bags.items()} for some in rows]
-        return np.concatenate([self._encode_batch(tower, inputs, part) for part in parts])
+        return np.concatenate([self._encode_batch(side, part) for part in parts])
 
-    def _encode_batch(self, tower: Tower, inputs: tuple[Input, ...], bags: Mapping[str, Ragged]) -> np.ndarray:
+    def _encode_batch(self, side: Side, bags: Mapping[str, Ragged]) -> np.ndarray:
+        tower, inputs = (
+            (self.user_tower, self.layout.user_inputs) if side == "user" else (self.item_tower, self.layout.item_inputs)
+        )
         pooled = [
             self.tables[source.table](
                 torch.from_numpy(bags[source.name].values), torch.from_numpy(bags[source.name].offsets)
             )
             for source in inputs
         ]
-        if self.history is not None and HISTORY in bags:
+        if HISTORY in bags:
             pooled.insert(0, self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME)))
-        vector_BD: Tensor = tower(torch.cat(pooled, dim=-1))
-        return truncate(vector_BD, self.widths.full, self.widths).numpy()
+        vector_BO: Tensor = tower(torch.cat(pooled, dim=-1))
+        if side == "user":
+            return unit_queries(vector_BO, self.widths).numpy()
+        return truncate(vector_BO, self.widths.full, self.widths).numpy()
 
     def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
         assert self.history is not None

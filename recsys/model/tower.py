@@ -1,7 +1,7 @@
-"""The dense part of a tower: pooled embeddings in, one Matryoshka vector out.
+"""The dense part of a tower: pooled embeddings in, Matryoshka vectors out.
 
-Plain torch, shared by training and serving. Shapes: ``pooled_BC`` is ``(batch, inputs x embedding_dim)``, ``vector_BD``
-is ``(batch, full width)``.
+Plain torch, shared by training and serving. Shapes: ``pooled_BC`` is ``(batch, inputs x embedding_dim)``, ``vector_BO``
+is ``(batch, full width)`` for items and ``(batch, query size)`` for users.
 """
 
 from __future__ import annotations
@@ -11,24 +11,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recsys.config import ModelConfig
-from recsys.widths import WidthLadder
+from recsys.data.schema import Side
 
 
 class MatryoshkaHead(nn.Module):
-    """One projection to the full width whose prefixes are all embeddings: the tied head, MRL-E of arXiv 2205.13147.
+    """From the last hidden layer to vectors of every width, in one projection (arXiv 2205.13147).
 
-    A prefix of the output depends only on the first rows of the projection, so every narrower width comes for free.
-    Vectors leave it unnormalised; whoever cuts a prefix normalises it (`recsys.widths.truncate`).
+    There, one representation has a classifier for each of its prefixes: one of its own (MRL), or the first columns of
+    one that all share (MRL-E). Here the representation is the item's vector, which must serve every width from one
+    stored copy, and users are the classifiers. So an item always comes as one vector of full width, of which every
+    prefix depends on the first rows of the projection alone. A user comes in the same way with ``tied`` heads (MRL-E),
+    and with ``per_width`` heads (MRL) as one vector per width, narrowest first, from rows that no other width uses.
+
+    Vectors leave it unnormalised; `recsys.widths` says what they are at a width.
+
+    Args:
+        in_features: size of the last hidden layer.
+        out_features: the full width for items, `WidthLadder.query_size` for users.
     """
 
-    def __init__(self, in_features: int, widths: WidthLadder) -> None:
+    def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(in_features, widths.full)
+        self.projection = nn.Linear(in_features, out_features)
 
-    def forward(self, hidden_BH: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch full"]:
-        """Return ``(batch, full width)`` vectors."""
-        vector_BD: Tensor = self.projection(hidden_BH)
-        return vector_BD
+    def forward(self, hidden_BH: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch out"]:
+        """Return ``(batch, out_features)`` vectors."""
+        vector_BO: Tensor = self.projection(hidden_BH)
+        return vector_BO
 
 
 class Tower(nn.Module):
@@ -37,9 +46,10 @@ class Tower(nn.Module):
     Args:
         num_inputs: pooled embeddings that are concatenated.
         config: the model's settings.
+        side: whose tower it is, which says what the head gives.
     """
 
-    def __init__(self, num_inputs: int, config: ModelConfig) -> None:
+    def __init__(self, num_inputs: int, config: ModelConfig, *, side: Side) -> None:
         super().__init__()
         size = num_inputs * config.embedding_dim
         layers: list[nn.Module] = []
@@ -48,10 +58,12 @@ class Tower(nn.Module):
             layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
             width = hidden
         self.deep = nn.Sequential(*layers)
-        self.head = MatryoshkaHead(size + width if layers else size, WidthLadder(config.widths))
+        widths = config.ladder
+        out_features = widths.query_size if side == "user" else widths.full
+        self.head = MatryoshkaHead(size + width if layers else size, out_features)
 
-    def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch full"]:
-        """Return unnormalised full-width vectors."""
+    def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch out"]:
+        """Return unnormalised vectors: of full width for items, of the query size for users."""
         hidden_BH = torch.cat([pooled_BC, self.deep(pooled_BC)], dim=-1) if len(self.deep) else pooled_BC
-        vector_BD: Tensor = self.head(hidden_BH)
-        return vector_BD
+        vector_BO: Tensor = self.head(hidden_BH)
+        return vector_BO

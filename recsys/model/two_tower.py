@@ -5,7 +5,7 @@ shorter side is filled up with empty bags, so that histories and items are poole
 single sharded call. An encoder of histories needs their items one by one: the distinct ones of the batch are a third
 list of bags, from whose vectors histories are put together.
 
-Shapes: ``user_VD`` (user vectors, full width), ``item_SD`` (samples, full width), ``item_TE`` (items of all histories,
+Shapes: ``user_VU`` (user vectors, query size), ``item_SD`` (samples, full width), ``item_TE`` (items of all histories,
 embedding_dim), ``B`` lists.
 """
 
@@ -98,10 +98,10 @@ class TwoTower(nn.Module):
             ],
         )
         self.history = history_encoder(layout.config)
-        self.user_tower = Tower(layout.num_user_vectors, layout.config)
-        self.item_tower = Tower(len(layout.item_inputs), layout.config)
+        self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
+        self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors full"], Float[Tensor, "samples full"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
         """Return unnormalised vectors of items, and of users: one per list, or one per position of every list."""
         pooled = self.tables(batch.features).to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]

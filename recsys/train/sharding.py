@@ -28,7 +28,6 @@ from recsys.model.layout import Layout
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.process import Process
-from recsys.widths import WidthLadder
 
 # Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel is what runs it in the backward pass.
 _PLACEMENTS = ParameterConstraints(
@@ -91,9 +90,7 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     torch.manual_seed(config.seed + process.rank)
     parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
-    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(WidthLadder(config.model.widths), config.loss).to(
-        process.device
-    )
+    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
     if list(loss.parameters()):
         loss = DistributedDataParallel(loss)
     return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))

@@ -37,7 +37,7 @@ from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
 from recsys.train.sharding import shard
-from recsys.widths import WidthLadder, energy_shares
+from recsys.widths import energy_shares, query_at
 
 _DEPTH = 10
 _DECIDING = f"ndcg@{_DEPTH}"
@@ -100,7 +100,7 @@ class Trainer:
         model = self.config.model
         _check_readable(model, dataset)
         self._claim_run_folder()
-        self.widths = WidthLadder(model.widths)
+        self.widths = model.ladder
         self.layout = Layout(
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
         )
@@ -177,8 +177,8 @@ class Trainer:
     def _step(self, examples: Examples) -> list[float]:
         batch, samples = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
-        user_VD, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_VD, item_SD, samples)
+        user_VU, item_SD = self.sharded.model(batch)
+        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples)
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -221,13 +221,13 @@ class Trainer:
         towers = export_towers(self.layout, self.sharded, self.process)
         if towers is None:
             return None, {"validation": {}, "energy": {}}
-        user_QD = query_vectors(towers, self.validation, self.user_features)
+        user_QU = query_vectors(towers, self.validation, self.user_features)
         item_ND = item_vectors(towers, self.item_features)
-        quality = evaluate_vectors(self.validation, user_QD, item_ND, self.widths, ks=(_DEPTH,))
+        quality = evaluate_vectors(self.validation, user_QU, item_ND, self.widths, ks=(_DEPTH,))
         scores = {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
         energy = {
             side: self._by_width(energy_shares(vector_ND, self.widths).mean(axis=0).tolist())
-            for side, vector_ND in (("user", user_QD), ("item", item_ND))
+            for side, vector_ND in (("user", query_at(user_QU, self.widths.full, self.widths)), ("item", item_ND))
         }
         return towers, {"validation": scores, "energy": energy}
 

@@ -71,6 +71,34 @@ DEGRADED_REASON_FEWER_ITEMS: DegradedReason.ValueType  # 3
 """Fewer than k items were found although the catalogue holds k that are not excluded."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
+class _Norm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Norm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NORM_UNSPECIFIED: _Norm.ValueType  # 0
+    """Never sent."""
+    NORM_PREFIX: _Norm.ValueType  # 1
+    """The item's prefix and the user's vector at that width: scores are cosines at every width."""
+    NORM_FULL: _Norm.ValueType  # 2
+    """The item's full vector, of which a prefix is a part: scores are the first terms of the sum that the full-width
+    cosine is. (If the model has another user vector for each width, it is that vector, at unit length, times the part.)
+    """
+
+class Norm(_Norm, metaclass=_NormEnumTypeWrapper):
+    """What is scaled to unit length, and so what a score at a narrower width than the full one is."""
+
+NORM_UNSPECIFIED: Norm.ValueType  # 0
+"""Never sent."""
+NORM_PREFIX: Norm.ValueType  # 1
+"""The item's prefix and the user's vector at that width: scores are cosines at every width."""
+NORM_FULL: Norm.ValueType  # 2
+"""The item's full vector, of which a prefix is a part: scores are the first terms of the sum that the full-width
+cosine is. (If the model has another user vector for each width, it is that vector, at unit length, times the part.)
+"""
+Global___Norm: _TypeAlias = Norm  # noqa: Y015
+
 class _FeatureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -329,8 +357,9 @@ class ScoredItem(_message.Message):
     item_id: _builtins.str
     """The item's id."""
     score: _builtins.float
-    """Cosine of user and item at the rung's width, or at the full width when the rung reranks. Scores of different
-    widths do not compare.
+    """Inner product of user (or of the item asked about) and item at the rung's width, or at the full width when the rung
+    reranks. At the full width that is a cosine; at a narrower one the bundle's `Norm` says what it is. Scores of
+    different widths do not compare.
     """
     title: _builtins.str
     """The item's title, when asked for and known."""
@@ -703,6 +732,7 @@ class DescribeResponse(_message.Message):
     USER_FEATURES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     OVERHEAD_P99_MS_FIELD_NUMBER: _builtins.int
+    NORM_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """The live bundle."""
     num_items: _builtins.int
@@ -715,6 +745,8 @@ class DescribeResponse(_message.Message):
     """Milliseconds that are kept back of a time budget for what comes after the search (filters, encoding the answer):
     the 99th percentile for 100 items, measured when the server started.
     """
+    norm: Global___Norm.ValueType
+    """What scores at narrower widths are."""
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The trained embedding widths, narrowest first; the last is the full width."""
@@ -743,10 +775,11 @@ class DescribeResponse(_message.Message):
         user_features: _abc.Iterable[Global___UserFeature] | None = ...,
         limits: Global___RequestLimits | None = ...,
         overhead_p99_ms: _builtins.float = ...,
+        norm: Global___Norm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "limits", b"limits", "num_items", b"num_items", "num_users", b"num_users", "overhead_p99_ms", b"overhead_p99_ms", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "limits", b"limits", "norm", b"norm", "num_items", b"num_items", "num_users", b"num_users", "overhead_p99_ms", b"overhead_p99_ms", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 Where two scores differ by less than float32 rounding, either order is right, so rows are compared by their scores.
 """
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -18,34 +18,34 @@ from recsys.index.rungs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.ragged import Ragged
 from recsys.testing import small_dataset, small_towers
-from recsys.widths import WidthLadder, truncate
+from recsys.widths import WidthLadder, query_at, truncate
 
 WIDTHS = WidthLadder([8, 16, 32])
 NUM_ITEMS = 1500
 ROUNDING = 2e-6
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture(scope="module", params=product(("prefix", "full"), ("tied", "per_width")), ids="-".join)
+def world(request, tmp_path_factory):
     """Items and users of random towers, and a searcher read back from its files."""
+    norm, head = request.param
+    widths = WidthLadder(WIDTHS.widths, norm=norm, head=head)
     folder = tmp_path_factory.mktemp("world")
     dataset = Dataset(small_dataset(folder / "dataset", num_users=64, num_items=NUM_ITEMS))
-    towers = small_towers(dataset, widths=tuple(WIDTHS))
+    towers = small_towers(dataset, widths=tuple(WIDTHS), norm=norm, head=head)
     item_ND = towers.encode_items(np.arange(NUM_ITEMS), dataset.feature_lists("item"))
-    query_QD = towers.encode_users(dataset.histories("train"), dataset.feature_lists("user"))
+    query_QU = towers.encode_users(dataset.histories("train"), dataset.feature_lists("user"))
     save_vectors(item_ND, folder / "store.safetensors", metadata={})
     (folder / "index").mkdir()
-    write_indexes(build_searcher(item_ND, widths=WIDTHS, seed=1), folder / "index")
+    write_indexes(build_searcher(item_ND, widths=widths, seed=1), folder / "index")
     mapped, _ = map_vectors(folder / "store.safetensors")
-    return load_searcher(folder / "index", mapped, widths=WIDTHS), query_QD
+    return load_searcher(folder / "index", mapped, widths=widths), query_QU
 
 
-def cosines(searcher, query_QD, width):
+def scores(searcher, query_QU, width):
     """All scores at a width, in float64."""
-    item_Nw, query_Qw = (
-        truncate(torch.tensor(vector, dtype=torch.float64), width, WIDTHS) for vector in (searcher.store_ND, query_QD)
-    )
-    return (query_Qw @ item_Nw.T).numpy()
+    item_ND, query_QU = (torch.tensor(vector, dtype=torch.float64) for vector in (searcher.store_ND, query_QU))
+    return (query_at(query_QU, width, searcher.widths) @ truncate(item_ND, width, searcher.widths).T).numpy()
 
 
 def assert_best(found, score_QN, k):
@@ -62,24 +62,24 @@ def assert_best(found, score_QN, k):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("batch", [1, 7, 64])  # FAISS scans large batches another way
 def test_exact_search_equals_the_matrix_product(world, width, k, batch):
-    searcher, query_QD = world
-    found = searcher.search(query_QD[:batch], k=k, rung=RungSpec(engine="exact", width=width))
-    assert_best(found, cosines(searcher, query_QD[:batch], width), k)
+    searcher, query_QU = world
+    found = searcher.search(query_QU[:batch], k=k, rung=RungSpec(engine="exact", width=width))
+    assert_best(found, scores(searcher, query_QU[:batch], width), k)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_ivf_that_visits_every_cell_is_exact(world, width):
-    searcher, query_QD = world
-    found = searcher.search(query_QD, k=50, rung=RungSpec(engine="ivf", width=width, nprobe=num_cells(NUM_ITEMS)))
-    assert_best(found, cosines(searcher, query_QD, width), 50)
+    searcher, query_QU = world
+    found = searcher.search(query_QU, k=50, rung=RungSpec(engine="ivf", width=width, nprobe=num_cells(NUM_ITEMS)))
+    assert_best(found, scores(searcher, query_QU, width), 50)
 
 
 @pytest.mark.parametrize("width", WIDTHS.widths[:-1])
 @pytest.mark.parametrize(("engine", "nprobe"), [("exact", 0), ("ivf", num_cells(NUM_ITEMS))])
 def test_a_rerank_of_the_whole_catalogue_is_exact_at_full_width(world, width, engine, nprobe):
-    searcher, query_QD = world
+    searcher, query_QU = world
     rung = RungSpec(engine=engine, width=width, nprobe=nprobe, rerank=NUM_ITEMS)
-    assert_best(searcher.search(query_QD, k=50, rung=rung), cosines(searcher, query_QD, WIDTHS.full), 50)
+    assert_best(searcher.search(query_QU, k=50, rung=rung), scores(searcher, query_QU, WIDTHS.full), 50)
 
 
 @pytest.mark.parametrize(
@@ -93,35 +93,35 @@ def test_a_rerank_of_the_whole_catalogue_is_exact_at_full_width(world, width, en
 )
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
 def test_exclusion_equals_masking(world, rung, share):
-    searcher, query_QD = world
+    searcher, query_QU = world
     exclude = np.random.default_rng(1).choice(NUM_ITEMS, size=int(share * NUM_ITEMS), replace=False)
-    score_QN = cosines(searcher, query_QD, WIDTHS.full if rung.rerank else rung.width)
+    score_QN = scores(searcher, query_QU, WIDTHS.full if rung.rerank else rung.width)
     score_QN[:, exclude] = -np.inf
-    assert_best(searcher.search(query_QD, k=20, rung=rung, exclude=exclude), score_QN, 20)
+    assert_best(searcher.search(query_QU, k=20, rung=rung, exclude=exclude), score_QN, 20)
 
 
 def test_exact_search_equals_the_exact_module(world):
-    searcher, query_QD = world
-    score_QK, row_QK = exact_top_k(query_QD, searcher.store_ND, k=30)
-    found = searcher.search(query_QD, k=30, rung=RungSpec(engine="exact", width=WIDTHS.full))
+    searcher, query_QU = world
+    score_QK, row_QK = exact_top_k(query_at(query_QU, WIDTHS.full, searcher.widths), searcher.store_ND, k=30)
+    found = searcher.search(query_QU, k=30, rung=RungSpec(engine="exact", width=WIDTHS.full))
     np.testing.assert_allclose(found.scores_BK, score_QK, atol=ROUNDING)
     assert (found.rows_BK == row_QK).mean() > 0.99
 
 
 def test_a_batch_gets_what_its_queries_get_alone(world):
-    searcher, query_QD = world
+    searcher, query_QU = world
     for spec in default_specs(WIDTHS, NUM_ITEMS, k=20):
-        together = searcher.search(query_QD, k=20, rung=spec)
-        alone = [searcher.search(query_QD[q : q + 1], k=20, rung=spec).scores_BK[0] for q in range(len(query_QD))]
+        together = searcher.search(query_QU, k=20, rung=spec)
+        alone = [searcher.search(query_QU[q : q + 1], k=20, rung=spec).scores_BK[0] for q in range(len(query_QU))]
         np.testing.assert_allclose(together.scores_BK, np.stack(alone), atol=ROUNDING)
 
 
 def test_measured_overlaps_are_reproducible(world):
-    searcher, query_QD = world
+    searcher, query_QU = world
     specs = default_specs(WIDTHS, NUM_ITEMS, k=50)
-    seen = Ragged.from_lists([range(q, q + 30) for q in range(len(query_QD))])
+    seen = Ragged.from_lists([range(q, q + 30) for q in range(len(query_QU))])
     once, again = (
-        measure_ladder(searcher, query_QD, specs=specs, ks=(10, 50), exclude=seen, repeats=1, seed=seed)
+        measure_ladder(searcher, query_QU, specs=specs, ks=(10, 50), exclude=seen, repeats=1, seed=seed)
         for seed in (1, 2)
     )
     overlaps = [{rung.name: rung.overlap for rung in ladder.rungs} for ladder in (once, again)]
@@ -131,16 +131,16 @@ def test_measured_overlaps_are_reproducible(world):
 
 @pytest.mark.parametrize("width", WIDTHS.widths[:-1])
 def test_a_deeper_rerank_of_an_exact_scan_never_loses(world, width):
-    searcher, query_QD = world
+    searcher, query_QU = world
     depths = [20, 40, 100, 300, 1000, NUM_ITEMS]
     specs = [RungSpec(engine="exact", width=width, rerank=depth) for depth in depths]
-    ladder = measure_ladder(searcher, query_QD, specs=specs, ks=(20,), repeats=1)
+    ladder = measure_ladder(searcher, query_QU, specs=specs, ks=(20,), repeats=1)
     overlap_of = {rung.rerank: rung.overlap[20] for rung in ladder.rungs}
     shares = [overlap_of[depth] for depth in depths]
     assert all(low <= high for low, high in pairwise(shares))
     assert shares[0] < shares[-1] == 1.0
     # Reranking k of k changes the order only: the share found is the scan's own.
-    scan = measure_ladder(searcher, query_QD, specs=[RungSpec(engine="exact", width=width)], ks=(20,), repeats=1).rungs[
+    scan = measure_ladder(searcher, query_QU, specs=[RungSpec(engine="exact", width=width)], ks=(20,), repeats=1).rungs[
         0
     ]
     assert scan.overlap[20] == shares[0]

@@ -47,25 +47,37 @@ class Problem:
         self.samples = samples_of(examples, self.log_expected, user_V=self.user)
         self.row, self.item, self.negative = row, item, negative
         self.vectors = {
-            "user_VD": torch.from_numpy(random.normal(size=(len(counts), widths.full)) * scale),
+            "user_VU": torch.from_numpy(random.normal(size=(len(counts), widths.query_size)) * scale),
             "item_SD": torch.from_numpy(random.normal(size=(len(self.samples.item_S), widths.full))),
         }
 
     def leaves(self):
         return {name: vector.clone().requires_grad_() for name, vector in self.vectors.items()}
 
-    def naive_logits(self, user_VD, item_SD, temperatures):
+    def naive_logits(self, user_VU, item_SD, temperatures):
         """By width: per pair, its positive's logit, and those of the vector's negatives, one for each draw."""
         place = {int(item): place for place, item in enumerate(self.samples.item_S)}
         for width, temperature in zip(self.widths, temperatures, strict=True):
-            cosine = normalize(user_VD[:, :width], dim=1) @ normalize(item_SD[:, :width], dim=1).T / temperature
+            logit = naive_scores(user_VU, item_SD, width, self.widths) / temperature
             pairs = []
             for row, item in zip(self.row, self.item, strict=True):
                 own = set(self.item[self.row == row])
                 drawn = [one for one in self.negative if one not in own]
                 corrections = torch.tensor([self.log_expected[one] for one in drawn], dtype=torch.float64)
-                pairs.append((cosine[row, place[item]], cosine[row, [place[one] for one in drawn]] - corrections))
+                pairs.append((logit[row, place[item]], logit[row, [place[one] for one in drawn]] - corrections))
             yield pairs
+
+
+def naive_scores(user_VU, item_SD, width, widths):
+    """All scores at a width: normalised, then cut, or cut, then normalised."""
+    whole = widths.norm == "full"
+    item_Sw = normalize(item_SD, dim=1)[:, :width] if whole else normalize(item_SD[:, :width], dim=1)
+    if widths.head == "per_width":
+        before = sum(narrower for narrower in widths if narrower < width)
+        user_Vw = normalize(user_VU[:, before : before + width], dim=1)
+    else:
+        user_Vw = normalize(user_VU, dim=1)[:, :width] if whole else normalize(user_VU[:, :width], dim=1)
+    return user_Vw @ item_Sw.T
 
 
 @st.composite
@@ -86,10 +98,10 @@ def problems(draw):
     )
 
 
-def naive_loss(problem, user_VD, item_SD, *, temperatures):
+def naive_loss(problem, user_VU, item_SD, *, temperatures):
     """By width, one softmax per pair: the positive as it is, every draw corrected, the vector's positives left out."""
     losses = []
-    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
+    for pairs in problem.naive_logits(user_VU, item_SD, temperatures):
         logits = [torch.cat([positive[None], negatives]) for positive, negatives in pairs]
         losses.append(-torch.stack([log_softmax(one, dim=0)[0] for one in logits]).mean())
     return torch.stack(losses)
@@ -158,10 +170,10 @@ def test_a_learned_temperature_never_reaches_zero():
     assert loss.temperature == pytest.approx((LEAST_TEMPERATURE, LEAST_TEMPERATURE))
 
 
-def naive_distillation(problem, user_VD, item_SD, *, temperatures):
+def naive_distillation(problem, user_VU, item_SD, *, temperatures):
     """By width, each pair's vector's cross-entropy to the full width's softmax over its positives and its negatives."""
     by_width = []
-    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
+    for pairs in problem.naive_logits(user_VU, item_SD, temperatures):
         own = [[pairs[other][0] for other in np.flatnonzero(problem.row == row)] for row in problem.row]
         by_width.append(
             [torch.cat([torch.stack(ones), negatives]) for ones, (_, negatives) in zip(own, pairs, strict=True)]
@@ -177,7 +189,7 @@ def naive_distillation(problem, user_VD, item_SD, *, temperatures):
     for logits in by_width[:-1]:
         shares = [log_softmax(one, dim=0) + num.log() for one, num in zip(logits, copies, strict=True)]
         losses.append(-sum((teacher * share).sum() for teacher, share in zip(teachers, shares, strict=True)))
-    return torch.stack([*losses, user_VD.new_zeros(())]) / len(teachers)
+    return torch.stack([*losses, user_VU.new_zeros(())]) / len(teachers)
 
 
 def naive_penalty(vector_ND, *, widths, alpha):
@@ -200,7 +212,7 @@ def test_what_is_added_equals_the_naive_additions(problem, weight, alpha):
     expected_L = naive_loss(problem, **theirs, temperatures=temperatures)
     expected_L = expected_L + weight * naive_distillation(problem, **theirs, temperatures=temperatures)
     expected = weighted(expected_L, weights)
-    for vector in theirs.values():
+    for vector in (theirs["user_VU"][:, -problem.widths.full :], theirs["item_SD"]):
         expected = expected + 2 * weight * naive_penalty(vector, widths=problem.widths, alpha=alpha)
     loss.backward()
     expected.backward()
@@ -251,13 +263,13 @@ def test_distillation_is_least_where_widths_agree(problem):
 
 @given(problem=problems(), alpha=st.floats(0.1, 1))
 def test_vectors_that_meet_the_profile_pay_nothing(problem, alpha):
-    widths, user_VD = problem.widths, problem.vectors["user_VD"]
+    widths, item_SD = problem.widths, problem.vectors["item_SD"]
     profile = energy_profile(widths, alpha=alpha)
     # Each block holds exactly what the profile asks beyond the block before, whatever its direction.
     block_energies = np.diff([0.0, *profile])
     vector = torch.cat(
         [
-            normalize(user_VD[:, block], dim=1) * (energy + 1e-12) ** 0.5
+            normalize(item_SD[:, block], dim=1) * (energy + 1e-12) ** 0.5
             for block, energy in zip(widths.blocks, block_energies, strict=True)
         ],
         dim=1,
@@ -277,11 +289,11 @@ def test_a_steeper_profile_asks_for_more():
     assert energy_profile(widths, alpha=0.5) == pytest.approx((0.5, 0.5**0.5, 1.0))
 
 
-def naive_bilateral(problem, user_VD, item_SD, *, temperatures, ratio):
+def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio):
     """Width by width and user by user, as in arXiv 2312.12882, divided by the temperature of the negatives."""
     losses, users = [], problem.user[problem.row]
-    for pairs in problem.naive_logits(user_VD, item_SD, temperatures):
-        total = user_VD.new_zeros(())
+    for pairs in problem.naive_logits(user_VU, item_SD, temperatures):
+        total = user_VU.new_zeros(())
         for user, (_, negatives) in zip(users, pairs, strict=True):
             if len(negatives) == 0:
                 continue
@@ -334,7 +346,7 @@ def test_full_softmax_in_chunks_equals_the_whole(problem, chunk_size, distil):
     ours, theirs = (problem.leaves() | {"temperatures": temperatures.clone().requires_grad_()} for _ in range(2))
     inverse = (1 / ours["temperatures"]).unbind()
     found = full_softmax(
-        ours["user_VD"], ours["item_SD"], *pairs, problem.widths, inverse, distil=distil, chunk_size=chunk_size
+        ours["user_VU"], ours["item_SD"], *pairs, problem.widths, inverse, distil=distil, chunk_size=chunk_size
     )
     expected = (naive_loss(problem, **theirs), naive_distillation(problem, **theirs) * distil)
     weight = torch.from_numpy(problem.random.uniform(0.1, 1, (2, len(problem.widths))))
@@ -377,7 +389,7 @@ def test_the_full_softmax_is_the_sampled_one_with_every_item_once():
 @given(problem=problems())
 def test_the_scale_of_vectors_does_not_matter(problem):
     loss = MatryoshkaLoss(problem.widths, LossConfig(temperature=(0.1,)))
-    scaled = problem.vectors | {"user_VD": problem.vectors["user_VD"] * problem.random.uniform(0.5, 2)}
+    scaled = problem.vectors | {"user_VU": problem.vectors["user_VU"] * problem.random.uniform(0.5, 2)}
     torch.testing.assert_close(
         loss(**problem.vectors, samples=problem.samples)[0], loss(**scaled, samples=problem.samples)[0]
     )

@@ -56,6 +56,7 @@ def test_a_bundle_holds_what_was_published(published, dataset):
     expected = towers.encode_items(np.arange(700), dataset.feature_lists("item"))
     np.testing.assert_array_equal(bundle.item_vectors, expected)
     assert tuple(bundle.widths) == (4, 8, 16)
+    assert (bundle.manifest["norm"], bundle.manifest["head"]) == ("prefix", "tied")
     assert bundle.version == published.name
     assert bundle.items.ids(range(3)) == ["i0", "i1", "i2"]
     assert bundle.item_frame.columns == ["id", "title", "genre"]
@@ -67,6 +68,18 @@ def test_a_bundle_holds_what_was_published(published, dataset):
     assert bundle.manifest["dataset"] == {"name": "small-world", "fingerprint": dataset.manifest["fingerprint"]}
     rung = RungSpec(engine="exact", width=16)
     assert bundle.searcher.search(bundle.item_vectors[5:6], k=1, rung=rung).rows_BK[0, 0] == 5
+
+
+@pytest.mark.parametrize(("setting", "other"), [("norm", "full"), ("head", "per_width")])
+def test_towers_of_another_norm_or_head_than_the_bundles_are_refused(copy, setting, other):
+    layout = json.loads((copy / "towers.json").read_text())
+    known = layout["config"][setting]
+    layout["config"][setting] = other
+    (copy / "towers.json").write_text(json.dumps(layout))
+    # Another head has another projection, which is noticed first.
+    message = "size mismatch" if setting == "head" else f"towers.json: norm: got {other}, expected {known}"
+    with pytest.raises(ArtifactError, match=message):
+        Bundle.open(copy, verify=False)
 
 
 def test_users_have_all_their_events(published, dataset):

@@ -5,7 +5,7 @@ arXiv 1604.06174), and the log-sum-exps of chunks add up to the catalogue's. Not
 corrected; a vector's other positives are left out of its denominator, as the sampled softmax leaves them out. For
 catalogues small enough to encode in every step.
 
-Shapes: ``user_VD`` (vectors, full width), ``item_SD`` (items, full width), ``logit_VC`` (vectors, items of a chunk);
+Shapes: ``user_VU`` (vectors, query size), ``item_SD`` (items, full width), ``logit_VC`` (vectors, items of a chunk);
 ``P`` (vector, positive) pairs; ``L`` widths.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from recsys.model.losses.blocks import cosines_by_width, pair_cosines_by_width
+from recsys.model.losses.blocks import pair_scores_by_width, scores_by_width
 from recsys.model.losses.distillation import cross_entropies, log_total
 from recsys.model.losses.sampled_softmax import cross_entropy
 from recsys.model.losses.samples import MASKED
@@ -26,7 +26,7 @@ from recsys.widths import WidthLadder
 
 
 def full_softmax(
-    user_VD: Float[Tensor, "vectors full"],
+    user_VU: Float[Tensor, "vectors query"],
     item_SD: Float[Tensor, "items full"],
     row_P: Int[Tensor, " pairs"],
     positive_P: Int[Tensor, " pairs"],
@@ -39,12 +39,12 @@ def full_softmax(
     """Return each width's mean cross-entropy to the positives, and to the full width's softmax.
 
     Args:
-        user_VD: ``(vectors, full)`` user vectors, any scale.
+        user_VU: ``(vectors, query size)`` user vectors, any scale.
         item_SD: ``(items, full)`` item vectors of the whole catalogue, any scale.
         row_P: ``(pairs,)`` the vector of each pair.
         positive_P: ``(pairs,)`` the item of each pair, as a place in ``item_SD``.
         widths: the trained widths.
-        inverse_temperature: what cosines are multiplied by, one per width.
+        inverse_temperature: what scores are multiplied by, one per width.
         distil: whether to compute the second; zeros otherwise.
         chunk_size: items whose logits exist at once.
     """
@@ -52,8 +52,8 @@ def full_softmax(
     def logits(item_CD: Tensor, first: int) -> Iterator[Tensor]:
         here_P = (positive_P >= first) & (positive_P < first + len(item_CD))
         own = row_P[here_P], positive_P[here_P] - first
-        for cosine_VC, inverse in zip(cosines_by_width(user_VD, item_CD, widths), inverse_temperature, strict=True):
-            logit_VC = cosine_VC * inverse
+        for score_VC, inverse in zip(scores_by_width(user_VU, item_CD, widths), inverse_temperature, strict=True):
+            logit_VC = score_VC * inverse
             logit_VC[own] = MASKED
             yield logit_VC
 
@@ -73,8 +73,8 @@ def full_softmax(
             for number, item_CD in enumerate(torch.split(item_SD, chunk_size))
         ]
 
-    pairs = pair_cosines_by_width(user_VD, item_SD, row_P, positive_P, widths)
-    positives = [cosine_P * inverse for cosine_P, inverse in zip(pairs, inverse_temperature, strict=True)]
+    pairs = pair_scores_by_width(user_VU, item_SD, row_P, positive_P, widths)
+    positives = [score_P * inverse for score_P, inverse in zip(pairs, inverse_temperature, strict=True)]
     negatives = torch.stack(over_chunks(sums)).logsumexp(dim=0).unbind()
     own_L = torch.stack([cross_entropy(*one, row_P) for one in zip(positives, negatives, strict=True)])
     if not distil or len(widths) == 1:

@@ -1,10 +1,10 @@
 """The loss that is trained: a weighted sum over widths of one loss per prefix, and what teaches prefixes beside it.
 
-Sources: the sum over prefixes is Matryoshka representation learning, arXiv 2205.13147. All widths come from one product
-(`recsys.model.losses.blocks`), so they cost little more than the full width alone.
+Sources: the sum over prefixes is Matryoshka representation learning, arXiv 2205.13147. With tied heads all widths come
+from one product (`recsys.model.losses.blocks`), so they cost little more than the full width alone.
 
-Shapes: ``user_VD`` (vectors, full width), ``item_SD`` (samples, full width), ``P`` (vector, positive) pairs, ``N``
-distinct negatives, ``cosine_VN``; ``L`` widths.
+Shapes: ``user_VU`` (vectors, query size), ``user_VD`` (vectors, full width), ``item_SD`` (samples, full width), ``P``
+(vector, positive) pairs, ``N`` distinct negatives, ``score_VN``; ``L`` widths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.model.losses.bilateral_softmax import bilateral_softmax
-from recsys.model.losses.blocks import cosines_by_width, pair_cosines_by_width
+from recsys.model.losses.blocks import pair_scores_by_width, scores_by_width
 from recsys.model.losses.distillation import distillation
 from recsys.model.losses.energy import energy_penalty, energy_profile
 from recsys.model.losses.full_softmax import full_softmax
@@ -31,7 +31,7 @@ class MatryoshkaLoss(nn.Module):
     """Weighted sum over widths of the loss that was chosen, with distillation and an energy profile where asked for.
 
     With ``c_w`` the chosen loss at width w, ``d_w`` the cross-entropy to the full width's softmax (0 at the full
-    width), ``p_w`` the energy penalty and ``a_w`` the weights, the loss is
+    width), ``p_w`` the energy penalty on full-width vectors and ``a_w`` the weights, the loss is
     ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * sum(p_w)``.
 
     Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below.
@@ -60,12 +60,12 @@ class MatryoshkaLoss(nn.Module):
         return tuple((LEAST_TEMPERATURE + self.log_excess_L.detach().exp()).tolist())
 
     def forward(
-        self, user_VD: Float[Tensor, "vectors full"], item_SD: Float[Tensor, "samples full"], samples: Samples
+        self, user_VU: Float[Tensor, "vectors query"], item_SD: Float[Tensor, "samples full"], samples: Samples
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " widths"]]:
         """Return the loss and, for watching, each width's own loss.
 
         Args:
-            user_VD: ``(vectors, full)`` user vectors, any scale.
+            user_VU: ``(vectors, query size)`` user vectors, any scale.
             item_SD: ``(samples, full)`` item vectors, any scale, all of different items; for the full softmax these
                 are the whole catalogue.
             samples: which of them meet as positives, and which as negatives.
@@ -73,23 +73,24 @@ class MatryoshkaLoss(nn.Module):
         Returns:
             the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
         """
-        own_L, distilled_L = self._by_width(user_VD, item_SD, samples)
+        own_L, distilled_L = self._by_width(user_VU, item_SD, samples)
         loss_L = own_L + self.config.distillation * distilled_L
         weight_L = loss_L.new_tensor(self.weights)
         loss = (loss_L * weight_L).sum() / weight_L.sum()
         if self.config.energy_weight > 0:
             profile = energy_profile(self.widths, alpha=self.config.energy_alpha)
+            user_VD = user_VU[:, self.widths.query_blocks[-1]]
             penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_VD, item_SD)]
             loss = loss + self.config.energy_weight * sum(penalties)
         return loss, own_L.detach()
 
-    def _by_width(self, user_VD: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    def _by_width(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return each width's own loss, and its cross-entropy to the full width's softmax where that is asked for."""
         distil = self.config.distillation > 0
         if self.config.kind == "full_softmax":
             pairs = (samples.row_P, samples.positive_P)
-            return full_softmax(user_VD, item_SD, *pairs, self.widths, self._inverse_temperature(), distil=distil)
-        logits = self._logits(user_VD, item_SD, samples)
+            return full_softmax(user_VU, item_SD, *pairs, self.widths, self._inverse_temperature(), distil=distil)
+        logits = self._logits(user_VU, item_SD, samples)
         own_L = (
             sampled_softmax(logits, samples.row_P)
             if self.config.kind == "sampled_softmax"
@@ -102,18 +103,18 @@ class MatryoshkaLoss(nn.Module):
             return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
         return [1 / temperature for temperature in self._temperature]
 
-    def _logits(self, user_VD: Tensor, item_SD: Tensor, samples: Samples) -> list[Logits]:
+    def _logits(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> list[Logits]:
         """Return each width's logits, narrowest first."""
         shift_VN = sampling_shift(samples)
-        pairs = pair_cosines_by_width(user_VD, item_SD, samples.row_P, samples.positive_P, self.widths)
-        cosines = cosines_by_width(user_VD, item_SD.index_select(0, samples.negative_N), self.widths)
+        pairs = pair_scores_by_width(user_VU, item_SD, samples.row_P, samples.positive_P, self.widths)
+        scores = scores_by_width(user_VU, item_SD.index_select(0, samples.negative_N), self.widths)
         logits = []
-        for positive_P, cosine_VN, inverse in zip(pairs, cosines, self._inverse_temperature(), strict=True):
+        for positive_P, score_VN, inverse in zip(pairs, scores, self._inverse_temperature(), strict=True):
             if isinstance(inverse, Tensor):
-                negative_VN = shift_VN + cosine_VN * inverse
+                negative_VN = shift_VN + score_VN * inverse
             else:
                 # A plain number multiplies and adds in one go, without another matrix in between.
-                negative_VN = torch.add(shift_VN, cosine_VN, alpha=inverse)
+                negative_VN = torch.add(shift_VN, score_VN, alpha=inverse)
             logits.append(Logits(positive_P * inverse, negative_VN))
         return logits
 

@@ -147,11 +147,26 @@ def test_queries_that_cannot_be_right_are_refused(searcher, queries):
             searcher.search(bad, k=3, rung=FULL)
 
 
+def test_every_vector_of_a_query_must_be_right(searcher, queries):
+    own = build_searcher(searcher.store_ND, widths=WidthLadder(WIDTHS.widths, head="per_width"), seed=1)
+    query = np.concatenate([unit(5, 4, seed=3), unit(5, 8, seed=4), queries], axis=1)
+    narrow, full = (RungSpec(engine="exact", width=width) for width in (8, 16))
+    assert (own.search(query, k=3, rung=full).rows_BK == searcher.search(queries, k=3, rung=full).rows_BK).all()
+    assert (own.search(query, k=3, rung=narrow).rows_BK != searcher.search(queries, k=3, rung=narrow).rows_BK).any()
+    query[2, 5] += 1
+    with pytest.raises(WidthError, match="query: row 2: got L2 norm"):
+        own.search(query, k=3, rung=full)
+    with pytest.raises(WidthError, match="expected \\(batch, 28\\)"):
+        own.search(queries, k=3, rung=full)
+
+
 def test_a_query_with_an_empty_prefix_is_refused(searcher):
     query = np.eye(16, dtype=np.float32)[15:]
     assert searcher.search(query, k=1, rung=FULL).rows_BK[0, 0] >= 0
     with pytest.raises(WidthError, match="4 zeros"):
         searcher.search(query, k=1, rung=RungSpec(engine="exact", width=4))
+    whole = build_searcher(searcher.store_ND, widths=WidthLadder(WIDTHS.widths, norm="full"), seed=1)
+    assert whole.search(query, k=1, rung=RungSpec(engine="exact", width=4)).scores_BK[0, 0] == 0
 
 
 def test_settings_that_cannot_be_right_are_refused(searcher, queries):

@@ -104,6 +104,13 @@ def test_an_index_of_another_kind_or_shape_is_refused(store, folder, name, index
         load_searcher(folder, store, widths=WIDTHS)
 
 
+def test_an_index_of_another_norm_is_refused(store, folder):
+    with pytest.raises(
+        ArtifactError, match=r"exact4\.faiss: its vectors are not the item vectors cut to 4 with norm full"
+    ):
+        load_searcher(folder, store, widths=WidthLadder(WIDTHS.widths, norm="full"))
+
+
 def test_an_index_of_other_vectors_of_the_same_shape_is_refused(folder):
     with pytest.raises(ArtifactError, match=r"exact4\.faiss: its vectors are not the item vectors"):
         load_searcher(folder, unit(MIN_ITEMS_FOR_IVF, 16, seed=2), widths=WIDTHS)
