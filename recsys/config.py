@@ -145,12 +145,21 @@ class LossConfig:
     """Learn a temperature per width, from ``temperature`` on; it always stays above .01."""
     weights: tuple[float, ...] = (1.0,)
     """Weight of each width's loss: one for all widths, or one per width."""
+    learn_weights: bool = False
+    """Learn the weights of widths, from ``weights`` on, as the inverse of each loss's own noise."""
+    num_batch_negatives: int | None = None
+    """How many of a batch's positives, taken at random, are other rows' negatives; none means all of them."""
     num_uniform_negatives: int = 512
-    """Negatives drawn uniformly from the catalogue per batch, beside the other examples' items."""
+    """Negatives drawn uniformly from the catalogue per batch."""
     num_popular_negatives: int = 0
     """Negatives drawn in proportion to how often an item is a training example's, to the power below, per batch."""
-    popularity_power: float = 0.75
-    """Power of the popularity that popular negatives are drawn by: 1 as it is, towards 0 ever more even."""
+    popularity_power: float | None = None
+    """Power of the popularity that popular negatives are drawn by: 1 as it is, towards 0 ever more even; .75 is usual.
+    Popular negatives need it."""
+    queue_size: int = 0
+    """Negatives of earlier batches that stay negatives, with the vectors that they had then."""
+    num_hard_negatives: int | None = None
+    """Keep at each width only so many of a vector's negatives, those nearest at that width; none means all of them."""
     positive_ratio: float = 1.0
     """Bilateral softmax: temperature of the positives' side as a multiple of the negatives'."""
     distillation: float = 0.0
@@ -171,9 +180,9 @@ class LossConfig:
         )
         positive = bool(self.weights) and min(self.weights) >= 0 and max(self.weights) > 0
         _require(positive, "weights", self.weights, "0 or more, at least one above 0")
+        _require(not self.learn_weights or min(self.weights) > 0, "weights", self.weights, "above 0 with learn_weights")
         kinds = typing.get_args(typing.get_type_hints(LossConfig)["kind"])
         _require(self.kind in kinds, "kind", self.kind, f"one of {', '.join(kinds)}")
-        _require(0 < self.popularity_power <= 1, "popularity_power", self.popularity_power, "above 0 and at most 1")
         _require(self.positive_ratio > 0, "positive_ratio", self.positive_ratio, "above 0")
         _require(
             self.positive_ratio == 1 or self.kind == "bilateral_softmax",
@@ -181,16 +190,33 @@ class LossConfig:
             self.positive_ratio,
             f"1 with {self.kind}: only bilateral_softmax has a temperature of the positives' own",
         )
-        for name in ("num_uniform_negatives", "num_popular_negatives"):
-            _require(
-                getattr(self, name) == 0 or self.kind != "full_softmax",
-                name,
-                getattr(self, name),
-                "0 with full_softmax: the whole catalogue is there already",
-            )
-        for name in ("num_uniform_negatives", "num_popular_negatives", "distillation", "energy_weight"):
+        for name in ("distillation", "energy_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
+        self._check_negatives()
+
+    def _check_negatives(self) -> None:
+        unused = {
+            "num_batch_negatives": None,
+            "num_uniform_negatives": 0,
+            "num_popular_negatives": 0,
+            "queue_size": 0,
+            "num_hard_negatives": None,
+        }
+        for name, value in unused.items():
+            given = getattr(self, name)
+            _require(given is None or given >= 0, name, given, "0 or more")
+            expected = f"{value} with full_softmax: the whole catalogue is there already"
+            _require(self.kind != "full_softmax" or given == value, name, given, expected)
+        _require(self.num_hard_negatives != 0, "num_hard_negatives", 0, "above 0: there is nothing else to learn from")
+        power = self.popularity_power
+        _require(power is None or 0 < power <= 1, "popularity_power", power, "above 0 and at most 1")
+        _require(
+            power is not None or self.num_popular_negatives == 0,
+            "popularity_power",
+            power,
+            "a power for num_popular_negatives: without it an item's sampling probability, needed by logQ, is unknown",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,17 +263,25 @@ class TrainConfig:
             given = getattr(self.loss, name)
             wanted = len(self.model.widths)
             _require(len(given) in (1, wanted), f"loss.{name}", given, f"one value, or {wanted}: one per width")
-        num_negatives = self.loss.num_uniform_negatives + self.loss.num_popular_negatives
-        _require(
-            self.batch_size > 1 or num_negatives > 0 or self.loss.kind == "full_softmax",
-            "batch_size",
-            self.batch_size,
-            "above 1 without drawn negatives: there is nothing to tell a positive from",
-        )
+        self._check_negatives()
         for name in ("distillation", "energy_weight"):
             given = getattr(self.loss, name)
             expected = f"0 with the single width {self.model.widths[-1]}: it is for narrower ones"
             _require(given == 0 or len(self.model.widths) > 1, f"loss.{name}", given, expected)
+
+    def _check_negatives(self) -> None:
+        loss, in_batch = self.loss, self.loss.num_batch_negatives
+        _require(
+            in_batch is None or in_batch <= self.batch_size,
+            "loss.num_batch_negatives",
+            in_batch,
+            f"at most {self.batch_size}, the rows of a batch: there may be no more positives",
+        )
+        if loss.num_uniform_negatives + loss.num_popular_negatives > 0 or loss.kind == "full_softmax":
+            return
+        nothing = "without drawn negatives: there is nothing to tell a positive from"
+        _require(self.batch_size > 1, "batch_size", self.batch_size, f"above 1 {nothing}")
+        _require(in_batch != 0, "loss.num_batch_negatives", in_batch, f"above 0 {nothing}")
 
 
 def from_toml(kind: type[T], path: Path) -> T:

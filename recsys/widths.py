@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -72,13 +73,13 @@ class WidthLadder:
         """The full width: the length of the stored vector."""
         return self.widths[-1]
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[slice, ...]:
         """Column ranges between neighbouring widths; together they tile the full vector once."""
         edges = (0, *self.widths)
         return tuple(slice(low, high) for low, high in itertools.pairwise(edges))
 
-    @property
+    @cached_property
     def query_blocks(self) -> tuple[slice, ...]:
         """Column ranges of a query's unit vectors: one of full width if tied, else one per width, narrowest first."""
         if self.head == "tied":

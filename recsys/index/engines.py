@@ -256,17 +256,20 @@ def check_queries(query_BU: np.ndarray, widths: WidthLadder) -> None:
         raise WidthError(
             f"query: got shape {query_BU.shape} of {query_BU.dtype}, expected (batch, {widths.query_size}) of float32"
         )
-    for block in widths.query_blocks:
-        check_unit(query_BU[:, block], "query")
+    _refuse_non_unit([query_BU[:, block] for block in widths.query_blocks], "query")
 
 
 def check_unit(vector_BD: np.ndarray, what: str) -> None:
     """Raise `WidthError`, naming ``what`` and the first row at fault, unless all rows are finite and of L2 norm 1."""
-    square_B = np.einsum("bd,bd->b", vector_BD, vector_BD)
-    unit_B = np.abs(square_B - 1) < _UNIT_TOLERANCE  # false for NaN
-    if not unit_B.all():
-        row = int(np.flatnonzero(~unit_B)[0])
-        raise WidthError(f"{what}: row {row}: got L2 norm {square_B[row] ** 0.5}, expected 1")
+    _refuse_non_unit([vector_BD], what)
+
+
+def _refuse_non_unit(parts: list[np.ndarray], what: str) -> None:
+    square_LB = np.array([np.einsum("bd,bd->b", part_Bw, part_Bw) for part_Bw in parts])
+    unit_LB = np.abs(square_LB - 1) < _UNIT_TOLERANCE  # false for NaN
+    if not unit_LB.all():
+        place, row = np.argwhere(~unit_LB)[0]
+        raise WidthError(f"{what}: row {row}: got L2 norm {square_LB[place, row] ** 0.5}, expected 1")
 
 
 def _pad(rows_BC: np.ndarray, scores_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

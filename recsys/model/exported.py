@@ -119,10 +119,10 @@ class ExportedTowers(nn.Module):
         ]
         if HISTORY in bags:
             pooled.insert(0, self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME)))
-        vector_BO: Tensor = tower(torch.cat(pooled, dim=-1))
+        vector_BO: np.ndarray = tower(torch.cat(pooled, dim=-1)).numpy()
         if side == "user":
-            return unit_queries(vector_BO, self.widths).numpy()
-        return truncate(vector_BO, self.widths.full, self.widths).numpy()
+            return unit_queries(vector_BO, self.widths)
+        return truncate(vector_BO, self.widths.full, self.widths)
 
     def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
         assert self.history is not None

@@ -55,11 +55,10 @@ class Sharded:
     dense_optimizer: KeyedOptimizerWrapper
 
     @property
-    def temperature(self) -> tuple[float, ...]:
-        """The loss's temperatures as they are now, narrowest width first."""
-        loss = self.loss.module if isinstance(self.loss, DistributedDataParallel) else self.loss
-        temperature: tuple[float, ...] = loss.temperature
-        return temperature
+    def plain_loss(self) -> MatryoshkaLoss:
+        """The loss itself, to read what it has learned."""
+        loss: MatryoshkaLoss = self.loss.module if isinstance(self.loss, DistributedDataParallel) else self.loss
+        return loss
 
     def tensors(self) -> dict[str, Any]:
         """Return every tensor that training changes, by name: weights and both optimizers' state, not copied."""
@@ -92,7 +91,8 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
     loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
     if list(loss.parameters()):
-        loss = DistributedDataParallel(loss)
+        # Every process keeps a queue of its own.
+        loss = DistributedDataParallel(loss, broadcast_buffers=False)
     return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
 
 

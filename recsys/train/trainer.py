@@ -171,7 +171,8 @@ class Trainer:
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
             "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
-            "temperature": self._by_width(self.sharded.temperature),
+            "temperature": self._by_width(self.sharded.plain_loss.temperature),
+            "weight": self._by_width(self.sharded.plain_loss.weights),
         }
 
     def _step(self, examples: Examples) -> list[float]:
@@ -211,6 +212,7 @@ class Trainer:
         return NegativeSampler(
             self.events.item_rate,
             batch_size=self.config.batch_size,
+            num_batch=loss.num_batch_negatives,
             num_uniform=loss.num_uniform_negatives,
             num_popular=loss.num_popular_negatives,
             popularity_power=loss.popularity_power,
@@ -311,7 +313,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> None:
     writer.add_scalar("throughput/examples_per_s", record["examples_per_s"], step)
-    for name in ("loss", "temperature"):
+    for name in ("loss", "temperature", "weight"):
         for width, value in record[name].items():
             writer.add_scalar(f"{name}/width_{width}", value, step)
     for width, scores in record["validation"].items():

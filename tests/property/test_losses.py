@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
@@ -23,7 +23,7 @@ from recsys.model.losses.distillation import distillation
 from recsys.model.losses.energy import energy_penalty, energy_profile
 from recsys.model.losses.full_softmax import full_softmax
 from recsys.model.losses.matryoshka import MatryoshkaLoss
-from recsys.model.losses.sampled_softmax import sampling_shift
+from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
 from recsys.model.losses.samples import MASKED, Logits, Samples, samples_of, segment_logsumexp
 from recsys.ragged import Ragged
 from recsys.testing import width_ladders
@@ -318,8 +318,8 @@ def test_bilateral_softmax_equals_the_paper(problem, ratio):
 
 
 def samples(*, row, positive, negative, log_weight, user=None, num_samples):
-    """Samples from plain lists; item rows are places."""
-    integers = [torch.tensor(one, dtype=torch.int64) for one in (row, positive, negative)]
+    """Samples from plain lists, each drawn once; item rows are places."""
+    integers = [torch.tensor(one, dtype=torch.int64) for one in (row, positive, negative, [1] * len(negative))]
     users = torch.tensor(user, dtype=torch.int64) if user is not None else torch.arange(max(row) + 1)
     log_weight_N = torch.tensor(log_weight, dtype=torch.float64)
     return Samples(*integers, log_weight_N, users, torch.arange(num_samples))
@@ -401,6 +401,7 @@ def test_negatives_may_come_in_any_order(problem):
     shuffled = replace(
         problem.samples,
         negative_N=problem.samples.negative_N[order],
+        count_N=problem.samples.count_N[order],
         log_weight_N=problem.samples.log_weight_N[order],
     )
     loss = MatryoshkaLoss(problem.widths, LossConfig(temperature=(0.1,)))
@@ -418,7 +419,8 @@ def test_an_accidental_hit_has_neither_probability_nor_gradient():
     assert sampling_shift(hit).tolist() == [[MASKED, MASKED, 0.5], [0.5, 0.5, 0.5]]
     # Without the second vector nothing but the first's pairs is left.
     alone = replace(hit, row_P=hit.row_P[:2], positive_P=hit.positive_P[:2], user_V=hit.user_V[:1])
-    fewer = replace(alone, negative_N=hit.negative_N[2:], log_weight_N=hit.log_weight_N[2:])
+    only = {name: getattr(hit, name)[2:] for name in ("negative_N", "count_N", "log_weight_N")}
+    fewer = replace(alone, **only)
     values, gradients = [], []
     for one in (alone, fewer):
         value = loss(user[:1], item, one)[0]
@@ -471,6 +473,67 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
         sums.append(float((logit_N + sampling_shift(found)[0]).exp().sum()))
     error = np.std(sums) / np.sqrt(num_draws)
     assert abs(np.mean(sums) - np.delete(np.exp(logit), positive).sum()) < 4 * error
+
+
+@given(problem=problems(), num=st.integers(1, 6), kind=st.sampled_from(["sampled_softmax", "bilateral_softmax"]))
+def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
+    """The loss of every width is that of a batch in which only these negatives were drawn."""
+    # In one dimension cosines are 1 or -1, and which of equals is kept says nothing.
+    assume(problem.widths.widths[0] > 1)
+    temperatures, _ = settings(problem)
+    ours, theirs = problem.leaves(), problem.leaves()
+    config = LossConfig(kind=kind, temperature=temperatures, num_hard_negatives=num)
+    loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
+    shift_VN = sampling_shift(problem.samples)
+    expected = []
+    for width, temperature in zip(problem.widths, temperatures, strict=True):
+        score = naive_scores(*theirs.values(), width, problem.widths)
+        negative = torch.full((len(score), num), MASKED, dtype=torch.float64)
+        for row in range(len(score)):
+            left = torch.nonzero(shift_VN[row] > MASKED / 2)[:, 0]
+            near = score[row, problem.samples.negative_N[left]].argsort(descending=True)[:num]
+            column = left[near]
+            values = score[row, problem.samples.negative_N[column]] / temperature + shift_VN[row, column]
+            negative[row] = torch.cat([values, negative[row, len(column) :]])
+        positive = score[problem.samples.row_P, problem.samples.positive_P] / temperature
+        few = [Logits(positive, negative)]
+        expected.append(
+            sampled_softmax(few, problem.samples.row_P)
+            if kind == "sampled_softmax"
+            else bilateral_softmax(few, problem.samples, positive_ratio=1)
+        )
+    expected_L = torch.cat(expected)
+    torch.testing.assert_close(own_L, expected_L.detach(), rtol=1e-9, atol=1e-9)
+    loss.backward()
+    expected_L.mean().backward()
+    assert_same_gradients(ours, theirs)
+
+
+def test_what_is_hard_does_not_depend_on_how_it_was_drawn():
+    """Where a near item has little weight and a far one much, the near one stays."""
+    user, item = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.5], [-1.0, 0.0]])
+    drawn = samples(row=[0], positive=[0], negative=[1, 2], log_weight=[-5.0, 9.0], num_samples=3)
+    near = samples(row=[0], positive=[0], negative=[1], log_weight=[-5.0], num_samples=3)
+    one, everything = (
+        MatryoshkaLoss(WidthLadder([2]), LossConfig(num_hard_negatives=num)).double() for num in (1, None)
+    )
+    vectors = user.double(), item.double()
+    torch.testing.assert_close(one(*vectors, drawn), everything(*vectors, near))
+
+
+@given(problem=problems())
+def test_learned_weights_get_the_naive_gradient(problem):
+    temperatures, start = settings(problem)
+    config = LossConfig(temperature=temperatures, weights=start, learn_weights=True)
+    loss = MatryoshkaLoss(problem.widths, config).double()
+    (parameter,) = loss.parameters()
+    assert loss.weights == pytest.approx(start)
+    value, own_L = loss(**problem.vectors, samples=problem.samples)
+    value.backward()
+    weight_L = torch.tensor(start, dtype=torch.float64)
+    torch.testing.assert_close(value, (weight_L * own_L - weight_L.log()).mean(), rtol=1e-6, atol=1e-6)
+    # Rest is where each weight is one over its loss.
+    torch.testing.assert_close(parameter.grad, (1 - weight_L * own_L) / len(start), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["temperature", "weights"])

@@ -63,6 +63,28 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: LossConfig(kind="bilateral_softmax", positive_ratio=0.0), "positive_ratio: got 0.0, expected above 0"),
         (lambda: LossConfig(num_popular_negatives=-1), "num_popular_negatives: got -1, expected 0 or more"),
         (lambda: LossConfig(popularity_power=0.0), "popularity_power: got 0.0, expected above 0"),
+        (
+            lambda: LossConfig(num_popular_negatives=8),
+            "popularity_power: got None, .* without it an item's sampling probability, needed by logQ, is unknown",
+        ),
+        (lambda: LossConfig(num_hard_negatives=0), "num_hard_negatives: got 0, expected above 0"),
+        (lambda: LossConfig(queue_size=-1), "queue_size: got -1, expected 0 or more"),
+        (lambda: LossConfig(weights=(1.0, 0.0), learn_weights=True), "weights: got .* above 0 with learn_weights"),
+        *(
+            (
+                lambda name=name: LossConfig(kind="full_softmax", num_uniform_negatives=0, **{name: 4}),
+                f"{name}: got 4, expected .* with full_softmax: the whole catalogue is there already",
+            )
+            for name in ("num_batch_negatives", "queue_size", "num_hard_negatives")
+        ),
+        (
+            lambda: TrainConfig(batch_size=8, loss=LossConfig(num_batch_negatives=9)),
+            "loss.num_batch_negatives: got 9, expected at most 8, the rows of a batch",
+        ),
+        (
+            lambda: TrainConfig(loss=LossConfig(num_uniform_negatives=0, num_batch_negatives=0)),
+            "loss.num_batch_negatives: got 0, expected above 0 without drawn negatives",
+        ),
         (lambda: LossConfig(distillation=-0.5), "distillation: got -0.5, expected 0 or more"),
         (lambda: LossConfig(energy_weight=-1.0), "energy_weight: got -1.0, expected 0 or more"),
         (lambda: LossConfig(energy_weight=float("inf")), "energy_weight: got inf, expected 0 or more, and finite"),

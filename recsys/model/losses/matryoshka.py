@@ -22,6 +22,8 @@ from recsys.model.losses.blocks import pair_scores_by_width, scores_by_width
 from recsys.model.losses.distillation import distillation
 from recsys.model.losses.energy import energy_penalty, energy_profile
 from recsys.model.losses.full_softmax import full_softmax
+from recsys.model.losses.hard_negatives import hardest
+from recsys.model.losses.queue import NegativeQueue
 from recsys.model.losses.sampled_softmax import sampled_softmax, sampling_shift
 from recsys.model.losses.samples import Logits, Samples
 from recsys.widths import WidthLadder
@@ -34,7 +36,9 @@ class MatryoshkaLoss(nn.Module):
     width), ``p_w`` the energy penalty on full-width vectors and ``a_w`` the weights, the loss is
     ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * sum(p_w)``.
 
-    Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below.
+    Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below. Learned
+    weights are ``a_w = exp(-s_w)``, and the sum is then the mean over widths of ``a_w * (...) + s_w``: without the
+    second term, no weight at all would be best (homoscedastic uncertainty, arXiv 1705.07115).
 
     Args:
         widths: the trained widths.
@@ -47,10 +51,14 @@ class MatryoshkaLoss(nn.Module):
     def __init__(self, widths: WidthLadder, config: LossConfig) -> None:
         super().__init__()
         self.widths, self.config = widths, config
-        self.weights = _per_width("weights", config.weights, widths)
+        self._weights = _per_width("weights", config.weights, widths)
         self._temperature = _per_width("temperature", config.temperature, widths)
         if config.learn_temperature:
             self.log_excess_L = nn.Parameter((torch.tensor(self._temperature) - LEAST_TEMPERATURE).log())
+        if config.learn_weights:
+            self.log_noise_L = nn.Parameter(-torch.tensor(self._weights).log())
+        if config.queue_size > 0:
+            self.queue = NegativeQueue(config.queue_size, widths.full)
 
     @property
     def temperature(self) -> tuple[float, ...]:
@@ -58,6 +66,13 @@ class MatryoshkaLoss(nn.Module):
         if not self.config.learn_temperature:
             return self._temperature
         return tuple((LEAST_TEMPERATURE + self.log_excess_L.detach().exp()).tolist())
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Each width's weight as it is now, narrowest first."""
+        if not self.config.learn_weights:
+            return self._weights
+        return tuple((-self.log_noise_L.detach()).exp().tolist())
 
     def forward(
         self, user_VU: Float[Tensor, "vectors query"], item_SD: Float[Tensor, "samples full"], samples: Samples
@@ -68,15 +83,15 @@ class MatryoshkaLoss(nn.Module):
             user_VU: ``(vectors, query size)`` user vectors, any scale.
             item_SD: ``(samples, full)`` item vectors, any scale, all of different items; for the full softmax these
                 are the whole catalogue.
-            samples: which of them meet as positives, and which as negatives.
+            samples: which of them meet as positives, and which as negatives. In training mode the negatives then
+                enter the queue, where there is one.
 
         Returns:
             the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
         """
         own_L, distilled_L = self._by_width(user_VU, item_SD, samples)
         loss_L = own_L + self.config.distillation * distilled_L
-        weight_L = loss_L.new_tensor(self.weights)
-        loss = (loss_L * weight_L).sum() / weight_L.sum()
+        loss = self._balance(loss_L)
         if self.config.energy_weight > 0:
             profile = energy_profile(self.widths, alpha=self.config.energy_alpha)
             user_VD = user_VU[:, self.widths.query_blocks[-1]]
@@ -84,17 +99,31 @@ class MatryoshkaLoss(nn.Module):
             loss = loss + self.config.energy_weight * sum(penalties)
         return loss, own_L.detach()
 
+    def _balance(self, loss_L: Tensor) -> Tensor:
+        if self.config.learn_weights:
+            return (loss_L * (-self.log_noise_L).exp() + self.log_noise_L).mean()
+        weight_L = loss_L.new_tensor(self._weights)
+        return (loss_L * weight_L).sum() / weight_L.sum()
+
     def _by_width(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return each width's own loss, and its cross-entropy to the full width's softmax where that is asked for."""
         distil = self.config.distillation > 0
         if self.config.kind == "full_softmax":
             pairs = (samples.row_P, samples.positive_P)
             return full_softmax(user_VU, item_SD, *pairs, self.widths, self._inverse_temperature(), distil=distil)
-        logits = self._logits(user_VU, item_SD, samples)
+        if self.config.queue_size > 0:
+            now = item_SD, samples
+            item_SD, samples = self.queue.join(item_SD, samples)
+            if self.training:
+                self.queue.push(*now)
+        shift_VN = sampling_shift(samples)
+        logits = self._logits(user_VU, item_SD, samples, shift_VN)
+        num_hard = self.config.num_hard_negatives
+        chosen = logits if num_hard is None else hardest(logits, shift_VN, num_hard)
         own_L = (
-            sampled_softmax(logits, samples.row_P)
+            sampled_softmax(chosen, samples.row_P)
             if self.config.kind == "sampled_softmax"
-            else bilateral_softmax(logits, samples, positive_ratio=self.config.positive_ratio)
+            else bilateral_softmax(chosen, samples, positive_ratio=self.config.positive_ratio)
         )
         return own_L, distillation(logits, samples.row_P) if distil else torch.zeros_like(own_L)
 
@@ -103,9 +132,8 @@ class MatryoshkaLoss(nn.Module):
             return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
         return [1 / temperature for temperature in self._temperature]
 
-    def _logits(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> list[Logits]:
+    def _logits(self, user_VU: Tensor, item_SD: Tensor, samples: Samples, shift_VN: Tensor) -> list[Logits]:
         """Return each width's logits, narrowest first."""
-        shift_VN = sampling_shift(samples)
         pairs = pair_scores_by_width(user_VU, item_SD, samples.row_P, samples.positive_P, self.widths)
         scores = scores_by_width(user_VU, item_SD.index_select(0, samples.negative_N), self.widths)
         logits = []

@@ -3,7 +3,7 @@
 The denominator is the positive's own and what the vector's negatives add up to, which is computed once for all of the
 vector's positives.
 
-Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``N`` negatives; ``L`` widths.
+Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``N`` negatives, ``H`` accidental hits; ``L`` widths.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys.model.losses.samples import MASKED, Logits, Samples
@@ -41,9 +41,12 @@ def sampling_shift(samples: Samples) -> Float[Tensor, "vectors negatives"]:
     and pulled in at once; masked, it has neither probability nor gradient.
     """
     shift_VN = samples.log_weight_N.repeat(len(samples.user_V), 1)
-    column_S = torch.full_like(samples.item_S, -1)
-    column_S[samples.negative_N] = torch.arange(len(samples.negative_N), device=column_S.device)
-    column_P = column_S[samples.positive_P]
-    hit_P: Bool[Tensor, " pairs"] = column_P >= 0
-    shift_VN[samples.row_P[hit_P], column_P[hit_P]] = MASKED
+    item_P, item_N = samples.item_S[samples.positive_P], samples.item_S[samples.negative_N]
+    sorted_N, order_N = item_N.sort()
+    first_P, stop_P = (torch.searchsorted(sorted_N, item_P, right=right) for right in (False, True))
+    # One entry for each pair and negative of the same item: the pair, and which of these negatives it is.
+    num_P = stop_P - first_P
+    pair_H = torch.arange(len(item_P), device=item_P.device).repeat_interleave(num_P)
+    which_H = torch.arange(len(pair_H), device=item_P.device) - (num_P.cumsum(0) - num_P)[pair_H]
+    shift_VN[samples.row_P[pair_H], order_N[first_P[pair_H] + which_H]] = MASKED
     return shift_VN

@@ -33,14 +33,16 @@ class Samples:
         row_P: ``(pairs,)`` the vector of each pair, non-decreasing.
         positive_P: ``(pairs,)`` the item of each pair, as a place among the samples.
         negative_N: ``(negatives,)`` distinct places among the samples.
-        log_weight_N: ``(negatives,)`` log of how often each was drawn, less the log of how often it is expected.
+        count_N: ``(negatives,)`` how often each was drawn.
+        log_weight_N: ``(negatives,)`` log of that, less the log of how often each is expected.
         user_V: ``(vectors,)`` user rows.
-        item_S: ``(samples,)`` item rows, all different.
+        item_S: ``(samples,)`` item rows.
     """
 
     row_P: Int[Tensor, " pairs"]
     positive_P: Int[Tensor, " pairs"]
     negative_N: Int[Tensor, " negatives"]
+    count_N: Int[Tensor, " negatives"]
     log_weight_N: Float[Tensor, " negatives"]
     user_V: Int[Tensor, " vectors"]
     item_S: Int[Tensor, " samples"]
@@ -65,8 +67,9 @@ def samples_of(
     positive_P, drawn = np.split(place, [len(examples.item)])
     count_S = np.bincount(drawn, minlength=len(item_S))
     negative_N = np.flatnonzero(count_S)
-    log_weight_N = np.log(count_S[negative_N], dtype=log_expected_N.dtype) - log_expected_N[item_S[negative_N]]
-    arrays = (examples.row, positive_P, negative_N, log_weight_N, user_V, item_S)
+    count_N = count_S[negative_N]
+    log_weight_N = np.log(count_N, dtype=log_expected_N.dtype) - log_expected_N[item_S[negative_N]]
+    arrays = (examples.row, positive_P, negative_N, count_N, log_weight_N, user_V, item_S)
     return Samples(*(torch.from_numpy(array) for array in arrays))
 
 

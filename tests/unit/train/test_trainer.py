@@ -71,14 +71,16 @@ def test_the_energy_of_prefixes_is_recorded_and_follows_the_profile(finished, si
         assert pushed["4"] > 0.5**0.2 - 0.1
 
 
-def test_temperatures_that_are_learned_are_resumed_too(finished, simulated, tmp_path):
-    learned = replace(CONFIG.loss, learn_temperature=True, distillation=1.0)
+def test_the_state_of_the_loss_is_resumed_too(finished, simulated, tmp_path):
+    learned = replace(CONFIG.loss, learn_temperature=True, learn_weights=True, distillation=1.0, queue_size=100)
     train(options(simulated, tmp_path / "whole", loss=learned))
     train(options(simulated, tmp_path / "parts", loss=learned, epochs=1))
     train(options(simulated, tmp_path / "parts", loss=learned, resume=True))
     history = record_of(tmp_path / "whole")
     assert record_of(tmp_path / "parts") == history
     assert record_of(finished)[-1]["temperature"] == {"4": 0.1, "8": 0.1}
+    assert record_of(finished)[-1]["weight"] == {"4": 1, "8": 1}
+    assert all(0 < value != pytest.approx(1, rel=1e-3) for value in history[-1]["weight"].values())
     assert all(0.01 < value != pytest.approx(0.1, rel=1e-3) for value in history[-1]["temperature"].values())
 
 
@@ -87,9 +89,11 @@ def test_temperatures_that_are_learned_are_resumed_too(finished, simulated, tmp_
     [
         LossConfig(kind="bilateral_softmax", positive_ratio=0.5, num_uniform_negatives=16),
         LossConfig(kind="full_softmax", num_uniform_negatives=0, distillation=1.0, learn_temperature=True),
-        LossConfig(num_uniform_negatives=4, num_popular_negatives=12),
+        LossConfig(num_uniform_negatives=4, num_popular_negatives=12, popularity_power=0.75),
+        LossConfig(num_batch_negatives=0, num_uniform_negatives=30),
+        LossConfig(num_batch_negatives=40, num_uniform_negatives=0, num_hard_negatives=10, queue_size=50),
     ],
-    ids=lambda loss: f"{loss.kind}-{loss.num_popular_negatives}",
+    ids=lambda loss: f"{loss.kind}-{loss.num_popular_negatives}-{loss.num_batch_negatives}",
 )
 def test_every_kind_of_loss_learns(simulated, tmp_path, loss):
     history = record_of(train(options(simulated, tmp_path / "run", loss=loss)))
