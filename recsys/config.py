@@ -226,7 +226,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 1024
-    """Rows per step and process: events of a log with an order, else users (see `recsys.data.batches`)."""
+    """Rows per step and process: events of a log with an order, windows of events for a sequence encoder, else users
+    (see `recsys.data.batches`)."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3
@@ -276,6 +277,12 @@ class TrainConfig:
             "loss.num_batch_negatives",
             in_batch,
             f"at most {self.batch_size}, the rows of a batch: there may be no more positives",
+        )
+        _require(
+            self.model.history != "sequence" or in_batch is not None or loss.kind == "full_softmax",
+            "loss.num_batch_negatives",
+            in_batch,
+            "a number with history sequence, best 0: a batch's positives are those of few users, also a vector's own",
         )
         if loss.num_uniform_negatives + loss.num_popular_negatives > 0 or loss.kind == "full_softmax":
             return

@@ -24,6 +24,9 @@ from recsys.config import ModelConfig
 from recsys.model.elapsed import NUM_BUCKETS, UNKNOWN_TIME, elapsed_buckets
 from recsys.model.padding import pad
 
+_SHARE_WITHOUT_TIMES = 0.1
+"""Of the lists of a training step, so that histories of unknown times are read as well as they can be."""
+
 _MASKED = -1e4
 """Logit of what is not read: ``SiLU`` and its gradient are exactly 0 there, as they are not defined at -inf."""
 
@@ -67,6 +70,9 @@ class SequenceEncoder(nn.Module):
         if self.has_time_bias:
             time_T = torch.full(item_TE.shape[:1], UNKNOWN_TIME, device=item_TE.device) if time_T is None else time_T
             bucket_BLL = elapsed_buckets(time_T, length_B)
+            if self.training:
+                is_hidden_B = torch.rand(len(length_B), device=length_B.device) < _SHARE_WITHOUT_TIMES
+                bucket_BLL = bucket_BLL.masked_fill(is_hidden_B[:, None, None], NUM_BUCKETS - 1)
         for block in self.blocks:
             state_BLE = block(state_BLE, bucket_BLL)
         state_VE: Tensor = self.norm(state_BLE.flatten(0, 1)[place_V])

@@ -92,6 +92,10 @@ def test_a_missing_file_is_named(tmp_path):
             lambda: TrainConfig(batch_size=1, loss=LossConfig(num_uniform_negatives=0)),
             "batch_size: got 1, expected above 1 without drawn negatives",
         ),
+        (
+            lambda: TrainConfig(model=ModelConfig(history="sequence")),
+            "loss.num_batch_negatives: got None, expected a number with history sequence",
+        ),
         (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),
         (
             lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),

@@ -115,6 +115,19 @@ def test_times_count_only_as_far_as_they_are_known():
     assert ((unknown - states)[[2, 4, 5, 6]].abs().amax(dim=1) > 1e-3).all()
 
 
+def test_training_hides_the_times_of_some_histories():
+    torch.manual_seed(1)
+    encoder = SequenceEncoder(replace(CONFIG, time_bias=True, dropout=0.0)).requires_grad_(requires_grad=False)
+    for block in encoder.blocks:
+        block.time_bias.copy_(torch.randn_like(block.time_bias))
+    items, lengths, times = torch.randn(4000, 8), torch.full((1000,), 4), torch.arange(4000) ** 2
+    trained = encoder(items, lengths, times).view(1000, -1)
+    known, unknown = (encoder.eval()(items, lengths, given).view(1000, -1) for given in (times, None))
+    is_hidden = (trained == unknown).all(dim=1)
+    torch.testing.assert_close(trained, torch.where(is_hidden[:, None], unknown, known), rtol=0, atol=0)
+    assert is_hidden.float().mean().item() == pytest.approx(0.1, abs=0.03)
+
+
 def test_a_history_longer_than_the_encoder_reads_has_no_bias(encoder):
     with pytest.raises(IndexError):
         encode(encoder, torch.randn(13, 8))

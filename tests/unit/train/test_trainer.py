@@ -216,6 +216,7 @@ def test_steps_between_checkpoints_must_be_positive(simulated, tmp_path):
 )
 def test_history_encoders_learn_and_are_resumed(simulated, tmp_path, model):
     settings = {"model": replace(CONFIG.model, **model), "batch_size": 20, "dense_learning_rate": 1e-2}
+    settings["loss"] = replace(CONFIG.loss, num_batch_negatives=0)
     whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
     train(options(simulated, tmp_path / "parts", epochs=1, **settings))
     assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
@@ -234,6 +235,7 @@ def test_history_encoders_learn_and_are_resumed(simulated, tmp_path, model):
 def test_what_a_dataset_lacks_is_said_before_training_starts(simulated, tmp_path, monkeypatch, model, lacking, message):
     opened = artifact.read_manifest
     monkeypatch.setattr(artifact, "read_manifest", lambda *given: opened(*given) | lacking)
+    loss = replace(CONFIG.loss, num_batch_negatives=0)
     with pytest.raises(DataError, match=message):
-        train(options(simulated, tmp_path / "run", model=replace(CONFIG.model, **model)))
+        train(options(simulated, tmp_path / "run", model=replace(CONFIG.model, **model), loss=loss))
     assert not (tmp_path / "run").exists()
