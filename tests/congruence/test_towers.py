@@ -23,6 +23,7 @@ from recsys.widths import truncate
 def compare(dataset, folder, device, config, *, num_items):
     """Encode users and items with a sharded model and with its exported towers."""
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
+    # Fewer items than users, and more: either side of the lookup may be the longer one.
     queries, items = dataset.queries("test"), np.arange(num_items)
     # An empty history and an unknown user are encoded too.
     kept = np.where(np.arange(50) == 3, 0, queries.history.lengths[:50])

@@ -29,6 +29,7 @@ def test_toml_sets_what_it_names(tmp_path):
         ("epochs = true", "epochs: got True, expected int"),
         ("model = 3", "model: got 3, expected a table"),
         ("[model]\nwidths = 8", "widths: got 8, expected a list"),
+        ('[model]\nhead = "own"', r"head: got 'own', expected one of \['tied', 'per_width'\]"),
         ("epochs = ", "not TOML"),
     ],
 )
