@@ -66,7 +66,7 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     dist.barrier()
-    dcp.save(sharded.tensors() | _random_states(process), checkpoint_id=staging)
+    dcp.save(sharded.tensors() | _rank_states(sharded, process), checkpoint_id=staging)
     if process.is_first:
         (staging / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for file in staging.iterdir():
@@ -82,7 +82,8 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
 def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
     """Load the newest checkpoint into a freshly sharded model, in place, and return where it stood.
 
-    Written by any number of processes; with another number than then, random states start afresh from the seed.
+    Written by any number of processes; with another number than then, random states start afresh from the seed, and
+    queues of negatives empty.
 
     Raises:
         TrainingError: there is none.
@@ -92,14 +93,14 @@ def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
         raise TrainingError(f"{run}: got no checkpoint to resume from; start without --resume")
     sharded.dense_optimizer.init_state()
     state = sharded.tensors()
-    random_states = _random_states(process)
+    rank_states = _rank_states(sharded, process)
     written = dcp.FileSystemReader(complete[-1]).read_metadata().state_dict_metadata
-    same_processes = random_states.keys() <= written.keys() and _rank_key(process.world_size) not in written
-    dcp.load(state | (random_states if same_processes else {}), checkpoint_id=complete[-1])
+    same_processes = rank_states.keys() <= written.keys() and _rank_key(process.world_size) not in written
+    dcp.load(state | (rank_states if same_processes else {}), checkpoint_id=complete[-1])
     if same_processes:
-        torch.set_rng_state(random_states[_rank_key(process.rank)])
+        torch.set_rng_state(rank_states[_rank_key(process.rank)])
         if process.device.type == "cuda":
-            torch.cuda.set_rng_state(random_states[_rank_key(process.rank, "cuda")], process.device)
+            torch.cuda.set_rng_state(rank_states[_rank_key(process.rank, "cuda")], process.device)
     return Progress(**json.loads((complete[-1] / _PROGRESS).read_text()))
 
 
@@ -121,11 +122,16 @@ def _rank_key(rank: int, device: str = "cpu") -> str:
     return f"random/{device}/{rank}"
 
 
-def _random_states(process: Process) -> dict[str, torch.Tensor]:
-    """Return the states of the generators that dropout draws from, by a name of this rank's own."""
+def _rank_states(sharded: Sharded, process: Process) -> dict[str, torch.Tensor]:
+    """Return what each rank has of its own, by names of this rank's own.
+
+    These are the states of the generators that dropout draws from (copies), and the loss's buffers (themselves).
+    """
     states = {_rank_key(process.rank): torch.get_rng_state()}
     if process.device.type == "cuda":
         states[_rank_key(process.rank, "cuda")] = torch.cuda.get_rng_state(process.device)
+    for name, buffer in sharded.plain_loss.named_buffers():
+        states[f"buffers/{name}/{process.rank}"] = buffer
     return states
 
 

@@ -21,7 +21,7 @@ from recsys.model.best import load_towers
 SETTINGS = [
     "--device", "cpu", "--batch-size", "32", "--model.widths", "4", "8", "--model.embedding-dim", "8",
     "--model.hidden", "16", "--model.history-windows", "1", "5", "--loss.num-uniform-negatives", "16",
-    "--loss.learn-temperature",
+    "--loss.learn-temperature", "--loss.queue-size", "40",
 ]  # fmt: skip
 
 
@@ -78,6 +78,8 @@ def test_what_the_loss_learns_is_one_for_all_processes(run):
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     written = FileSystemReader(newest).read_metadata().state_dict_metadata
     assert [tuple(written[name].size) for name in written if name.startswith("loss/")] == [(2,)]
+    # A queue is each process's own.
+    assert {f"buffers/queue.item_Q/{rank}" for rank in range(2)} <= written.keys()
     temperature = progress(run)["history"][-1]["temperature"]
     assert all(0.01 < value != pytest.approx(0.07, rel=1e-3) for value in temperature.values())
 

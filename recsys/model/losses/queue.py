@@ -20,7 +20,10 @@ from recsys.model.losses.samples import MASKED, Samples
 
 
 class NegativeQueue(nn.Module):
-    """A ring of negatives, part of the loss's state; places that are not filled yet count nothing.
+    """A ring of negatives; places that are not filled yet count nothing.
+
+    Its buffers are not part of the state dict: they are each process's own, unlike what a loss learns, and checkpoints
+    keep them as such.
 
     Args:
         size: distinct negatives of batches that it holds.
@@ -35,11 +38,15 @@ class NegativeQueue(nn.Module):
 
     def __init__(self, size: int, full: int) -> None:
         super().__init__()
-        self.register_buffer("vector_QD", torch.zeros(size, full))
-        self.register_buffer("item_Q", torch.full((size,), -1))
-        self.register_buffer("count_Q", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("log_weight_Q", torch.full((size,), MASKED))
-        self.register_buffer("next", torch.tensor(0))
+        buffers = {
+            "vector_QD": torch.zeros(size, full),
+            "item_Q": torch.full((size,), -1),
+            "count_Q": torch.zeros(size, dtype=torch.int64),
+            "log_weight_Q": torch.full((size,), MASKED),
+            "next": torch.tensor(0),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def join(
         self, item_SD: Float[Tensor, "samples full"], samples: Samples
