@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.config import ModelConfig, TrainConfig
+from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
@@ -36,7 +36,7 @@ def compare(dataset, folder, device, config, *, num_items):
     item_features = {name: lists.take(items) for name, lists in dataset.feature_lists("item").items()}
     users[7] = -1
     with silenced(), joined(device.type) as process:
-        sharded = shard(layout, TrainConfig(model=config), process)
+        sharded = shard(layout, TrainConfig(model=config, loss=LossConfig(num_batch_negatives=0)), process)
         with torch.no_grad():
             for name, parameter in sharded.model.named_parameters():
                 if name.endswith("bias"):
