@@ -117,7 +117,9 @@ class Bundle:
         self._check(notes)
         self.items = Vocabulary(self.item_frame["id"].to_list())
         names = [spec.name for spec in self.towers.specs if spec.side == "user"]
-        self.users = UserStore.load(path / _USERS, features=names, num_items=len(self.items))
+        self.users = UserStore.load(
+            path / _USERS, features=names, num_items=len(self.items), with_times=self.towers.layout.config.time_bias
+        )
         self.searcher: Searcher = load_searcher(path / _INDEX, self.item_vectors, widths=self.widths)
         self.ladder = Ladder.load(path / _LADDER)
         self._check_ladder()
@@ -271,12 +273,14 @@ def _check_same_catalogue(towers: ExportedTowers, dataset: Dataset) -> None:
 
 def _users(towers: ExportedTowers, dataset: Dataset) -> UserStore:
     """Gather what a live system knows: every event of every split, oldest first."""
-    lists = dataset.histories(*SPLITS)
+    lists, config = dataset.histories(*SPLITS), towers.layout.config
+    times = dataset.history_times(*SPLITS) if config.time_bias else None
     return UserStore(
         dataset.user_frame["id"],
-        histories=lists.last(max(towers.layout.config.history_windows)),
+        histories=lists.last(config.longest_history),
         seen=distinct(lists, len(dataset.items)),
         features=dataset.feature_lists("user"),
+        times=None if times is None else times.last(config.longest_history),
     )
 
 
@@ -300,7 +304,7 @@ def _measure(
     ks = usable_ks(options.ks, searcher.num_items)
     ladder = measure_ladder(
         searcher,
-        towers.encode_users(history, features, chosen),
+        towers.encode_users(history, features, chosen, users.times(chosen)),
         specs=default_specs(towers.widths, searcher.num_items, k=ks[-1]),
         ks=ks,
         exclude=seen if dataset.mask_seen else None,

@@ -43,15 +43,30 @@ class ModelConfig:
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
     """Sizes of each tower's hidden layers; none makes the towers linear."""
-    history: Literal["mean", "none"] = "mean"
-    """How the user tower reads a history. ``mean``: the means of its last items, over ``history_windows``. ``none``:
-    not at all; a user is their id and features, and new users are known by their features alone."""
+    history: Literal["mean", "attention", "sequence", "none"] = "mean"
+    """How the user tower reads a history. ``mean``: the means of its last items, over ``history_windows``.
+    ``attention``: weighted by what is learned of them, beside the means. ``sequence``: by a causal encoder that learns
+    from every position of a history at once; the log needs an order. ``none``: not at all; a user is their id and
+    features, and new users are known by their features alone."""
     history_windows: tuple[int, ...] = (1, 5, 50)
-    """With ``mean``, the last n items of a history, averaged for each n: short windows say what now, long ones who."""
+    """With ``mean`` and ``attention``, the last n items of a history, averaged for each n: short windows say what now,
+    long ones who. Attention may do without."""
+    sequence_length: int = 200
+    """The last items of a history that attention or the sequence encoder reads."""
+    num_blocks: int = 2
+    """Blocks of the sequence encoder."""
+    num_heads: int = 2
+    """Heads of attention and of the sequence encoder; they share ``embedding_dim`` evenly."""
+    time_bias: bool = False
+    """Whether the sequence encoder also sees how much time lies between two items, in logs with times. It then reads
+    items of unknown time too, as those of a request."""
     user_id: bool = False
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
-    """Share of each tower's hidden units that are dropped in training."""
+    """Share of each tower's hidden units, and of the sequence encoder's, that are dropped in training."""
+    item_id_dropout: float = 0.0
+    """Share of items whose id is hidden from the item tower in a training step, so that features alone can place new
+    items."""
 
     def __post_init__(self) -> None:
         WidthLadder(self.widths, norm=self.norm, head=self.head)
@@ -62,12 +77,32 @@ class ModelConfig:
             "a multiple of 4",
         )
         _require(all(size > 0 for size in self.hidden), "hidden", self.hidden, "positive sizes")
+        kinds = typing.get_args(typing.get_type_hints(ModelConfig)["history"])
+        _require(self.history in kinds, "history", self.history, f"one of {', '.join(kinds)}")
         windows = self.history_windows
         rising = all(low < high for low, high in itertools.pairwise(windows))
         _require(
-            bool(windows) and windows[0] > 0 and rising, "history_windows", windows, "positive, strictly increasing"
+            (bool(windows) or self.history != "mean") and min(windows, default=1) > 0 and rising,
+            "history_windows",
+            windows,
+            "positive, strictly increasing",
         )
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        for name in ("sequence_length", "num_blocks", "num_heads"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(
+            self.embedding_dim % self.num_heads == 0 or self.history in ("mean", "none"),
+            "num_heads",
+            self.num_heads,
+            f"a divisor of embedding_dim ({self.embedding_dim})",
+        )
+        _require(
+            not self.time_bias or self.history == "sequence",
+            "time_bias",
+            self.time_bias,
+            f"false with history {self.history}: only the sequence encoder has one",
+        )
+        for name in ("dropout", "item_id_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(
             self.history != "none" or self.user_id,
             "history",
@@ -76,9 +111,19 @@ class ModelConfig:
         )
 
     @property
+    def windows(self) -> tuple[int, ...]:
+        """The windows of history that are averaged."""
+        return self.history_windows if self.history in ("mean", "attention") else ()
+
+    @property
     def longest_history(self) -> int:
-        """Items of a history that the user tower reads at most."""
-        return self.history_windows[-1] if self.history == "mean" else 0
+        """The last items of a history that the user tower reads at most."""
+        return max(self.encoded_history, *self.windows, 0)
+
+    @property
+    def encoded_history(self) -> int:
+        """The last items of a history that an encoder reads at most; 0 where none does."""
+        return self.sequence_length if self.history in ("attention", "sequence") else 0
 
     @property
     def ladder(self) -> WidthLadder:
@@ -181,7 +226,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 1024
-    """Rows per step and process: events of a log with an order, else users (see `recsys.data.batches`)."""
+    """Rows per step and process: events of a log with an order, windows of events for a sequence encoder, else users
+    (see `recsys.data.batches`)."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3
@@ -234,6 +280,12 @@ class TrainConfig:
             "loss.num_batch_negatives",
             in_batch,
             f"at most {self.batch_size}, the rows of a batch: there may be no more positives",
+        )
+        _require(
+            self.model.history != "sequence" or in_batch is not None or loss.kind == "full_softmax",
+            "loss.num_batch_negatives",
+            in_batch,
+            "a number with history sequence, best 0: a batch's positives are those of few users, also a vector's own",
         )
         if loss.num_uniform_negatives + loss.num_popular_negatives > 0 or loss.kind == "full_softmax":
             return

@@ -76,13 +76,13 @@ class Ragged:
         stop = self.offsets[1:]
         return gather_ranges(self.values, np.maximum(self.offsets[:-1], stop - n), stop)
 
-    def to_series(self, name: str = "") -> pl.Series:
-        """Return a Polars ``List(UInt32)`` column."""
-        lists = pl.DataFrame({"row": self.row_of_values(), "value": self.values.astype(np.uint32)})
+    def to_series(self, name: str = "", dtype: type[pl.DataType] = pl.UInt32) -> pl.Series:
+        """Return a Polars column of lists of ``dtype``."""
+        lists = pl.DataFrame({"row": self.row_of_values(), "value": pl.Series(self.values).cast(dtype)})
         grouped = lists.group_by("row", maintain_order=True).agg("value")
         rows = pl.DataFrame({"row": np.arange(len(self), dtype=np.int64)})
         column = rows.join(grouped, on="row", how="left", maintain_order="left")["value"]
-        return column.fill_null(pl.Series([[]], dtype=pl.List(pl.UInt32))).cast(pl.List(pl.UInt32)).alias(name)
+        return column.fill_null(pl.Series([[]], dtype=pl.List(dtype))).cast(pl.List(dtype)).alias(name)
 
     def row_of_values(self) -> np.ndarray:
         """``(total,)`` int64: the list that each value belongs to."""

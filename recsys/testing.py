@@ -82,36 +82,27 @@ def small_dataset(path: Path, *, num_users: int = 60, num_items: int = 80, seed:
     return path
 
 
-def small_towers(
-    dataset: Dataset,
-    *,
-    widths: tuple[int, ...] = (4, 8, 16),
-    norm: Norm = "prefix",
-    head: Head = "tied",
-    user_id: bool = False,
-    seed: int = 1,
-) -> ExportedTowers:
-    """Return towers with random weights that fit a dataset."""
-    config = ModelConfig(
-        widths=widths, norm=norm, head=head, embedding_dim=8, hidden=(16,), history_windows=(1, 5), user_id=user_id
-    )
+def small_towers(dataset: Dataset, *, seed: int = 1, **settings: Any) -> ExportedTowers:
+    """Return towers with random weights that fit a dataset; ``settings`` are those of `ModelConfig` to change."""
+    small: dict[str, Any] = {"widths": (4, 8, 16), "embedding_dim": 8, "hidden": (16,), "history_windows": (1, 5)}
+    config = ModelConfig(**(small | settings))
     torch.manual_seed(seed)
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
     return ExportedTowers(layout)
 
 
-def small_bundle(
-    root: Path,
-    *,
-    num_users: int = 60,
-    num_items: int = 80,
-    widths: tuple[int, ...] = (4, 8, 16),
-    seed: int = 1,
-) -> Path:
+def small_bundle(root: Path, *, num_users: int = 60, num_items: int = 80, seed: int = 1, **settings: Any) -> Path:
     """Publish a bundle of simulated data and random towers under ``root`` and make it current.
 
     IVF rungs exist from 624 items on (`recsys.index.build.MIN_ITEMS_FOR_IVF`). The dataset is left beside the
     versions, as ``root/dataset-SEED-USERS-ITEMS``, for the next call with the same arguments.
+
+    Args:
+        root: folder of bundles.
+        num_users: users.
+        num_items: items, at least 40.
+        seed: fixes everything.
+        settings: of the model, as in `small_towers`.
 
     Returns:
         ``root/VERSION``, for `recsys.bundle.Bundle.open`.
@@ -121,7 +112,7 @@ def small_bundle(
         small_dataset(folder, num_users=num_users, num_items=num_items, seed=seed)
     dataset = Dataset(folder)
     options = PublishOptions(num_queries=16, repeats=1, seed=seed)
-    return write_bundle(root, towers=small_towers(dataset, widths=widths, seed=seed), dataset=dataset, options=options)
+    return write_bundle(root, towers=small_towers(dataset, seed=seed, **settings), dataset=dataset, options=options)
 
 
 def _events(random: np.random.Generator, *, num_users: int, genre_N: np.ndarray) -> pl.DataFrame:

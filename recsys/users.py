@@ -23,13 +23,23 @@ class UserStore:
         histories: per user, item rows, oldest first; only as many as the towers read.
         seen: per user, distinct item rows, increasing.
         features: by name, per user, rows as `FeatureSpec.encode` gives them.
+        times: per user, int64 times of the history's items, for towers that read them.
     """
 
-    def __init__(self, ids: pl.Series, *, histories: Ragged, seen: Ragged, features: dict[str, Ragged]) -> None:
+    def __init__(
+        self,
+        ids: pl.Series,
+        *,
+        histories: Ragged,
+        seen: Ragged,
+        features: dict[str, Ragged],
+        times: Ragged | None = None,
+    ) -> None:
         self._ids = ids
         self._histories = histories
         self._seen = seen
         self._features = features
+        self._times = times
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -42,6 +52,10 @@ class UserStore:
     def history(self, row: int) -> np.ndarray:
         """Return a user's latest item rows, int64, oldest first."""
         return self._histories[row].astype(np.int64)
+
+    def times(self, rows: np.ndarray) -> Ragged | None:
+        """Return when the items of many users' histories were; None if that is not kept."""
+        return None if self._times is None else self._times.take(rows)
 
     def seen(self, row: int) -> np.ndarray:
         """Return all distinct item rows that a user had to do with, int64, increasing."""
@@ -57,25 +71,30 @@ class UserStore:
         return _widen(self._histories.take(rows)), features, _widen(self._seen.take(rows))
 
     def save(self, path: Path) -> None:
-        """Write Parquet: id, history, seen and one ``feature:NAME`` column per feature; row ``i`` is user row ``i``."""
+        """Write Parquet: id, history, seen, times if kept, and a ``feature:NAME`` column per feature, by user row."""
         columns = [self._ids.alias("id"), self._histories.to_series("history"), self._seen.to_series("seen")]
         columns += [lists.to_series(FEATURE_PREFIX + name) for name, lists in self._features.items()]
+        if self._times is not None:
+            columns.append(self._times.to_series("time", pl.Int64))
         pl.DataFrame(columns).write_parquet(path)
 
     @classmethod
-    def load(cls, path: Path, *, features: Sequence[str], num_items: int) -> UserStore:
+    def load(cls, path: Path, *, features: Sequence[str], num_items: int, with_times: bool = False) -> UserStore:
         """Read what `save` wrote.
 
         Args:
             path: the Parquet file.
             features: names of the user features that the towers read.
             num_items: rows of the catalogue, which histories point into.
+            with_times: whether the towers read when the items of histories were.
 
         Raises:
             ArtifactError: the file cannot be read, lacks a column, or points past the catalogue.
         """
         wanted = {"id": pl.String, **dict.fromkeys(["history", "seen"], pl.List(pl.UInt32))}
         wanted |= {FEATURE_PREFIX + name: pl.List(pl.UInt32) for name in features}
+        if with_times:
+            wanted["time"] = pl.List(pl.Int64)
         try:
             frame = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -89,11 +108,14 @@ class UserStore:
         for name, lists in (("history", histories), ("seen", seen)):
             if lists.values.size and lists.values.max() >= num_items:
                 raise ArtifactError(f"{path}: column {name}: got item row {lists.values.max()} of {num_items} items")
+        if with_times and (frame["time"].list.len() != frame["history"].list.len()).any():
+            raise ArtifactError(f"{path}: column time: got lists of other lengths than column history")
         return cls(
             frame["id"],
             histories=histories,
             seen=seen,
             features={name: _flat(frame[FEATURE_PREFIX + name]) for name in features},
+            times=_flat(frame["time"]) if with_times else None,
         )
 
 
@@ -105,7 +127,7 @@ def distinct(lists: Ragged, num_values: int) -> Ragged:
 
 
 def _flat(column: pl.Series) -> Ragged:
-    """View a list column's Arrow buffers: 4 bytes a value, nothing copied."""
+    """View a list column's Arrow buffers: 4 bytes an item, nothing copied."""
     array = column.rechunk().to_arrow()
     return Ragged(array.values.to_numpy(), array.offsets.to_numpy())
 

@@ -12,6 +12,7 @@ from recsys.bundle import Bundle
 from recsys.data.schema import FeatureSpec
 from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
+from recsys.model.elapsed import UNKNOWN_TIME
 from recsys.ragged import Ragged
 from serving.query import User, shown
 
@@ -26,6 +27,7 @@ class Profile:
         seen: int64 item rows that the user has interacted with.
         features: rows by user feature name; a missing feature is an unknown one.
         num_unknown: items of the request's history that were ignored.
+        times: int64, when the history's items were, where that is known and the model reads it.
     """
 
     row: int
@@ -33,6 +35,7 @@ class Profile:
     seen: np.ndarray
     features: Mapping[str, Sequence[int]]
     num_unknown: int = 0
+    times: np.ndarray | None = None
 
     @property
     def cold(self) -> bool:
@@ -57,7 +60,14 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
         if row == UNKNOWN:
             return Profile(row=row, history=_NOTHING, seen=_NOTHING, features=given)
         stored = {name: lists[0].tolist() for name, lists in bundle.users.features(row).items()}
-        return Profile(row=row, history=bundle.users.history(row), seen=bundle.users.seen(row), features=stored | given)
+        times = bundle.users.times(np.array([row]))
+        return Profile(
+            row=row,
+            history=bundle.users.history(row),
+            seen=bundle.users.seen(row),
+            features=stored | given,
+            times=None if times is None else times.values,
+        )
     assert user.history is not None, "a checked user has an id or a history"
     rows = bundle.items.rows(user.history)
     known = rows[rows != UNKNOWN]
@@ -73,8 +83,14 @@ def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "ba
     }
     history = Ragged.from_lists([profile.history for profile in profiles])
     users = np.array([profile.row for profile in profiles], dtype=np.int64)
-    query_BU: np.ndarray = bundle.towers.encode_users(history, features, users)
+    times = Ragged.from_lists([_times(profile) for profile in profiles])
+    query_BU: np.ndarray = bundle.towers.encode_users(history, features, users, times)
     return query_BU
+
+
+def _times(profile: Profile) -> np.ndarray:
+    """Return when the history's items were; those of a request come without times."""
+    return profile.times if profile.times is not None else np.full(len(profile.history), UNKNOWN_TIME)
 
 
 def _feature_rows(specs: Mapping[str, FeatureSpec], name: str, values: Sequence[str], *, path: str) -> list[int]:

@@ -1,11 +1,13 @@
 """Training examples straight from the event columns: no row per example is ever stored.
 
 Events are sorted by user and time, so what a user did before an event, and what the event's row is to predict, are two
-ranges of the item column that meet. Three kinds of rows come of that:
+ranges of the item column. Four kinds of rows come of that:
 
 * The log has an order: one row per event, the item that was chosen, after everything the same user did before.
 * The tower reads no history: rows of the same user would be alike, so there is one, with all the user's items as its
   positives. What a loss computes per row, it then computes once per user instead of once per event.
+* The tower reads a sequence: one row per window of a user's events (`recsys.data.windows`). It makes a vector at every
+  position, whose positive is the event after it.
 * The log has no order: one row per user again, whose items every epoch splits at random into a history and positives.
 """
 
@@ -19,6 +21,7 @@ from jaxtyping import Float
 
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives
+from recsys.data.windows import batches_of_like_length, cut_windows
 from recsys.errors import TrainingError
 from recsys.ragged import Ragged, gather_ranges
 
@@ -33,6 +36,7 @@ class Examples:
         row: ``(P,)`` int64, non-decreasing: the vector that each positive belongs to.
         item: ``(P,)`` int64 item rows, the positives.
         negative: ``(drawn,)`` int64 item rows to tell the positives from, as often as each was drawn.
+        time: per list, when the history's items were, in the dataset's unit; None where the log does not say.
     """
 
     user: np.ndarray
@@ -40,15 +44,17 @@ class Examples:
     row: np.ndarray
     item: np.ndarray
     negative: np.ndarray
+    time: Ragged | None = None
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Per row, the user and three bounds in the item column: of the history, of both, of the positives."""
+    """Per row, the user and two ranges of the item column: the history and the positives."""
 
     user: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
     first: np.ndarray
-    split: np.ndarray
     stop: np.ndarray
 
     def __len__(self) -> int:
@@ -61,6 +67,7 @@ class TrainingEvents:
     Args:
         dataset: a prepared dataset.
         longest: items of history to give at most; 0 for a tower that reads none.
+        by_position: whether the tower makes a vector at every position of a history, the start included.
         max_events_per_user: make positives only of each user's latest events (of so many at most, where the log has
             no order); None means of all.
         include_validation: learn from the validation split too.
@@ -72,13 +79,16 @@ class TrainingEvents:
         dataset: Dataset,
         *,
         longest: int,
+        by_position: bool = False,
         max_events_per_user: int | None = None,
         include_validation: bool = False,
         seed: int,
     ) -> None:
+        assert dataset.ordered or not by_position, "by_position: got a dataset without an order"
         events = dataset.events(*(("train", "validation") if include_validation else ("train",)))
         self._user, self._item = events.user, events.item
-        self._longest, self._seed = longest, seed
+        self._time = events.time if dataset.ordered and dataset.has_times else None
+        self._longest, self._by_position, self._seed = longest, by_position, seed
         self._is_split = not dataset.ordered and longest > 0
         self.num_items = len(dataset.items)
         self._rows, share = self._make_rows(len(dataset.users), max_events_per_user, by_event=dataset.ordered)
@@ -93,11 +103,16 @@ class TrainingEvents:
         first = stop - per_user
         split = first if most is None else np.maximum(first, stop - most)
         is_latest = np.arange(len(self._user)) >= split[self._user]
+        if self._by_position:
+            user, place, end = cut_windows(split, stop, length=self._longest)
+            # What is predicted is what is read, one event later.
+            return _Rows(user, np.maximum(first[user], place - 1), end - 1, place, end), is_latest
         if by_event and self._longest > 0:
             place, user = np.flatnonzero(is_latest), self._user[is_latest]
-            return _Rows(user, first[user], place, place + 1), is_latest
+            return _Rows(user, np.maximum(first[user], place - self._longest), place, place, place + 1), is_latest
         user = np.flatnonzero(per_user)
-        rows = _Rows(user, first[user], split[user], stop[user])
+        # Histories are empty, or drawn anew in every epoch.
+        rows = _Rows(user, first[user], first[user], split[user], stop[user])
         if not self._is_split:
             return rows, is_latest
         # Of n items, 1 to m are positives, all numbers alike: each item is one with chance (m + 1) / 2n.
@@ -136,7 +151,7 @@ class TrainingEvents:
 
         Args:
             epoch: number of the pass, from 0.
-            batch_size: rows per batch and rank.
+            batch_size: rows per batch and rank; windows on average, of which short ones make larger batches.
             negatives: draws each batch's negatives.
             rank: which of the ``world_size`` processes this is.
             world_size: number of processes; together they see every row at most once.
@@ -144,20 +159,33 @@ class TrainingEvents:
         """
         shuffle = np.random.default_rng([self._seed, epoch])
         item, rows = self._split(shuffle) if self._is_split else (self._item, self._rows)
-        order = shuffle.permutation(len(rows))
-        for step in range(skip, self.steps_per_epoch(batch_size=batch_size, world_size=world_size)):
-            start = (step * world_size + rank) * batch_size
-            row = order[start : start + batch_size]
-            first, split = rows.first[row], rows.split[row]
-            positives = gather_ranges(item, split, rows.stop[row])
+        steps = self.steps_per_epoch(batch_size=batch_size, world_size=world_size)
+        batches = self._batches(rows, shuffle, steps=steps, batch_size=batch_size, world_size=world_size)
+        for step in range(skip, steps):
+            row = batches[step * world_size + rank]
+            start, end = rows.start[row], rows.end[row]
+            history, positives = gather_ranges(item, start, end), gather_ranges(item, rows.first[row], rows.stop[row])
             random = np.random.default_rng([self._seed, epoch, step, rank])
             yield Examples(
                 user=rows.user[row],
-                history=gather_ranges(item, np.maximum(first, split - self._longest), split),
-                row=positives.row_of_values(),
+                history=history,
+                row=_last_positions(history, positives) if self._by_position else positives.row_of_values(),
                 item=positives.values,
                 negative=negatives.draw(random, positives.values),
+                time=None if self._time is None else gather_ranges(self._time, start, end),
             )
+
+    def _batches(
+        self, rows: _Rows, random: np.random.Generator, *, steps: int, batch_size: int, world_size: int
+    ) -> list[np.ndarray]:
+        """Return the places of each batch's rows: those of a step's ranks one after another."""
+        num_batches = steps * world_size
+        if not self._by_position:
+            return np.split(random.permutation(len(rows))[: num_batches * batch_size], num_batches)
+        # Windows are padded to the longest of a batch; what batches have alike is the number of their positives.
+        batches = batches_of_like_length(rows.stop - rows.first, num_batches=num_batches, random=random)
+        order = np.arange(num_batches).reshape(steps, world_size)
+        return [batches[place] for place in random.permutation(order).reshape(-1)]
 
     def _split(self, random: np.random.Generator) -> tuple[np.ndarray, _Rows]:
         """Return the items in a new random order within each user, and rows with a new number of positives.
@@ -167,5 +195,15 @@ class TrainingEvents:
         """
         item = self._item[np.lexsort((random.random(len(self._item)), self._user))]
         rows = self._rows
-        num_positives = random.integers(1, rows.stop - rows.split, endpoint=True)
-        return item, _Rows(rows.user, rows.first, rows.stop - num_positives, rows.stop)
+        first = rows.stop - random.integers(1, rows.stop - rows.first, endpoint=True)
+        return item, _Rows(rows.user, np.maximum(rows.start, first - self._longest), first, first, rows.stop)
+
+
+def _last_positions(history: Ragged, positives: Ragged) -> np.ndarray:
+    """Return the position that each positive comes after, the last one of a list for its last positive.
+
+    A list has one position more than items: its start. Only lists that begin with a user's first event have a positive
+    for it; where the start stands for all that was left out, nothing is predicted from it.
+    """
+    stop = np.cumsum(history.lengths + 1)
+    return gather_ranges(np.arange(stop[-1]), stop - positives.lengths, stop).values

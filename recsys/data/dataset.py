@@ -25,12 +25,14 @@ class Queries:
         history: per query, all items before the split, oldest first.
         target: per query, the distinct items to be found.
         mask_seen: whether items of the history may not be recommended.
+        time: per query, the times of the history's items in the dataset's unit; None where the log has none.
     """
 
     user: np.ndarray
     history: Ragged
     target: Ragged
     mask_seen: bool
+    time: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -42,6 +44,7 @@ class Queries:
             history=self.history.take(rows),
             target=self.target.take(rows),
             mask_seen=self.mask_seen,
+            time=None if self.time is None else self.time.take(rows),
         )
 
 
@@ -72,6 +75,11 @@ class Dataset:
     def ordered(self) -> bool:
         """Whether a user's events have an order (a time or a sequence number)."""
         return bool(self.manifest["ordered"])
+
+    @property
+    def has_times(self) -> bool:
+        """Whether it is known when an event was, not only in which order a user's events came."""
+        return self.manifest.get("time_unit") not in (None, "order")
 
     @property
     def mask_seen(self) -> bool:
@@ -121,17 +129,26 @@ class Dataset:
         events = self.events(*splits)
         return Ragged.from_lengths(events.item, np.bincount(events.user, minlength=len(self.users)))
 
+    def history_times(self, *splits: str) -> Ragged | None:
+        """Return the times of every user's items over the splits, in the manifest's unit; None where there are none."""
+        if not self.has_times:
+            return None
+        events = self.events(*splits)
+        return Ragged.from_lengths(events.time, np.bincount(events.user, minlength=len(self.users)))
+
     def queries(self, split: str) -> Queries:
         """Return one query per user of ``validation`` or ``test``; histories hold only events of earlier splits."""
         assert split in ("validation", "test"), split
         before = SPLITS[: SPLITS.index(split)]
         targets = self.histories(split)
         user = np.flatnonzero(targets.lengths)
+        times = self.history_times(*before)
         return Queries(
             user=user,
             history=self.histories(*before).take(user),
             target=_distinct(targets.take(user)),
             mask_seen=self.mask_seen,
+            time=None if times is None else times.take(user),
         )
 
 

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from recsys.data.schema import FeatureSpec, Side
 from recsys.errors import ArtifactError
-from recsys.model.layout import Layout
+from recsys.model.history import encode_whole, history_encoder
+from recsys.model.layout import HISTORY, HISTORY_TIME, ITEM_TABLE, Layout
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
 from recsys.widths import truncate, unit_queries
@@ -27,6 +28,8 @@ from recsys.widths import truncate, unit_queries
 WEIGHTS = "towers.safetensors"
 LAYOUT = "towers.json"
 _BATCH = 8192
+_BATCH_OF_HISTORIES = 128
+"""Encoders of histories work on every item, or pair of items, of a history at once."""
 
 
 class ExportedTowers(nn.Module):
@@ -51,7 +54,8 @@ class ExportedTowers(nn.Module):
                 for name, rows in layout.tables.items()
             }
         )
-        self.user_tower = Tower(len(layout.user_inputs), layout.config, side="user")
+        self.history = history_encoder(layout.config)
+        self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
         self.eval().requires_grad_(requires_grad=False)
 
@@ -62,33 +66,44 @@ class ExportedTowers(nn.Module):
 
     @torch.inference_mode()
     def encode_users(
-        self, history: Ragged, features: Mapping[str, Ragged] | None = None, users: np.ndarray | None = None
+        self,
+        history: Ragged,
+        features: Mapping[str, Ragged] | None = None,
+        users: np.ndarray | None = None,
+        times: Ragged | None = None,
     ) -> Float[np.ndarray, "batch query"]:
         """Encode users from their histories.
 
         Args:
-            history: per user, item rows, oldest first, all known; only the longest window's worth is read.
+            history: per user, item rows, oldest first, all known; only the latest are read.
             features: by feature name, per user, rows from `FeatureSpec.encode`; what is missing counts as unknown.
             users: ``(batch,)`` user rows or `UNKNOWN`; read only by models with a user-id table.
+            times: per user, when the history's items were, in the dataset's unit, `recsys.model.elapsed.UNKNOWN_TIME`
+                for any; None means all unknown. Read only by models with a time bias.
 
         Returns:
             ``(batch, query size)`` float32: a unit vector of full width, or, with a head per width, one for each width,
             narrowest first. An empty history without features gives what was trained on users' very first events.
         """
-        bags = self.layout.user_bags(history, features or {}, users)
-        return self._encode("user", bags, len(history))
+        bags = self.layout.user_bags(history, features or {}, users, times)
+        if HISTORY not in bags:
+            return self._encode("user", bags, len(history), batch=_BATCH)
+        # The lists of a batch are padded to its longest, so lists of like length go together.
+        order = np.argsort(bags[HISTORY].lengths, kind="stable")
+        bags = {name: bag.take(order) for name, bag in bags.items()}
+        return self._encode("user", bags, len(history), batch=_BATCH_OF_HISTORIES)[np.argsort(order)]
 
     @torch.inference_mode()
     def encode_items(self, items: np.ndarray, features: Mapping[str, Ragged]) -> Float[np.ndarray, "batch full"]:
         """Encode items: ``(n,)`` rows (`UNKNOWN` for an item without a trained id) and their features' rows."""
         bags = self.layout.item_bags(items, features)
-        return self._encode("item", bags, len(items))
+        return self._encode("item", bags, len(items), batch=_BATCH)
 
-    def _encode(self, side: Side, bags: Mapping[str, Ragged], n: int) -> np.ndarray:
-        if n <= _BATCH:
+    def _encode(self, side: Side, bags: Mapping[str, Ragged], n: int, *, batch: int) -> np.ndarray:
+        if n <= batch:
             return self._encode_batch(side, bags)
-        starts = range(0, n, _BATCH)
-        rows = [np.arange(start, min(start + _BATCH, n)) for start in starts]
+        starts = range(0, n, batch)
+        rows = [np.arange(start, min(start + batch, n)) for start in starts]
         parts = [{name: bag.take(some) for name, bag in bags.items()} for some in rows]
         return np.concatenate([self._encode_batch(side, part) for part in parts])
 
@@ -102,10 +117,20 @@ class ExportedTowers(nn.Module):
             )
             for source in inputs
         ]
+        if HISTORY in bags:
+            pooled.insert(0, self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME)))
         vector_BO: np.ndarray = tower(torch.cat(pooled, dim=-1)).numpy()
         if side == "user":
             return unit_queries(vector_BO, self.widths)
         return truncate(vector_BO, self.widths.full, self.widths)
+
+    def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
+        assert self.history is not None
+        item_TE = nn.functional.embedding(
+            torch.from_numpy(history.values), self.get_parameter(f"tables.{ITEM_TABLE}.weight")
+        )
+        time_T = None if times is None else torch.from_numpy(times.values)
+        return encode_whole(self.history, item_TE, torch.from_numpy(history.lengths), time_T)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and layout (JSON) into an existing folder."""

@@ -20,6 +20,10 @@ from recsys.ragged import Ragged
 
 ITEM_TABLE = "item"
 USER_TABLE = "user"
+HISTORY = "history"
+"""The lists that a history encoder reads; where the tables are looked up, the distinct items of all of them."""
+HISTORY_TIME = "history_time"
+"""The times of their items, where it reads those and they are known."""
 
 
 class Input(NamedTuple):
@@ -56,12 +60,23 @@ class Layout:
     @cached_property
     def user_inputs(self) -> tuple[Input, ...]:
         """What the user tower sees, in the order it is concatenated."""
-        inputs = []
-        if self.config.history == "mean":
-            inputs += [Input(f"history_{window}", ITEM_TABLE) for window in self.config.history_windows]
+        inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.windows]
         if self.config.user_id:
             inputs.append(Input("user_id", USER_TABLE))
         return (*inputs, *self._features("user"))
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """All that is looked up in a training step, by table."""
+        inputs = (*self.user_inputs, *self.item_inputs)
+        if self.config.encoded_history:
+            inputs = (Input(HISTORY, ITEM_TABLE), *inputs)
+        return tuple(source for table in self.tables for source in inputs if source.table == table)
+
+    @property
+    def num_user_vectors(self) -> int:
+        """Embeddings that the user tower sees: one per input, and the encoded history where there is an encoder."""
+        return len(self.user_inputs) + (self.config.encoded_history > 0)
 
     @cached_property
     def item_inputs(self) -> tuple[Input, ...]:
@@ -72,18 +87,25 @@ class Layout:
         return [Input(_feature_table(spec), _feature_table(spec)) for spec in self.specs if spec.side == side]
 
     def user_bags(
-        self, history: Ragged, features: Mapping[str, Ragged], users: np.ndarray | None = None
+        self,
+        history: Ragged,
+        features: Mapping[str, Ragged],
+        users: np.ndarray | None = None,
+        times: Ragged | None = None,
     ) -> dict[str, Ragged]:
-        """Return each user input's rows.
+        """Return each user input's rows, and those that a history encoder reads.
 
         Args:
             history: per example, item rows, oldest first; all known rows. Read only by a tower with a history.
             features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
+            times: per example, the times of the history's items; None means all unknown. Read only with ``time_bias``.
         """
-        bags: dict[str, Ragged] = {}
-        if self.config.history == "mean":
-            bags |= {f"history_{window}": history.last(window) for window in self.config.history_windows}
+        bags = {f"history_{window}": history.last(window) for window in self.config.windows}
+        if self.config.encoded_history:
+            bags[HISTORY] = history.last(self.config.encoded_history)
+        if self.config.time_bias and times is not None:
+            bags[HISTORY_TIME] = times.last(self.config.encoded_history)
         if self.config.user_id:
             bags["user_id"] = _one_each(users) if users is not None else Ragged.empty(len(history))
         return bags | self._feature_bags("user", features, len(history))

@@ -2,9 +2,11 @@
 
 One lookup per step serves both towers: side by side, the lists of users and the distinct items of the batch. The
 shorter side is filled up with empty bags, so that histories and items are pooled from the one shared item table in a
-single sharded call.
+single sharded call. An encoder of histories needs their items one by one: the distinct ones of the batch are a third
+list of bags, from whose vectors histories are put together.
 
-Shapes: ``user_VU`` (user vectors, query size), ``item_SD`` (samples, full width).
+Shapes: ``user_VU`` (user vectors, query size), ``item_SD`` (samples, full width), ``item_TE`` (items of all histories,
+embedding_dim), ``B`` lists.
 """
 
 from __future__ import annotations
@@ -16,13 +18,35 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
-from recsys.model.layout import Input, Layout
+from recsys.model.history import history_encoder
+from recsys.model.layout import HISTORY, HISTORY_TIME, Layout
+from recsys.model.sequence import SequenceEncoder
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The lists that an encoder reads.
+
+    Args:
+        place_T: ``(items,)`` places of all lists' items among the distinct ones.
+        length_B: ``(lists,)`` items of each list.
+        time_T: ``(items,)`` their times, where an encoder reads those.
+    """
+
+    place_T: Int[Tensor, " items"]
+    length_B: Int[Tensor, " lists"]
+    time_T: Int[Tensor, " items"] | None
+
+    def to(self, device: torch.device) -> Histories:
+        """Move to a device."""
+        time_T = None if self.time_T is None else self.time_T.to(device)
+        return Histories(self.place_T.to(device), self.length_B.to(device), time_T)
 
 
 @dataclass(frozen=True)
@@ -30,18 +54,21 @@ class Batch:
     """What one step looks up.
 
     Args:
-        features: every input's bags; stride is the larger of the two numbers.
+        features: every input's bags; stride is the largest number of them.
         num_lists: the first so many bags of user inputs are of users.
         num_samples: the first so many bags of item inputs are of items.
+        histories: for a model that encodes them.
     """
 
     features: KeyedJaggedTensor
     num_lists: int
     num_samples: int
+    histories: Histories | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
-        return Batch(self.features.to(device), self.num_lists, self.num_samples)
+        histories = None if self.histories is None else self.histories.to(device)
+        return Batch(self.features.to(device), self.num_lists, self.num_samples, histories)
 
 
 class TwoTower(nn.Module):
@@ -55,7 +82,6 @@ class TwoTower(nn.Module):
     def __init__(self, layout: Layout, *, device: torch.device) -> None:
         super().__init__()
         self.layout = layout
-        inputs = {source.name: source for source in (*layout.user_inputs, *layout.item_inputs)}
         dim = layout.config.embedding_dim
         self.tables = EmbeddingBagCollection(
             device=device,
@@ -64,33 +90,51 @@ class TwoTower(nn.Module):
                     name=table,
                     embedding_dim=dim,
                     num_embeddings=rows,
-                    feature_names=[source.name for source in inputs.values() if source.table == table],
+                    feature_names=[source.name for source in layout.inputs if source.table == table],
                     pooling=PoolingType.MEAN,
                     init_fn=partial(nn.init.normal_, std=1 / math.sqrt(dim)),
                 )
                 for table, rows in layout.tables.items()
             ],
         )
-        self.user_tower = Tower(len(layout.user_inputs), layout.config, side="user")
+        self.history = history_encoder(layout.config)
+        self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
-        """Return unnormalised vectors of users, one per list, and of items."""
+        """Return unnormalised vectors of items, and of users: one per list, or one per position of every list."""
         pooled = self.tables(batch.features).to_dict()
-        user_VC = torch.cat([pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs], dim=-1)
-        item_SC = torch.cat([pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs], dim=-1)
-        return self.user_tower(user_VC), self.item_tower(item_SC)
+        users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
+        if batch.histories is not None:
+            users = self._with_histories(users, pooled[HISTORY], batch.histories)
+        items = [pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs]
+        if self.training and self.layout.config.item_id_dropout > 0:
+            # As an item without a known id has it: an empty bag pools to zeros, and nothing is scaled up for that.
+            is_known_S1 = torch.rand_like(items[0][:, :1]) >= self.layout.config.item_id_dropout
+            items[0] = items[0] * is_known_S1
+        return self.user_tower(torch.cat(users, dim=-1)), self.item_tower(torch.cat(items, dim=-1))
+
+    def _with_histories(self, users: list[Tensor], distinct_IE: Tensor, histories: Histories) -> list[Tensor]:
+        """Return what the user tower sees at each of its vectors, encoded histories first."""
+        item_TE = nn.functional.embedding(histories.place_T, distinct_IE)
+        if isinstance(self.history, SequenceEncoder):
+            state_VE = self.history(item_TE, histories.length_B, histories.time_T)
+            return [state_VE, *(user_BE.repeat_interleave(histories.length_B + 1, dim=0) for user_BE in users)]
+        assert self.history is not None, "histories: got some for a model that encodes none"
+        return [self.history(item_TE, histories.length_B), *users]
 
 
 def make_batch(layout: Layout, user_bags: Mapping[str, Ragged], item_bags: Mapping[str, Ragged]) -> Batch:
-    """Join the bags of B users and of S items into one KeyedJaggedTensor, whose stride is the larger of the two.
+    """Join the bags of B users, of S items and of what histories hold into one KeyedJaggedTensor.
 
     Keys come in the order of the layout's tables, so that the sharded lookup need not permute them.
     """
     num_lists, num_samples = (len(next(iter(bags.values()))) for bags in (user_bags, item_bags))
-    stride = max(num_lists, num_samples)
-    bags = {**user_bags, **item_bags}
-    keys = [source.name for source in _by_table(layout)]
+    bags, histories = {**user_bags, **item_bags}, None
+    if HISTORY in user_bags:
+        bags[HISTORY], histories = _distinct(user_bags[HISTORY], user_bags.get(HISTORY_TIME))
+    keys = [source.name for source in layout.inputs]
+    stride = max(len(bags[key]) for key in keys)
     lengths = np.zeros((len(keys), stride), dtype=np.int64)
     for length, key in zip(lengths, keys, strict=True):
         length[: len(bags[key])] = bags[key].lengths
@@ -100,9 +144,12 @@ def make_batch(layout: Layout, user_bags: Mapping[str, Ragged], item_bags: Mappi
         lengths=torch.from_numpy(lengths.reshape(-1)),
         stride=stride,
     )
-    return Batch(features, num_lists, num_samples)
+    return Batch(features, num_lists, num_samples, histories)
 
 
-def _by_table(layout: Layout) -> list[Input]:
-    inputs = (*layout.user_inputs, *layout.item_inputs)
-    return [source for table in layout.tables for source in inputs if source.table == table]
+def _distinct(history: Ragged, times: Ragged | None) -> tuple[Ragged, Histories]:
+    """Return one bag for each distinct item, and where the lists' items are among them."""
+    items, places = np.unique(history.values, return_inverse=True)
+    time_T = None if times is None else torch.from_numpy(times.values)
+    histories = Histories(torch.from_numpy(places), torch.from_numpy(history.lengths), time_T)
+    return Ragged.from_lengths(items, np.ones(len(items), dtype=np.int64)), histories

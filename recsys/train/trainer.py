@@ -14,11 +14,11 @@ import numpy as np
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from recsys.config import TrainConfig, to_mapping
+from recsys.config import ModelConfig, TrainConfig, to_mapping
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
-from recsys.errors import ArtifactError, ConfigError, TrainingError
+from recsys.errors import ArtifactError, ConfigError, DataError, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
@@ -79,6 +79,7 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         ArtifactError: the dataset is unusable, or the run folder already holds a run and ``resume`` is off.
+        DataError: the dataset lacks what the model reads: an order, times, features of items.
         ConfigError: a setting is out of range, or CUDA was asked for where there is none.
         TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not
             finite.
@@ -96,8 +97,9 @@ class Trainer:
         self.options, self.config, self.process = options, options.config, process
         self.run_folder = options.out
         self.dataset_name, self.fingerprint = dataset.name, dataset.manifest["fingerprint"]
-        self._claim_run_folder()
         model = self.config.model
+        _check_readable(model, dataset)
+        self._claim_run_folder()
         self.widths = model.ladder
         self.layout = Layout(
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
@@ -107,6 +109,7 @@ class Trainer:
         self.events = TrainingEvents(
             dataset,
             longest=model.longest_history,
+            by_position=model.history == "sequence",
             max_events_per_user=self.config.max_events_per_user,
             include_validation=self.config.include_validation,
             seed=self.config.seed,
@@ -189,13 +192,14 @@ class Trainer:
 
     def _batch(self, examples: Examples) -> tuple[Batch, Samples]:
         """Return what is looked up, and what the loss knows of the vectors that come of it."""
-        samples = samples_of(examples, self.log_expected, user_V=examples.user)
+        vectors_B = examples.history.lengths + 1 if self.config.model.history == "sequence" else 1
+        samples = samples_of(examples, self.log_expected, user_V=np.repeat(examples.user, vectors_B))
         items = samples.item_S.numpy()
         user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
         batch = make_batch(
             self.layout,
-            self.layout.user_bags(examples.history, user_features, examples.user),
+            self.layout.user_bags(examples.history, user_features, examples.user, examples.time),
             self.layout.item_bags(items, item_features),
         )
         return batch.to(self.process.device), samples.to(self.process.device)
@@ -280,6 +284,18 @@ class Trainer:
             raise TrainingError(
                 f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
             )
+
+
+def _check_readable(model: ModelConfig, dataset: Dataset) -> None:
+    """Refuse settings that ask of a dataset what it does not hold."""
+    if model.history == "sequence" and not dataset.ordered:
+        raise DataError(f"history: got 'sequence', expected another one: the log of {dataset.path} has no order")
+    if model.time_bias and not dataset.has_times:
+        raise DataError(f"time_bias: got true, expected false: {dataset.path} does not say when events were")
+    if model.item_id_dropout > 0 and not any(spec.side == "item" for spec in dataset.specs):
+        raise DataError(
+            f"item_id_dropout: got {model.item_id_dropout}, expected 0: the items of {dataset.path} have no features"
+        )
 
 
 def _validation(dataset: Dataset, config: TrainConfig) -> Queries:

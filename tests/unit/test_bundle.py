@@ -294,8 +294,9 @@ print(bundle.searcher.search(query, k=2, rung=bundle.ladder.steps[-1]).rows_BK.s
 """
 
 
-def test_torchrec_is_not_needed_to_open_and_search(published):
-    command = [sys.executable, "-c", WITHOUT_TORCHREC, str(published)]
+@pytest.mark.parametrize("history", ["mean", "attention", "sequence"])
+def test_torchrec_is_not_needed_to_open_and_search(tmp_path, history):
+    command = [sys.executable, "-c", WITHOUT_TORCHREC, str(small_bundle(tmp_path, history=history))]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ran.stdout.strip() == "(3, 2)", ran.stderr
 

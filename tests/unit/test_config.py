@@ -93,6 +93,10 @@ def test_a_missing_file_is_named(tmp_path):
             lambda: TrainConfig(batch_size=1, loss=LossConfig(num_uniform_negatives=0)),
             "batch_size: got 1, expected above 1 without drawn negatives",
         ),
+        (
+            lambda: TrainConfig(model=ModelConfig(history="sequence")),
+            "loss.num_batch_negatives: got None, expected a number with history sequence",
+        ),
         (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),
         (
             lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),
@@ -100,6 +104,17 @@ def test_a_missing_file_is_named(tmp_path):
         ),
         (lambda: ModelConfig(embedding_dim=6), "embedding_dim: got 6, expected a multiple of 4"),
         (lambda: ModelConfig(history_windows=(5, 1)), "history_windows: got"),
+        (lambda: ModelConfig(history_windows=()), "history_windows: got"),
+        (lambda: ModelConfig(history="lstm"), "history: got 'lstm', expected one of mean, attention, sequence, none"),
+        (lambda: ModelConfig(history="sequence", sequence_length=0), "sequence_length: got 0, expected above 0"),
+        (lambda: ModelConfig(history="sequence", num_blocks=0), "num_blocks: got 0, expected above 0"),
+        (
+            lambda: ModelConfig(history="sequence", num_heads=3),
+            r"num_heads: got 3, expected a divisor of embedding_dim \(64\)",
+        ),
+        (lambda: ModelConfig(history="attention", num_heads=5), "num_heads: got 5"),
+        (lambda: ModelConfig(time_bias=True), "time_bias: got True, expected false with history mean"),
+        (lambda: ModelConfig(item_id_dropout=1.0), "item_id_dropout: got 1.0"),
         (lambda: ModelConfig(history="none"), "history: got 'none', expected mean without user_id"),
         (lambda: ModelConfig(dropout=1.0), "dropout: got 1.0"),
         (lambda: ModelConfig(hidden=(0,)), "hidden: got"),

@@ -43,6 +43,21 @@ def test_lists_take_four_bytes_a_value(path):
     assert users._histories.values.dtype == users._seen.values.dtype == np.uint32
 
 
+def test_times_are_kept_only_if_given(path, tmp_path):
+    assert UserStore.load(path, features=[], num_items=4).times(np.array([0])) is None
+    with pytest.raises(ArtifactError, match="column time: got None"):
+        UserStore.load(path, features=[], num_items=4, with_times=True)
+    histories, times = Ragged.from_lists([[3, 1], [], [2]]), Ragged.from_lists([[-5, 2**60], [], [7]])
+    users = UserStore(pl.Series(["a", "b", "c"]), histories=histories, seen=Ragged.empty(3), features={}, times=times)
+    users.save(tmp_path / "timed.parquet")
+    loaded = UserStore.load(tmp_path / "timed.parquet", features=[], num_items=4, with_times=True)
+    assert loaded.times(np.array([2, 0, 1])).values.tolist() == [7, -5, 2**60]
+    short = pl.read_parquet(tmp_path / "timed.parquet").with_columns(pl.col("time").list.head(1))
+    short.write_parquet(tmp_path / "timed.parquet")
+    with pytest.raises(ArtifactError, match="column time: got lists of other lengths than column history"):
+        UserStore.load(tmp_path / "timed.parquet", features=[], num_items=4, with_times=True)
+
+
 def test_distinct_values_of_each_list():
     lists = Ragged.from_lists([[3, 1, 3], [], [0, 0], [2, 1, 0]])
     found = distinct(lists, 4)

@@ -152,3 +152,45 @@ def test_a_batch_larger_than_the_data_is_refused(dataset):
     events = TrainingEvents(dataset, longest=10, seed=1)
     with pytest.raises(TrainingError, match=f"got 100000 on 1 process\\(es\\) for {len(events)} training rows"):
         events.steps_per_epoch(batch_size=100_000, world_size=1)
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_windows_predict_each_event_from_the_one_before(dataset, most):
+    log = dataset.events("train")
+    events = TrainingEvents(dataset, longest=4, by_position=True, max_events_per_user=most, seed=1)
+    predicted = []
+    for batch in all_batches(events, batch_size=16):
+        first = np.cumsum(batch.history.lengths + 1) - batch.history.lengths - 1
+        list_of_row = np.searchsorted(first, batch.row, side="right") - 1
+        assert batch.history.lengths.max() <= 4
+        for place, row, item in zip(list_of_row, batch.row, batch.item, strict=True):
+            user, read = batch.user[place], batch.history[place][: row - first[place]].tolist()
+            own = log.item[log.user == user].tolist()
+            # Items are distinct in this log, so the target's place is known.
+            assert read == own[: own.index(item)][-len(read) :] if read else own[0] == item
+            predicted.append((user, item))
+    expected = [
+        (user, item) for user in np.unique(log.user) for item in log.item[log.user == user][-(most or len(log)) :]
+    ]
+    assert sorted(predicted) == sorted(expected)
+
+
+def test_histories_come_with_their_times(dataset, monkeypatch):
+    log = dataset.events("train")
+    time_of = dict(zip(zip(log.user.tolist(), log.item.tolist(), strict=True), log.time.tolist(), strict=True))
+    for by_position in (False, True):
+        batch = all_batches(TrainingEvents(dataset, longest=3, by_position=by_position, seed=1))[0]
+        for row, user in enumerate(batch.user.tolist()):
+            assert batch.time[row].tolist() == [time_of[user, item] for item in batch.history[row].tolist()]
+    monkeypatch.setitem(dataset.manifest, "time_unit", "order")
+    assert all_batches(TrainingEvents(dataset, longest=3, seed=1))[0].time is None
+
+
+def test_windows_are_batched_by_length_over_all_ranks(dataset):
+    events = TrainingEvents(dataset, longest=20, by_position=True, seed=1)
+    batches = [batch for rank in range(2) for batch in all_batches(events, rank=rank, world_size=2, batch_size=8)]
+    assert len(batches) == 2 * events.steps_per_epoch(batch_size=8, world_size=2)
+    assert sum(len(batch.user) for batch in batches) == len(events) == 200
+    assert all(batch.history.lengths.max() <= 1.25 * batch.history.lengths.min() + 1 for batch in batches)
+    num_positives = [len(batch.item) for batch in batches]
+    assert max(num_positives) <= min(num_positives) + 2 * 20

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recsys import artifact
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
-from recsys.errors import ArtifactError, ConfigError, TrainingError
+from recsys.errors import ArtifactError, ConfigError, DataError, TrainingError
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.evaluate.verb import EvaluateOptions, evaluate
 from recsys.model.best import load_towers
@@ -223,3 +224,39 @@ def test_missing_towers_are_an_error(tmp_path):
 def test_steps_between_checkpoints_must_be_positive(simulated, tmp_path):
     with pytest.raises(ConfigError, match="checkpoint_every: got 0"):
         TrainOptions(dataset=simulated, out=tmp_path, checkpoint_every=0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"history": "attention", "history_windows": ()},
+        {"history": "sequence", "time_bias": True},
+        {"history": "sequence", "sequence_length": 6, "user_id": True, "item_id_dropout": 0.3},
+    ],
+    ids=str,
+)
+def test_history_encoders_learn_and_are_resumed(simulated, tmp_path, model):
+    settings = {"model": replace(CONFIG.model, **model), "batch_size": 20, "dense_learning_rate": 1e-2}
+    settings["loss"] = replace(CONFIG.loss, num_batch_negatives=0)
+    whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
+    train(options(simulated, tmp_path / "parts", epochs=1, **settings))
+    assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
+    for width in ("4", "8"):
+        assert whole[-1]["loss"][width] < whole[0]["loss"][width]
+
+
+@pytest.mark.parametrize(
+    ("model", "lacking", "message"),
+    [
+        ({"history": "sequence"}, {"ordered": False}, "history: got 'sequence'.* has no order"),
+        ({"history": "sequence", "time_bias": True}, {"time_unit": "order"}, "time_bias: got true, expected false"),
+        ({"item_id_dropout": 0.5}, {"features": []}, "item_id_dropout: got 0.5, expected 0: .* have no features"),
+    ],
+)
+def test_what_a_dataset_lacks_is_said_before_training_starts(simulated, tmp_path, monkeypatch, model, lacking, message):
+    opened = artifact.read_manifest
+    monkeypatch.setattr(artifact, "read_manifest", lambda *given: opened(*given) | lacking)
+    loss = replace(CONFIG.loss, num_batch_negatives=0)
+    with pytest.raises(DataError, match=message):
+        train(options(simulated, tmp_path / "run", model=replace(CONFIG.model, **model), loss=loss))
+    assert not (tmp_path / "run").exists()
