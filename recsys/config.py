@@ -162,6 +162,8 @@ class LossConfig:
     """Keep at each width only so many of a vector's negatives, those nearest at that width; none means all of them."""
     positive_ratio: float = 1.0
     """Bilateral softmax: temperature of the positives' side as a multiple of the negatives'."""
+    negative_weight: float = 1.0
+    """Bilateral softmax: weight of the negatives' side; above 1 vectors spread out more evenly."""
     distillation: float = 0.0
     """Weight of each narrower width's cross-entropy to the full width's softmax, beside its own to the positive."""
     energy_weight: float = 0.0
@@ -183,13 +185,11 @@ class LossConfig:
         _require(not self.learn_weights or min(self.weights) > 0, "weights", self.weights, "above 0 with learn_weights")
         kinds = typing.get_args(typing.get_type_hints(LossConfig)["kind"])
         _require(self.kind in kinds, "kind", self.kind, f"one of {', '.join(kinds)}")
-        _require(self.positive_ratio > 0, "positive_ratio", self.positive_ratio, "above 0")
-        _require(
-            self.positive_ratio == 1 or self.kind == "bilateral_softmax",
-            "positive_ratio",
-            self.positive_ratio,
-            f"1 with {self.kind}: only bilateral_softmax has a temperature of the positives' own",
-        )
+        for name in ("positive_ratio", "negative_weight"):
+            given = getattr(self, name)
+            _require(0 < given < math.inf, name, given, "above 0, and finite")
+            expected = f"1 with {self.kind}: only bilateral_softmax tells the two sides apart"
+            _require(given == 1 or self.kind == "bilateral_softmax", name, given, expected)
         for name in ("distillation", "energy_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")

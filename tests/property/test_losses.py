@@ -304,7 +304,7 @@ def test_a_steeper_profile_asks_for_more():
     assert energy_profile(widths, alpha=0.5) == pytest.approx((0.5, 0.5**0.5, 1.0))
 
 
-def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio):
+def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio, weight):
     """Width by width and user by user, as in arXiv 2312.12882, divided by the temperature of the negatives."""
     losses, users = [], problem.user[problem.row]
     for pairs in problem.naive_logits(user_VU, item_SD, temperatures):
@@ -313,18 +313,20 @@ def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio):
             if len(negatives) == 0:
                 continue
             positives = torch.stack([pairs[same][0] for same in np.flatnonzero(users == user)])
-            total = total + negatives.exp().sum().log() - ratio * (positives / ratio).exp().mean().log()
+            total = total + weight * negatives.exp().sum().log() - ratio * (positives / ratio).exp().mean().log()
         losses.append(total / len(pairs))
     return torch.stack(losses)
 
 
-@given(problem=problems(), ratio=st.floats(0.3, 3))
-def test_bilateral_softmax_equals_the_paper(problem, ratio):
+@given(problem=problems(), ratio=st.floats(0.3, 3), weight=st.floats(0.5, 2))
+def test_bilateral_softmax_equals_the_paper(problem, ratio, weight):
     temperatures, _ = settings(problem)
     ours, theirs = problem.leaves(), problem.leaves()
-    config = LossConfig(kind="bilateral_softmax", temperature=temperatures, positive_ratio=ratio)
+    config = LossConfig(
+        kind="bilateral_softmax", temperature=temperatures, positive_ratio=ratio, negative_weight=weight
+    )
     loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
-    expected_L = naive_bilateral(problem, **theirs, temperatures=temperatures, ratio=ratio)
+    expected_L = naive_bilateral(problem, **theirs, temperatures=temperatures, ratio=ratio, weight=weight)
     torch.testing.assert_close(own_L, expected_L.detach(), rtol=1e-9, atol=1e-9)
     loss.backward()
     if expected_L.requires_grad:
@@ -346,7 +348,7 @@ def test_a_positive_that_scores_low_is_pulled_less_the_lower_the_temperature_of_
     for ratio in (0.1, 1.0, 1000.0):
         positive = torch.tensor([3.0, 1.0], requires_grad=True)
         logits = Logits(positive, torch.ones(2))
-        bilateral_softmax([logits], same_user, positive_ratio=ratio).sum().backward()
+        bilateral_softmax([logits], same_user, positive_ratio=ratio, negative_weight=1).sum().backward()
         pulls.append(float(-positive.grad[1]))
     assert 0 <= pulls[0] < pulls[1] < pulls[2]
     assert pulls[2] == pytest.approx(0.5, abs=1e-2)
@@ -534,7 +536,7 @@ def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
         expected.append(
             sampled_softmax(few, problem.samples.row_P)
             if kind == "sampled_softmax"
-            else bilateral_softmax(few, problem.samples, positive_ratio=1)
+            else bilateral_softmax(few, problem.samples, positive_ratio=1, negative_weight=1)
         )
     expected_L = torch.cat(expected)
     torch.testing.assert_close(own_L, expected_L.detach(), rtol=1e-9, atol=1e-9)

@@ -62,6 +62,7 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: LossConfig(kind="full_softmax"), "num_uniform_negatives: got 512, expected 0 with full_softmax"),
         (lambda: LossConfig(positive_ratio=2.0), "positive_ratio: got 2.0, expected 1 with sampled_softmax"),
         (lambda: LossConfig(kind="bilateral_softmax", positive_ratio=0.0), "positive_ratio: got 0.0, expected above 0"),
+        (lambda: LossConfig(negative_weight=2.0), "negative_weight: got 2.0, expected 1 with sampled_softmax"),
         (lambda: LossConfig(num_popular_negatives=-1), "num_popular_negatives: got -1, expected 0 or more"),
         (lambda: LossConfig(popularity_power=0.0), "popularity_power: got 0.0, expected above 0"),
         (

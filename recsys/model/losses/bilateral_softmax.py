@@ -8,7 +8,8 @@ Positives that score low, noise perhaps, weigh less than in a plain mean, the mo
 the batch's positives of the same user and everything is divided by ``t2``, which is the width's temperature: the scale
 stays that of the sampled softmax, of which this is the variant without the positive in the denominator where every user
 of the batch is another one with one positive. (There ``t1`` has no effect: one positive has nothing to be weighed
-against.)
+against.) As in the authors' own code the negatives' side may weigh more than the positives', which is what most of the
+gain over the softmax comes from in their logs (1.1 to 1.2 on Yelp2018 and Gowalla).
 
 Shapes: ``P`` (vector, positive) pairs, ``V`` vectors, ``G`` users; ``L`` widths.
 """
@@ -25,13 +26,16 @@ from recsys.model.losses.partition import MASKED
 from recsys.model.losses.samples import Logits, Samples, segment_logsumexp
 
 
-def bilateral_softmax(logits: Sequence[Logits], samples: Samples, *, positive_ratio: float) -> Float[Tensor, " widths"]:
+def bilateral_softmax(
+    logits: Sequence[Logits], samples: Samples, *, positive_ratio: float, negative_weight: float
+) -> Float[Tensor, " widths"]:
     """Return each width's mean loss over the pairs.
 
     Args:
         logits: by width.
         samples: the vector of each pair, and the user of each vector.
         positive_ratio: ``t1 / t2``.
+        negative_weight: what the negatives' side is multiplied with.
     """
     users, group_P, count_G = torch.unique(samples.user_V[samples.row_P], return_inverse=True, return_counts=True)
     losses = []
@@ -40,5 +44,5 @@ def bilateral_softmax(logits: Sequence[Logits], samples: Samples, *, positive_ra
         positive_P = (positive_ratio * (together_G - count_G.to(together_G.dtype).log()))[group_P]
         negative_P = one.log_negatives_V[samples.row_P]
         # A vector whose every negative is its positive again has nothing to push away.
-        losses.append(torch.where(negative_P > MASKED / 2, negative_P - positive_P, 0).mean())
+        losses.append(torch.where(negative_P > MASKED / 2, negative_weight * negative_P - positive_P, 0).mean())
     return torch.stack(losses)

@@ -118,7 +118,12 @@ class MatryoshkaLoss(nn.Module):
         negatives = replace(everything, num_hardest=self.config.num_hard_negatives)
         logits = [one.logits(samples.row_P, negatives) for one in vectors]
         own_L = (
-            bilateral_softmax(logits, samples, positive_ratio=self.config.positive_ratio)
+            bilateral_softmax(
+                logits,
+                samples,
+                positive_ratio=self.config.positive_ratio,
+                negative_weight=self.config.negative_weight,
+            )
             if self.config.kind == "bilateral_softmax"
             else sampled_softmax(logits, samples.row_P)
         )
