@@ -232,8 +232,12 @@ class TrainConfig:
     """Passes over the training events at most."""
     patience: int = 3
     """Stop after this many epochs without a better validation ndcg@10 at full width."""
+    table_optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
+    """How tables learn, inside the backward pass. ``rowwise_adagrad`` keeps one number per row; ``adagrad`` one per
+    coordinate, as much memory again as the table, and so does not starve coordinates that only the wider widths train:
+    for towers that are little more than their tables."""
     table_learning_rate: float = 0.2
-    """Row-wise Adagrad's rate for the embedding tables."""
+    """The table optimizer's rate."""
     dense_learning_rate: float = 1e-3
     """AdamW's rate for the towers."""
     weight_decay: float = 1e-2
@@ -253,6 +257,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        optimizers = typing.get_args(typing.get_type_hints(TrainConfig)["table_optimizer"])
+        expected = f"one of {', '.join(optimizers)}"
+        _require(self.table_optimizer in optimizers, "table_optimizer", self.table_optimizer, expected)
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

@@ -19,7 +19,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ModuleSharder, ShardingType
-from torchrec.optim import RowWiseAdagrad
+from torchrec.optim import Adagrad, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -29,11 +29,13 @@ from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.process import Process
 
-# Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel is what runs it in the backward pass.
+# Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel optimizes in the backward pass.
 _PLACEMENTS = ParameterConstraints(
     sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
     compute_kernels=[EmbeddingComputeKernel.FUSED.value],
 )
+
+_TABLE_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad}
 
 _MEMORY_RESERVE = 0.25
 """Share of a device's memory that the planner leaves to activations, towers and the loss."""
@@ -46,7 +48,7 @@ class Sharded:
     Args:
         model: TorchRec's wrapper; call it like `TwoTower`.
         loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
-        dense_optimizer: AdamW over the towers and the loss. The tables' row-wise Adagrad needs no call: it runs in the
+        dense_optimizer: AdamW over the towers and the loss. The tables' optimizer needs no call: it runs in the
             backward pass.
     """
 
@@ -78,7 +80,9 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     torch.manual_seed(config.seed)
     model = TwoTower(layout, device=torch.device("meta"))
     apply_optimizer_in_backward(
-        RowWiseAdagrad, model.tables.parameters(), {"lr": config.table_learning_rate, "eps": 1e-8}
+        _TABLE_OPTIMIZERS[config.table_optimizer],
+        model.tables.parameters(),
+        {"lr": config.table_learning_rate, "eps": 1e-8},
     )
     sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
     planner = EmbeddingShardingPlanner(

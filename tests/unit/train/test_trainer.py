@@ -121,6 +121,15 @@ def test_rows_of_every_kind_learn_and_are_resumed(simulated, tmp_path, monkeypat
         assert whole[-1]["loss"][width] < whole[0]["loss"][width]
 
 
+def test_coordinates_of_their_own_rate_learn_and_are_resumed(finished, simulated, tmp_path):
+    settings = {"table_optimizer": "adagrad"}
+    whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
+    train(options(simulated, tmp_path / "parts", epochs=1, **settings))
+    assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
+    assert whole[-1]["loss"]["8"] < whole[0]["loss"]["8"]
+    assert whole[-1]["loss"] != record_of(finished)[-1]["loss"]
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)
