@@ -64,6 +64,8 @@ class ModelConfig:
     """Also learn a vector per user: helps known users where histories have no order, does nothing for new ones."""
     dropout: float = 0.1
     """Share of each tower's hidden units, and of the sequence encoder's, that are dropped in training."""
+    input_dropout: float = 0.0
+    """Share of each tower's inputs, coordinates of pooled embeddings, that are dropped in training: for small logs."""
     item_id_dropout: float = 0.0
     """Share of items whose id is hidden from the item tower in a training step, so that features alone can place new
     items."""
@@ -101,7 +103,7 @@ class ModelConfig:
             self.time_bias,
             f"false with history {self.history}: only the sequence encoder has one",
         )
-        for name in ("dropout", "item_id_dropout"):
+        for name in ("dropout", "input_dropout", "item_id_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(
             self.history != "none" or self.user_id,

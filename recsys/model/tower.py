@@ -57,6 +57,7 @@ class Tower(nn.Module):
         for hidden in config.hidden:
             layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
             width = hidden
+        self.input_dropout = nn.Dropout(config.input_dropout)
         self.deep = nn.Sequential(*layers)
         widths = config.ladder
         out_features = widths.query_size if side == "user" else widths.full
@@ -64,6 +65,7 @@ class Tower(nn.Module):
 
     def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch out"]:
         """Return unnormalised vectors: of full width for items, of the query size for users."""
+        pooled_BC = self.input_dropout(pooled_BC)
         hidden_BH = torch.cat([pooled_BC, self.deep(pooled_BC)], dim=-1) if len(self.deep) else pooled_BC
         vector_BO: Tensor = self.head(hidden_BH)
         return vector_BO
