@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.model.losses.blocks import scores_by_width
+from recsys.model.losses.blocks import items_by_width, queries_by_width
 from recsys.testing import queries, vectors, width_ladders
 from recsys.widths import as_queries, query_at, truncate, unit_queries
 
@@ -149,12 +149,13 @@ def test_truncating_a_batch_is_truncating_each_row(world, data):
 
 
 @given(world=ladder_queries_and_vectors())
-def test_blocks_add_up_to_every_widths_scores(world):
+def test_training_sees_what_serving_does_at_every_width(world):
     ladder, *both = world
     query_BU, item_ND = (torch.from_numpy(vector.astype(np.float64)) for vector in both)
-    for width, score_BN in zip(ladder, scores_by_width(query_BU, item_ND, ladder), strict=True):
-        expected = query_at(query_BU, width, ladder) @ truncate(item_ND, width, ladder).T
-        torch.testing.assert_close(score_BN, expected, atol=1e-9, rtol=0)
+    by_width = zip(ladder, queries_by_width(query_BU, ladder), items_by_width(item_ND, ladder), strict=True)
+    for width, query_Bw, item_Nw in by_width:
+        torch.testing.assert_close(query_Bw, query_at(query_BU, width, ladder), atol=1e-9, rtol=0)
+        torch.testing.assert_close(item_Nw, truncate(item_ND, width, ladder), atol=1e-9, rtol=0)
 
 
 @given(world=ladder_and_vectors(rows=8), scale=st.floats(0.01, 100))
@@ -184,7 +185,8 @@ def test_a_width_has_no_gradient_beyond_itself(world, data):
     ladder, *both = world
     place = data.draw(st.integers(0, len(ladder) - 1))
     query, item = (torch.from_numpy(vector.astype(np.float64)).requires_grad_() for vector in both)
-    list(scores_by_width(query, item, ladder))[place].sum().backward()
+    query_Bw, item_Nw = list(queries_by_width(query, ladder))[place], list(items_by_width(item, ladder))[place]
+    (query_Bw @ item_Nw.T).sum().backward()
     assert query.grad is not None
     assert item.grad is not None
     width = ladder.widths[place]
