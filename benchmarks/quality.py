@@ -1,8 +1,8 @@
 """The published-protocol benchmarks: what the full width reaches beside what was published, over seeds.
 
 The whole catalogue is ranked exactly, seen items are left out unless the recipe says otherwise, test is read once per
-seed. Settings stand in benchmarks/configs and come from a search on validation (benchmarks.search); the number of
-epochs is validation's choice too. Where a split is published as train and test alone, validation is cut from train to
+seed. Settings stand in benchmarks/configs and were chosen on validation (docs/quality.md says how); so is the
+number of epochs. Where a split is published as train and test alone, validation is cut from train to
 choose the epochs (with the first seed), and what is measured was trained on both for as many.
 
 docs/quality.md says how to read the figures; ``--table`` renews its table from the recorded ones.

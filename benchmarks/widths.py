@@ -6,8 +6,8 @@ cut to every narrower width: as it is (truncated); after rotating users and item
 items (PCA, not centred, since inner products are what counts, with and without making cut vectors unit vectors again);
 and with dimensions in random order (mean of three).
 
-Every number is of the test split, read once per seed, with the towers that validation chose; the settings come from a
-search on validation (benchmarks.search). Ratios are taken seed by seed. Containment and the share that Panorama touches
+Every number is of the test split, read once per seed, with the towers that validation chose; the settings were
+chosen on validation too. Ratios are taken seed by seed. Containment and the share that Panorama touches
 are of a seeded sample of users; seen items are left out of containment's lists but not of Panorama's.
 """
 
