@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,6 +61,9 @@ class Rung(RungSpec):
         size_bytes: index, plus the full-width store where it reranks.
         on_ladder: whether requests climb over it (see `climbable`); others are for requests that name a width or an
             overlap.
+        on_frontier: whether no other rung is at least as good in every respect; of a width that is on no frontier, one
+            rung is kept for requests that name it.
+        intervals: 95% intervals by the figure's name, such as ``overlap@100``, ``latency_p50_ms``, ``latency_p99_ms``.
 
     Raises:
         ConfigError: an overlap is not a share, or a latency not a positive number.
@@ -71,6 +74,8 @@ class Rung(RungSpec):
     latency_p99_ms: float
     size_bytes: int
     on_ladder: bool = True
+    on_frontier: bool = True
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,6 +131,7 @@ class Ladder:
             for entry in content["rungs"]:
                 fields = {key: value for key, value in entry.items() if key != "name"}
                 fields["overlap"] = {int(k): float(share) for k, share in fields["overlap"].items()}
+                fields["intervals"] = {name: (low, high) for name, (low, high) in fields["intervals"].items()}
                 rungs.append(Rung(**fields))
             return cls(rungs=tuple(rungs), measured=content["measured"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,138 @@
+"""FAISS's own indexes at full width: what one would use without trained prefixes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+
+from benchmarks.rivals import Index, Rival, Settings
+from recsys.index.cells import num_cells
+
+_PROBE_SHARES = (1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
+_DEPTHS = (1, 2, 4, 8)
+
+
+class FaissIndex(Index):
+    """An index of FAISS, searched with parameters made of an effort."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
+        """Search with ``nprobe`` or ``efSearch``, and ``k_factor`` times k candidates to refine."""
+        k_factor = effort.pop("k_factor", None)
+        kind = faiss.SearchParametersHNSW if "efSearch" in effort else faiss.SearchParametersIVF
+        inner = kind(**effort) if effort else None
+        if k_factor is None:
+            rows_1K: np.ndarray = self.index.search(query_1D, k, params=inner)[1]
+        else:
+            outer = faiss.IndexRefineSearchParameters(k_factor=k_factor, base_index_params=inner)
+            rows_1K = self.index.search(query_1D, k, params=outer)[1]
+        return rows_1K[0]
+
+    def save(self, path: Path) -> None:
+        """Write FAISS's format."""
+        faiss.write_index(self.index, str(path))
+
+
+class _Faiss(Rival):
+    module = "faiss"
+
+    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> FaissIndex:
+        """Train and fill an index that the factory makes."""
+        index = faiss.index_factory(item_ND.shape[1], settings["factory"], faiss.METRIC_INNER_PRODUCT)
+        _seed(index, seed, settings)
+        if not index.is_trained:
+            index.train(item_ND)
+        index.add(item_ND)
+        return FaissIndex(index)
+
+
+class Flat(_Faiss):
+    """Scans everything."""
+
+    name: ClassVar[str] = "faiss flat"
+
+    def builds(self, num_items: int, width: int) -> Sequence[Settings]:
+        """Return the one there is."""
+        return [{"factory": "Flat"}]
+
+    def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
+        """Return the one there is."""
+        return [{}]
+
+
+class HNSW(_Faiss):
+    """A graph over whole vectors, or over halves."""
+
+    name: ClassVar[str] = "faiss hnsw"
+
+    def builds(self, num_items: int, width: int) -> Sequence[Settings]:
+        """Vary the graph's degree and the vectors' precision."""
+        return [
+            {"factory": factory, "ef_construction": 200}
+            for factory in ("HNSW32,Flat", "HNSW32,SQfp16", "HNSW16,Flat", "HNSW48,Flat")
+        ]
+
+    def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
+        """Vary the length of the list, from k on."""
+        return [{"efSearch": k * multiple} for multiple in (1, 2, 3, 4, 6, 8, 12)]
+
+
+class _IVF(_Faiss):
+    codes: ClassVar[tuple[str, ...]]
+    refines: ClassVar[tuple[str, ...]] = (",RFlat", ",Refine(SQfp16)")
+
+    def builds(self, num_items: int, width: int) -> Sequence[Settings]:
+        """Vary the cells, the code and what refines."""
+        cells = num_cells(num_items)
+        numbers = [cells, cells // 2] if cells else []
+        return [
+            {"factory": f"IVF{number},{code.format(half=width // 2, quarter=width // 4)}{refine}"}
+            for number, refine, code in itertools.product(numbers, self.refines, self.codes)
+        ]
+
+    def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
+        """Vary cells and depth."""
+        cells = num_cells(num_items)
+        probes = sorted({max(1, round(cells * share)) for share in _PROBE_SHARES})
+        return [{"nprobe": nprobe, "k_factor": depth} for nprobe, depth in itertools.product(probes, _DEPTHS)]
+
+
+class RaBitQ(_IVF):
+    """One bit for each coordinate, scanned with SIMD, then refined."""
+
+    name: ClassVar[str] = "faiss ivf rabitq"
+    codes: ClassVar[tuple[str, ...]] = ("RaBitQfs",)
+
+
+class PQ(_IVF):
+    """4 bits for every 2 or 4 coordinates, scanned with SIMD, then refined."""
+
+    name: ClassVar[str] = "faiss ivf pq"
+    codes: ClassVar[tuple[str, ...]] = ("PQ{half}x4fs", "PQ{quarter}x4fs")
+
+
+class Panorama(_IVF):
+    """Whole vectors in levels, each given up as soon as it cannot be among the best."""
+
+    name: ClassVar[str] = "faiss ivf panorama"
+    codes: ClassVar[tuple[str, ...]] = ("FlatPanorama8",)
+    refines: ClassVar[tuple[str, ...]] = ("",)
+
+    def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
+        """Vary cells."""
+        return [{"nprobe": nprobe} for nprobe in sorted({effort["nprobe"] for effort in super().efforts(num_items, k)})]
+
+
+def _seed(index: Any, seed: int, settings: Settings) -> None:
+    inner = faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+    if isinstance(inner, faiss.IndexIVF):
+        inner.cp.seed = seed
+    if isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efConstruction = settings["ef_construction"]
