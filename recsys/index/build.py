@@ -12,8 +12,8 @@ import faiss
 import numpy as np
 from jaxtyping import Float
 
-from recsys.index.engines import Searcher, check_shape, check_unit
-from recsys.index.rungs import Engine
+from recsys.index.searcher import Searcher, check_shape, check_unit
+from recsys.index.specs import Engine
 from recsys.widths import WidthLadder, truncate
 
 MIN_CELLS = 16

@@ -19,9 +19,11 @@ from jaxtyping import Float
 
 from recsys.errors import ConfigError
 from recsys.index.build import num_cells
-from recsys.index.engines import Searcher, check_queries
+from recsys.index.checks import check_queries
+from recsys.index.searcher import Searcher
 from recsys.index.exact import NOTHING, exact_top_k
-from recsys.index.rungs import Ladder, Rung, RungSpec, climbable
+from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.specs import RungSpec
 from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at

@@ -17,8 +17,8 @@ import numpy as np
 
 from recsys.errors import ArtifactError
 from recsys.index.build import num_cells
-from recsys.index.engines import Searcher
-from recsys.index.rungs import Engine
+from recsys.index.searcher import Searcher
+from recsys.index.specs import Engine
 from recsys.widths import WidthLadder, truncate
 
 _SUFFIX = ".faiss"

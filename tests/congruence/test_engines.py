@@ -14,7 +14,7 @@ from recsys.index.build import build_searcher, num_cells
 from recsys.index.calibrate import default_specs, measure_ladder
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.files import load_searcher, write_indexes
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.ragged import Ragged
 from recsys.testing import small_dataset, small_towers

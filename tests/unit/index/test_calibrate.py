@@ -7,7 +7,8 @@ import pytest
 from recsys.errors import ConfigError, WidthError
 from recsys.index.build import MIN_ITEMS_FOR_IVF, build_searcher, num_cells
 from recsys.index.calibrate import MIN_RUNGS, default_specs, measure_ladder, usable_ks
-from recsys.index.rungs import Ladder, RungSpec
+from recsys.index.rungs import Ladder
+from recsys.index.specs import RungSpec
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 

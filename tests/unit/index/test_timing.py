@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from recsys.index.build import build_searcher
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import RungSpec
 from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int64
 
 from recsys.errors import RequestError, WidthError
 from recsys.index.exact import NOTHING
-from recsys.index.rungs import Engine, RungSpec
+from recsys.index.specs import Engine, RungSpec
 from recsys.widths import WidthLadder, query_at
 
 _UNIT_TOLERANCE = 1e-3
