@@ -21,6 +21,8 @@ from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
 _ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
     "exact": pb.SEARCH_ENGINE_EXACT,
     "ivf": pb.SEARCH_ENGINE_IVF,
+    "hnsw": pb.SEARCH_ENGINE_HNSW,
+    "certified": pb.SEARCH_ENGINE_CERTIFIED,
 }
 _NORMS: dict[Norm, pb.Norm.ValueType] = {"prefix": pb.NORM_PREFIX, "full": pb.NORM_FULL}
 _KINDS: dict[Kind, pb.FeatureKind.ValueType] = {

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from recsys.errors import ConfigError
-from recsys.index.build import num_cells
+from recsys.index.cells import num_cells
 from recsys.index.checks import check_queries
 from recsys.index.searcher import Searcher
 from recsys.index.exact import NOTHING, exact_top_k

@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -95,24 +95,17 @@ def _better(score: Any, row: Any, other_score: Any, other_row: Any) -> Any:
     return score > other_score or (score == other_score and row < other_row)
 
 
-def _number(code: Any) -> Any:
-    """Read a stored coordinate as float32; halves come as their 16 bits."""
-    raise NotImplementedError  # compiled code only
-
-
-@overload(_number, inline="always")
-def _number_of(code: Any) -> Any:
-    if code == types.uint16:
-        return lambda code: _half(code)
-    return lambda code: np.float32(code)
-
-
 @intrinsic
-def _half(_typing: Any, code: Any) -> Any:
-    """Read 16 bits as an IEEE half: one instruction for 8 or 16 of them where the processor has it."""
+def _number(_typing: Any, code: Any) -> Any:
+    """Read a stored coordinate as float32; a half comes as its 16 bits.
+
+    One instruction reads 8 or 16 halves at once where the processor has it, which numba's own types would not use.
+    """
 
     def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
+        if code == types.uint16:
+            return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
+        return builder.sitofp(values[0], ir.FloatType()) if code == types.int8 else values[0]
 
     return types.float32(code), generate
 

@@ -1,16 +1,13 @@
-"""Search over the item vectors at any rung: scan at one width, then score the candidates again at full width.
+"""Search over the item vectors at any rung: scan at one width, then score the candidates again at wider ones.
 
 The full-width vectors are stored once: the exact scan at full width and every rerank read that one array, usually
-mapped from the bundle's safetensors file. Each narrower width has its own contiguous copy of truncated vectors, because
-a scan of prefixes inside wide rows moves as much memory as a scan of the wide rows; what they and queries are there,
-`recsys.widths` says. Where the catalogue is large enough, each width also has an inverted file (IVF): cells of near
-vectors, of which a search visits the nearest few.
+mapped from the bundle's safetensors file, or a smaller copy of it in another code. What vectors and queries are at a
+width, `recsys.widths` says; how each engine scans, `recsys.index.engines`.
 
-FAISS checks little and fails quietly (a NaN query finds nothing, a filter on the outer parameters of a refining index
-is ignored), so queries are checked first, filters are given to the scan itself, and the rerank is done here.
+Filters are given to the scan itself: an answer never lacks an item because one that may not be given took its place.
 
-Shapes: ``query_BU`` (batch, query size), ``query_Bw`` (batch, width), ``store_ND`` (items, full width), ``rows_BC``
-(batch, candidates), ``rows_BK`` (batch, k).
+Shapes: ``query_BU`` (batch, query size), ``store_ND`` (items, full width), ``rows_BC`` (batch, candidates), ``rows_BK``
+(batch, k).
 """
 
 from __future__ import annotations
@@ -18,19 +15,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
 import numpy as np
 from jaxtyping import Float, Int64
 
-from recsys.errors import RequestError, WidthError
+from recsys.errors import RequestError
+from recsys.index.checks import check_queries, check_shape, checked_query_at
+from recsys.index.engines.protocol import Excluded, Index
 from recsys.index.exact import NOTHING
-from recsys.index.specs import Engine, RungSpec
-from recsys.widths import WidthLadder, query_at
-
-_UNIT_TOLERANCE = 1e-3
-_TINY = 1e-12  # squares below it may have lost digits to float32's underflow
+from recsys.index.rerank import Rescorer
+from recsys.index.specs import IndexSpec, RungSpec, StoreCode
+from recsys.index.store import Store
+from recsys.widths import WidthLadder
 
 
 @dataclass(frozen=True)
@@ -39,16 +36,18 @@ class SearchResult:
 
     Args:
         rows_BK: int64 item rows, `NOTHING` where no item was left.
-        scores_BK: float32 inner products of query and item at the rung's width, or at full width where it reranks;
-            minus infinity where no item was left.
+        scores_BK: float32 inner products of query and item at the rung's width, or at the width of its last stage (as
+            good as the code that was read); minus infinity where no item was left.
         scan_ms: time in the index, for the whole batch.
         rerank_ms: time scoring candidates again, for the whole batch.
+        touched_share: share of all items' coordinates that a certified search read; None for other engines.
     """
 
     rows_BK: Int64[np.ndarray, "batch k"]
     scores_BK: Float[np.ndarray, "batch k"]
     scan_ms: float
     rerank_ms: float
+    touched_share: float | None = None
 
 
 class Searcher:
@@ -57,7 +56,8 @@ class Searcher:
     Args:
         store_ND: float32, C-contiguous, unit rows: the one full-width copy of the item vectors.
         widths: the trained widths.
-        indexes: the FAISS index of each engine and width. An exact scan at full width needs none: it reads the store.
+        indexes: by what they are.
+        stores: what candidates are scored from, by code; float32 among them, which is ``store_ND`` itself.
     """
 
     def __init__(
@@ -65,14 +65,15 @@ class Searcher:
         store_ND: Float[np.ndarray, "items full"],
         *,
         widths: WidthLadder,
-        indexes: Mapping[tuple[Engine, int], Any],
+        indexes: Mapping[IndexSpec, Index],
+        stores: Mapping[StoreCode, Store],
     ) -> None:
         check_shape(store_ND, widths)
         self.widths = widths
         self.store_ND = store_ND
         self.indexes = dict(indexes)
-        flat = {width: _vectors_of(index) for (engine, width), index in self.indexes.items() if engine == "exact"}
-        self._flat: dict[int, np.ndarray] = {**flat, widths.full: store_ND}
+        self.stores = dict(stores)
+        self._rescorers = {code: Rescorer(store, widths=widths) for code, store in stores.items()}
 
     @property
     def num_items(self) -> int:
@@ -80,14 +81,20 @@ class Searcher:
         return len(self.store_ND)
 
     def supports(self, spec: RungSpec) -> bool:
-        """Whether there is an index for the rung."""
-        return spec.width in self._flat if spec.engine == "exact" else ("ivf", spec.width) in self.indexes
+        """Whether there is an index for the rung, and the store that it reads."""
+        return spec.index in self.indexes and spec.store in self.stores
 
     def size_bytes(self, spec: RungSpec) -> int:
-        """Bytes that a search at the rung may read: its index, and the full-width store where that is read too."""
-        store = self.store_ND.nbytes if spec.rerank or (spec.engine, spec.width) == ("exact", self.widths.full) else 0
-        index = self.indexes.get((spec.engine, spec.width))
-        return store + (_index_bytes(index) if index is not None else 0)
+        """Bytes that a search at the rung may read: its index, and the store and norms where those are read too."""
+        size = self.indexes[spec.index].size_bytes
+        whole = spec.engine == "exact" and spec.width == self.widths.full and not spec.levels
+        if spec.depth or whole:
+            size += self.stores[spec.store].size_bytes
+        if spec.depth:
+            # Prefixes' norms undo the scan's scaling, where its scores are of use, and scale those of the funnel.
+            read = {width for width, _ in spec.funnel} | ({spec.width} if self._known_width(spec) else set())
+            size += sum(norm_N.nbytes for width, norm_N in self.stores[spec.store].norm_of.items() if width in read)
+        return size
 
     def search(
         self,
@@ -99,9 +106,9 @@ class Searcher:
     ) -> SearchResult:
         """Return each query's best items at a rung.
 
-        A rung that reranks scans for ``max(k, rerank)`` candidates with the query of its width and answers with their
-        scores by the full-width query; any other answers with scores at its own width. An exact rung finds ``k`` items
-        whenever that many are not excluded; an IVF rung finds as many as its probed cells hold.
+        A rung that scores candidates again scans for at least ``k`` of them, and for as many as its first stage takes,
+        with the query of its width; each stage scores with the query of its own. An exact or certified rung finds ``k``
+        items whenever that many are not excluded; others find as many as their effort reaches.
 
         Args:
             query_BU: ``(batch, query size)`` float32 unit vectors, as `recsys.widths.unit_queries` gives them.
@@ -111,43 +118,32 @@ class Searcher:
 
         Raises:
             WidthError: the queries are not of the query size, not finite or not unit vectors, what is to be scaled at
-                the rung's width is all zeros, or that width was not trained.
+                one of the rung's widths is all zeros, or such a width was not trained.
             RequestError: ``k`` or ``exclude`` is out of range, or the bundle has no index for the rung.
         """
         self._check(query_BU, k=k, rung=rung, exclude=exclude)
         started = time.perf_counter()
-        num_candidates = min(max(k, rung.rerank), self.num_items)
-        rows_BC, scores_BC = self._scan(query_BU, num_candidates, rung, exclude)
+        excluded = Excluded(exclude) if exclude is not None and len(exclude) else None
+        num = min(max(k, rung.depth), self.num_items)
+        found = self.indexes[rung.index].search(query_BU, num, effort=rung, excluded=excluded)
+        rows_BC, scores_BC = found.rows_BC, found.scores_BC
+        scores_BC[rows_BC == NOTHING] = -np.inf
         scanned = time.perf_counter()
-        if rung.rerank:
-            rows_BC, scores_BC = self._rerank(query_BU, rows_BC, k)
+        known = self._known_width(rung)
+        for width, kept in self._stages(rung, k):
+            rows_BC, scores_BC = self._rescorers[rung.store].best(
+                query_BU, rows_BC, scores_BC, known=known, width=width, num=min(kept, rows_BC.shape[1])
+            )
+            known = width
         rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
         finished = time.perf_counter()
-        return SearchResult(rows_BK, scores_BK, scan_ms=1e3 * (scanned - started), rerank_ms=1e3 * (finished - scanned))
-
-    def _scan(
-        self, query_BU: np.ndarray, num: int, rung: RungSpec, exclude: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # FAISS keeps bare pointers to selectors: these names must outlive the search.
-        excluded = None if exclude is None or not len(exclude) else faiss.IDSelectorBatch(np.ascontiguousarray(exclude))
-        selector = None if excluded is None else faiss.IDSelectorNot(excluded)
-        query_Bw = _query_at(query_BU, rung.width, self.widths)
-        if rung.engine == "exact":
-            rows_BC, scores_BC = _scan_flat(query_Bw, self._flat[rung.width], num, selector)
-        else:
-            effort = {"nprobe": rung.nprobe} if selector is None else {"nprobe": rung.nprobe, "sel": selector}
-            parameters = faiss.SearchParametersIVF(**effort)
-            scores_BC, rows_BC = self.indexes["ivf", rung.width].search(query_Bw, num, params=parameters)
-        scores_BC[rows_BC == NOTHING] = -np.inf
-        return rows_BC, scores_BC
-
-    def _rerank(self, query_BU: np.ndarray, rows_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores_BC = self.score(query_BU, rows_BC)
-        if k < rows_BC.shape[1]:
-            best_BK = np.argpartition(scores_BC, -k, axis=1)[:, -k:]
-            rows_BC, scores_BC = np.take_along_axis(rows_BC, best_BK, 1), np.take_along_axis(scores_BC, best_BK, 1)
-        order_BK = np.lexsort((rows_BC, -scores_BC), axis=1)
-        return np.take_along_axis(rows_BC, order_BK, 1), np.take_along_axis(scores_BC, order_BK, 1)
+        return SearchResult(
+            rows_BK,
+            scores_BK,
+            scan_ms=1e3 * (scanned - started),
+            rerank_ms=1e3 * (finished - scanned),
+            touched_share=found.touched_share,
+        )
 
     def score(
         self, query_BU: Float[np.ndarray, "batch query"], rows_BC: Int64[np.ndarray, "batch candidates"]
@@ -156,7 +152,7 @@ class Searcher:
 
         Reads the rows where they lie: no copy of the candidates' vectors is made.
         """
-        query_BD = _query_at(query_BU, self.widths.full, self.widths)
+        query_BD = checked_query_at(query_BU, self.widths.full, self.widths)
         rows_BC = np.ascontiguousarray(rows_BC)
         scores_BC = np.empty(rows_BC.shape, dtype=np.float32)
         faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
@@ -169,13 +165,24 @@ class Searcher:
         )
         return scores_BC
 
+    def _stages(self, rung: RungSpec, k: int) -> list[tuple[int, int]]:
+        """Return the width of each stage after the scan, and how many candidates it leaves."""
+        widths = [width for width, _ in rung.funnel] + ([self.widths.full] if rung.rerank else [])
+        taken = [depth for _, depth in rung.funnel] + ([rung.rerank] if rung.rerank else [])
+        return [(width, max(k, left)) for width, left in zip(widths, [*taken[1:], k][: len(widths)], strict=True)]
+
+    def _known_width(self, rung: RungSpec) -> int:
+        """Return the width at which the scan's scores are exact and the beginning of wider ones, 0 for none."""
+        return rung.width if rung.code == "float32" and self.widths.head == "tied" else 0
+
     def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, exclude: np.ndarray | None) -> None:
-        self.widths.require(rung.width)
+        for width in (rung.width, rung.routing_width, *(width for width, _ in rung.funnel)):
+            self.widths.require(width)
+        if rung.funnel and rung.funnel[-1][0] == self.widths.full:
+            raise RequestError("rung", f"got {rung.name}, expected a funnel below the full width, which rerank is for")
         if not self.supports(rung):
-            have = sorted(f"{engine}{width}" for engine, width in self.indexes)
-            raise RequestError(
-                "rung", f"got {rung.name}, expected one with an index: exact{self.widths.full} or one of {have}"
-            )
+            have = sorted(index.name for index in self.indexes), sorted(self.stores)
+            raise RequestError("rung", f"got {rung.name}, expected one of indexes {have[0]} and stores {have[1]}")
         check_queries(query_BU, self.widths)
         if k < 1:
             raise RequestError("k", f"got {k}, expected at least 1")
@@ -185,53 +192,6 @@ class Searcher:
             )
 
 
-def _vectors_of(index: Any) -> np.ndarray:
-    """View a flat index's vectors; the view holds no reference, so the index must live as long."""
-    shape = (int(index.ntotal), int(index.d))
-    vector_Nw: np.ndarray = faiss.rev_swig_ptr(index.get_xb(), shape[0] * shape[1]).reshape(shape)
-    return vector_Nw
-
-
-def _scan_flat(query_Bw: np.ndarray, vector_Nw: np.ndarray, num: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Scan vectors where they lie: what ``IndexFlatIP.search`` does, for an array that FAISS need not own."""
-    rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
-    scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
-    faiss.knn_inner_product(
-        faiss.swig_ptr(query_Bw),
-        faiss.swig_ptr(vector_Nw),
-        vector_Nw.shape[1],
-        len(query_Bw),
-        len(vector_Nw),
-        num,
-        faiss.swig_ptr(scores_BC),
-        faiss.swig_ptr(rows_BC),
-        selector,
-    )
-    return rows_BC, scores_BC
-
-
-def _query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> np.ndarray:
-    """Do what `query_at` does, contiguously, without repeating its checks for unit vectors that passed them."""
-    if widths.head == "per_width":
-        return np.ascontiguousarray(query_BU[:, widths.query_blocks[widths.index(width)]])
-    prefix_Bw = query_BU[:, :width]
-    if width == widths.full or widths.norm == "full":
-        return np.ascontiguousarray(prefix_Bw)
-    square_B1 = np.einsum("bw,bw->b", prefix_Bw, prefix_Bw)[:, None]
-    if square_B1.min(initial=1.0) < _TINY:
-        return np.ascontiguousarray(query_at(query_BU, width, widths))
-    unit_Bw: np.ndarray = prefix_Bw / np.sqrt(square_B1)
-    return unit_Bw
-
-
-def _index_bytes(index: Any) -> int:
-    """Return the bytes of an index's vectors, ids and cell centres."""
-    num, width = int(index.ntotal), int(index.d)
-    if isinstance(index, faiss.IndexIVF):
-        return num * (4 * width + 8) + int(index.nlist) * 4 * width
-    return num * 4 * width
-
-
 def use_one_thread() -> None:
     """Make FAISS search on the calling thread alone.
 
@@ -239,37 +199,6 @@ def use_one_thread() -> None:
     pool's size is the number of threads that compute. More of those than cores ruins the tail of the latency.
     """
     faiss.omp_set_num_threads(1)
-
-
-def check_shape(vector_ND: np.ndarray, widths: WidthLadder) -> None:
-    """Raise `WidthError` unless these are float32, C-contiguous, of full width and at least one."""
-    if vector_ND.ndim != 2 or vector_ND.shape[1] != widths.full or not len(vector_ND):
-        raise WidthError(f"vectors: got shape {vector_ND.shape}, expected (n, {widths.full}) with n at least 1")
-    if vector_ND.dtype != np.float32 or not vector_ND.flags.c_contiguous:
-        layout = "" if vector_ND.flags.c_contiguous else ", not C-contiguous"
-        raise WidthError(f"vectors: got {vector_ND.dtype}{layout}, expected C-contiguous float32")
-
-
-def check_queries(query_BU: np.ndarray, widths: WidthLadder) -> None:
-    """Raise `WidthError` unless these are finite float32 queries whose vectors all have unit length."""
-    if query_BU.ndim != 2 or query_BU.shape[1] != widths.query_size or query_BU.dtype != np.float32:
-        raise WidthError(
-            f"query: got shape {query_BU.shape} of {query_BU.dtype}, expected (batch, {widths.query_size}) of float32"
-        )
-    _refuse_non_unit([query_BU[:, block] for block in widths.query_blocks], "query")
-
-
-def check_unit(vector_BD: np.ndarray, what: str) -> None:
-    """Raise `WidthError`, naming ``what`` and the first row at fault, unless all rows are finite and of L2 norm 1."""
-    _refuse_non_unit([vector_BD], what)
-
-
-def _refuse_non_unit(parts: list[np.ndarray], what: str) -> None:
-    square_LB = np.array([np.einsum("bd,bd->b", part_Bw, part_Bw) for part_Bw in parts])
-    unit_LB = np.abs(square_LB - 1) < _UNIT_TOLERANCE  # false for NaN
-    if not unit_LB.all():
-        place, row = np.argwhere(~unit_LB)[0]
-        raise WidthError(f"{what}: row {row}: got L2 norm {square_LB[place, row] ** 0.5}, expected 1")
 
 
 def _pad(rows_BC: np.ndarray, scores_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -114,7 +114,9 @@ class RungSpec(IndexSpec):
         object.__setattr__(self, "funnel", tuple((int(width), int(depth)) for width, depth in self.funnel))
         widths = [self.width, *(width for width, _ in self.funnel)]
         depths = [*(depth for _, depth in self.funnel), *([self.rerank] if self.rerank else [])]
-        if any(low >= high for low, high in itertools.pairwise(widths)):
+        # What a lossy code found may be scored again at the very width of the scan.
+        first = [width + 1 for width in widths[1:2]] if self.code != "float32" else widths[1:2]
+        if any(low >= high for low, high in [*zip(widths, first, strict=False), *itertools.pairwise(widths[1:])]):
             raise ConfigError(f"funnel: got widths {widths} from the scan on, expected them strictly increasing")
         if any(depth < 1 for depth in depths) or any(high < low for high, low in itertools.pairwise(depths)):
             raise ConfigError(f"funnel, rerank: got depths {depths}, expected positive ones that never rise")
@@ -139,8 +141,8 @@ class RungSpec(IndexSpec):
         return f"{self.index.name}{effort}{stages}{rerank}{store}"
 
 
-def brief(spec: RungSpec) -> dict[str, Any]:
-    """Return the fields of a rung, or of anything made from one, that differ from their defaults."""
+def brief(spec: IndexSpec) -> dict[str, Any]:
+    """Return the fields of an index or a rung, measured or not, that differ from their defaults."""
     defaults = {field.name: field.default for field in fields(spec) if field.default is not MISSING}
     return {key: value for key, value in asdict(spec).items() if key not in defaults or value != defaults[key]}
 

@@ -27,6 +27,7 @@ _NAME = "item_vectors"
 _LENGTH_BYTES = 8
 _DTYPES = {"F32": np.dtype("<f4"), "U16": np.dtype("<u2"), "I8": np.dtype("i1"), "I64": np.dtype("<i8")}
 _LARGEST_BYTE = 127
+_STORE_TOLERANCE = 1 / _LARGEST_BYTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +51,45 @@ class Store:
         return self.code_ND.nbytes + (0 if self.scale_D is None else self.scale_D.nbytes)
 
 
-def make_store(store_ND: Float[np.ndarray, "items full"], code: StoreCode) -> Store:
-    """Encode float32 vectors."""
+def make_store(
+    store_ND: Float[np.ndarray, "items full"], code: StoreCode, *, norm_of: Mapping[int, np.ndarray]
+) -> Store:
+    """Encode float32 vectors, whose prefixes have these norms."""
     if code == "float32":
-        return Store(code_ND=store_ND)
+        return Store(code_ND=store_ND, norm_of=norm_of)
     if code == "fp16":
-        return Store(code_ND=store_ND.astype(np.float16).view(np.uint16))
+        return Store(code_ND=store_ND.astype(np.float16).view(np.uint16), norm_of=norm_of)
     # A column of zeros keeps any scale.
     scale_D = np.maximum(np.abs(store_ND).max(axis=0), np.finfo(np.float32).tiny) / _LARGEST_BYTE
-    return Store(code_ND=np.rint(store_ND / scale_D).astype(np.int8), scale_D=scale_D.astype(np.float32))
+    return Store(code_ND=np.rint(store_ND / scale_D).astype(np.int8), scale_D=scale_D, norm_of=norm_of)
+
+
+def save_store(store: Store, path: Path) -> None:
+    """Write codes, and scales where there are any; not the norms."""
+    save_tensors({"codes": store.code_ND} | ({} if store.scale_D is None else {"scales": store.scale_D}), path)
+
+
+def load_store(
+    path: Path, code: StoreCode, store_ND: Float[np.ndarray, "items full"], *, norm_of: Mapping[int, np.ndarray]
+) -> Store:
+    """Map what `save_store` wrote of these vectors, or raise `ArtifactError`."""
+    tensors, _ = map_tensors(path, names=["codes", "scales"] if code == "sq8" else ["codes"])
+    store = Store(code_ND=tensors["codes"], scale_D=tensors.get("scales"), norm_of=norm_of)
+    wanted = make_store(store_ND[:1], code, norm_of={})
+    if (store.code_ND.shape, store.code_ND.dtype) != (store_ND.shape, wanted.code_ND.dtype):
+        got = f"{store.code_ND.dtype} of {store.code_ND.shape}"
+        raise ArtifactError(f"{path}: codes: got {got}, expected {wanted.code_ND.dtype} of {store_ND.shape}")
+    rows = np.unique(np.linspace(0, len(store_ND) - 1, num=8, dtype=np.int64))
+    if not np.allclose(_decoded(store, rows), store_ND[rows], atol=_STORE_TOLERANCE):
+        raise ArtifactError(f"{path}: codes: not those of the item vectors")
+    return store
+
+
+def _decoded(store: Store, rows: np.ndarray) -> np.ndarray:
+    code_RD = store.code_ND[rows]
+    if store.scale_D is not None:
+        return code_RD * store.scale_D
+    return code_RD.view(np.float16) if code_RD.dtype == np.uint16 else code_RD
 
 
 def prefix_norms(store_ND: Float[np.ndarray, "items full"], widths: WidthLadder) -> dict[int, np.ndarray]:
@@ -66,6 +97,21 @@ def prefix_norms(store_ND: Float[np.ndarray, "items full"], widths: WidthLadder)
     if widths.norm == "full":
         return {}
     return {width: np.linalg.norm(store_ND[:, :width], axis=1) for width in widths.widths[:-1]}
+
+
+def save_norms(norm_of: Mapping[int, np.ndarray], path: Path) -> None:
+    """Write the norms of prefixes."""
+    save_tensors({str(width): norm_N for width, norm_N in norm_of.items()}, path)
+
+
+def load_norms(path: Path, store_ND: Float[np.ndarray, "items full"], widths: WidthLadder) -> dict[int, np.ndarray]:
+    """Map what `save_norms` wrote of these vectors, or raise `ArtifactError`."""
+    tensors, _ = map_tensors(path, names=[str(width) for width in widths.widths[:-1]])
+    for name, norm_N in tensors.items():
+        if norm_N.shape != (len(store_ND),) or norm_N.dtype != np.float32:
+            got = f"{norm_N.dtype} of {norm_N.shape}"
+            raise ArtifactError(f"{path}: {name}: got {got}, expected float32 of {(len(store_ND),)}")
+    return {int(name): norm_N for name, norm_N in tensors.items()}
 
 
 def save_vectors(store_ND: Float[np.ndarray, "items full"], path: Path, *, metadata: dict[str, str]) -> None:
@@ -89,7 +135,9 @@ def map_vectors(path: Path) -> tuple[Float[np.ndarray, "items full"], dict[str, 
     return store_ND, metadata
 
 
-def save_tensors(tensors: Mapping[str, np.ndarray], path: Path, *, metadata: dict[str, str]) -> None:
+def save_tensors(
+    tensors: Mapping[str, np.ndarray], path: Path, *, metadata: dict[str, str] | None = None
+) -> None:
     """Write arrays and notes about them as a safetensors file."""
     save_file(dict(tensors), path, metadata=metadata)
 
