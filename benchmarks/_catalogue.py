@@ -2,8 +2,8 @@
 
 No public dataset has a million items *and* users whose behaviour a model can be trained on. So each simulated item lies
 between a trained one and one of its nearest neighbours, plus noise: as far from its parent as that is from its own
-nearest neighbour, in the directions in which neighbours differ. Each dimension is then scaled by one gain so that
-the energy of the trained items, dimension by dimension, comes back. What narrow widths and quantisers live on, the
+nearest neighbour, in the directions in which neighbours differ. One gain for each dimension, and one for the noise, are
+fitted so that the energy of the trained items, dimension by dimension, and the median distance come back. What narrow widths and quantisers live on, the
 energy profile and the distances between neighbours, so stays like the real one (tests hold it to that); what a million
 real items would add, more kinds of things, does not come from nowhere. Queries are those of real users.
 
@@ -23,7 +23,7 @@ from recsys.index.exact import exact_top_k
 CHUNK = 1 << 17
 """Items that are made, and scored, at a time."""
 _NUM_NEIGHBOURS = 4
-_NUM_PROBES = 20_000
+_NUM_PROBES, _NUM_DISTANCES, _NUM_FITS = 20_000, 2000, 5
 
 
 class Catalogue:
@@ -44,8 +44,18 @@ class Catalogue:
         spread_D = np.sqrt((step_ND.astype(np.float64) ** 2).mean(axis=0))
         self._spread_D = (spread_D / np.linalg.norm(spread_D)).astype(np.float32)
         self._gain_D = np.ones(item_ND.shape[1], dtype=np.float32)
-        probe_GD = self._grow(_NUM_PROBES, np.random.default_rng([seed, 0]))
-        self._gain_D = np.sqrt((self.item_ND**2).mean(axis=0) / np.maximum((probe_GD**2).mean(axis=0), 1e-12))
+        self._noise = 1.0
+        self._fit()
+
+    def _fit(self) -> None:
+        """Set the gains and the noise so that energy and distances to trained items are those of trained items."""
+        energy_D, distance = (self.item_ND**2).mean(axis=0), float(np.median(self._distance_N))
+        for _ in range(_NUM_FITS):
+            probe_GD = self._grow(_NUM_PROBES, np.random.default_rng([self.seed, 0]))
+            self._gain_D *= np.sqrt(energy_D / np.maximum((probe_GD**2).mean(axis=0), 1e-12))
+            score_G1, _ = exact_top_k(probe_GD[:_NUM_DISTANCES], self.item_ND, k=1)
+            near = float(np.median(np.sqrt(np.maximum(2 - 2 * score_G1, 0))))
+            self._noise *= distance / max(near, 1e-6)
 
     def vectors(self, num: int) -> Float[np.ndarray, "num dim"]:
         """Return the first ``num`` items in memory: the trained ones, then simulated ones."""
@@ -82,7 +92,7 @@ class Catalogue:
         step_GD = part_G1 * (self.item_ND[other_G] - self.item_ND[parent_G])
         left_G1 = self._distance_N[parent_G, None] ** 2 - (step_GD**2).sum(axis=1, keepdims=True)
         noise_GD = random.standard_normal((num, len(self._spread_D)), dtype=np.float32) * self._spread_D
-        grown_GD = self.item_ND[parent_G] + step_GD + np.sqrt(np.maximum(left_G1, 0)) * noise_GD
+        grown_GD = self.item_ND[parent_G] + step_GD + self._noise * np.sqrt(np.maximum(left_G1, 0)) * noise_GD
         grown_GD *= self._gain_D
         unit_GD: np.ndarray = grown_GD / np.linalg.norm(grown_GD, axis=1, keepdims=True)
         return unit_GD

@@ -20,12 +20,13 @@ import numpy as np
 from benchmarks._catalogue import blocked_top_k
 from benchmarks._frontiers import Point
 from benchmarks.rivals import Index, Rival, RivalSearch, Way
-from benchmarks.rivals.faiss_indexes import Flat
+from benchmarks.rivals.faiss_indexes import FlatView
 from recsys.index import frontier
-from recsys.index.build import build_searcher
+from recsys.index.build import build_for
 from recsys.index.calibrate import MAX_RUNGS, calibrate, is_exact
 from recsys.index.halving import Bench, Trial, costs
 from recsys.index.space import LadderSpace
+from recsys.index.specs import RungSpec
 from recsys.index.timing import LadderSearch
 from recsys.index.truth import Truth
 from recsys.ragged import Ragged
@@ -93,9 +94,26 @@ class Contest:
 
 
 def label_recall(rows_QK: np.ndarray, target: Ragged) -> float:
-    """Return the mean share of each query's held-out items among its rows."""
-    hits = [np.isin(wanted, rows_K).mean() for rows_K, wanted in zip(rows_QK, target, strict=True)]
-    return float(np.mean(hits))
+    """Return the mean share of each query's held-out items, at least one, among its rows."""
+    query_V = target.row_of_values()
+    found_V = (rows_QK[query_V] == target.values[:, None]).any(axis=1)
+    return float((np.bincount(query_V, weights=found_V, minlength=len(target)) / target.lengths).mean())
+
+
+class _BesideFlat:
+    """Answers at a rung, or by the exact scan that everybody is timed in turns with."""
+
+    def __init__(self, ladder: LadderSearch, flat: RivalSearch) -> None:
+        self.ladder = ladder
+        self.flat = flat
+
+    def __call__(self, query: int, spec: RungSpec | Way, k: int) -> np.ndarray:
+        """Return one query's rows, best first."""
+        return self.flat(query, spec, k) if isinstance(spec, Way) else self.ladder(query, spec, k)
+
+    def size_bytes(self, spec: RungSpec | Way) -> int:
+        """Return the memory of either."""
+        return self.flat.size_bytes(spec) if isinstance(spec, Way) else self.ladder.searcher.size_bytes(spec)
 
 
 def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
@@ -103,13 +121,7 @@ def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
     started = perf_counter()
     num_items, widths = len(contest.item_ND), contest.widths
     specs = space.specs(widths, num_items=num_items, k=KS[-1], seed=contest.seed)
-    searcher = build_searcher(
-        contest.item_ND,
-        widths=widths,
-        seed=contest.seed,
-        indexes=sorted({spec.index for spec in specs}, key=lambda index: index.name),
-        stores=sorted({spec.store for spec in specs}),
-    )
+    searcher = build_for(contest.item_ND, specs, widths=widths, seed=contest.seed)
     build_s = perf_counter() - started
     ladder = calibrate(
         searcher,
@@ -122,12 +134,16 @@ def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
     minutes = (perf_counter() - started) / 60
     rungs = {rung.name: rung for rung in ladder.rungs}
     again = [spec for spec in specs if spec.name in rungs or is_exact(spec, widths)]
-    search = LadderSearch(searcher, contest.test_QU, None)
-    bench = Bench(search, contest.testing, size_bytes=searcher.size_bytes, seed=contest.seed)
-    trials = bench.measure(again, num_queries=len(contest.test_QU), repeats=contest.repeats)
-    flat = next(trial for trial in trials if trial.spec == specs[0])
+    flat = RivalSearch({_FLAT.build: FlatView(contest.item_ND)}, contest.testing.query_QD)
+    search = _BesideFlat(LadderSearch(searcher, contest.test_QU, None), flat)
+    bench: Bench[RungSpec | Way] = Bench(search, contest.testing, size_bytes=search.size_bytes, seed=contest.seed)
+    trials = bench.measure([_FLAT, *again], num_queries=len(contest.test_QU), repeats=contest.repeats)
+    points = [
+        contest.point(trial, who="ours", width=spec.width, flat=trials[0])
+        for trial, spec in zip(trials[1:], again, strict=True)
+    ]
     return {
-        "points": [contest.point(one, who="ours", width=one.spec.width, flat=flat).plain() for one in trials],
+        "points": [point.plain() for point in points],
         "on_frontier": [name for name, rung in rungs.items() if rung.on_frontier],
         "widths_on_no_frontier": ladder.measured["widths_on_no_frontier"],
         "calibration_minutes": minutes,
@@ -167,11 +183,11 @@ def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:
     }
 
 
-def _build(
-    contest: Contest, rival: Rival, settings: Sequence[Any]
-) -> tuple[dict[int, Index], list[dict[str, Any]]]:
+def _build(contest: Contest, rival: Rival, settings: Sequence[Any]) -> tuple[dict[int, Index], list[dict[str, Any]]]:
     """Build what half the time allows, at least once; return the indexes by number, and what became of every build."""
-    started, indexes, notes = perf_counter(), {}, []
+    indexes: dict[int, Index] = {}
+    notes: list[dict[str, Any]] = []
+    started = perf_counter()
     for number, one in enumerate(settings):
         spent = perf_counter() - started
         if indexes and spent + spent / len(indexes) > contest.budget_s / 2:
@@ -183,6 +199,5 @@ def _build(
 
 
 def _bench(contest: Contest, truth: Truth, indexes: dict[int, Index]) -> Bench[Way]:
-    flat = Flat().build(np.ascontiguousarray(contest.item_ND), {"factory": "Flat"}, seed=contest.seed)
-    search = RivalSearch({_FLAT.build: flat, **indexes}, truth.query_QD)
+    search = RivalSearch({_FLAT.build: FlatView(contest.item_ND), **indexes}, truth.query_QD)
     return Bench(search, truth, size_bytes=search.size_bytes, seed=contest.seed)

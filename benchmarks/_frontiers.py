@@ -107,14 +107,13 @@ def compare(ours: Sequence[Point], rivals: Sequence[Point], twin: Sequence[Point
         figures[f"speed_ratio_to_best_rival_at_{key}"] = mine and best and mine.speedup / best.speedup
         figures[f"bytes_ratio_to_best_rival_at_{key}"] = mine and best and mine.bytes_per_item / best.bytes_per_item
     figures |= _against_twin(ours, twin)
-    exact = max((point.recall for point in ours if point.name.startswith("exact")), default=0.0)
     certified = [point for point in ours if point.name.startswith("certified")]
     close = [point for point in ours if point.overlap >= 0.99]
     return figures | {
         "frontier_share": frontier_share(ours, rivals),
         "certified_speedup": max((point.speedup for point in certified), default=None),
         "certified_overlap": min((point.overlap for point in certified), default=None),
-        "recall_lost_at_099": (1 - min(point.recall for point in close) / exact) if exact and close else None,
+        "recall_lost_at_099": 1 - min(point.recall for point in close) / _exact_recall(close) if close else None,
     }
 
 

@@ -43,8 +43,14 @@ def plot_frontier(name: str, figures: dict[str, Any], path: Path) -> None:
         points = sorted(found.get("points", []), key=lambda point: float(point["speedup"]))
         missed, speedups = [_missed(point) for point in points], [point["speedup"] for point in points]
         panel.plot(speedups, missed, marker=".", linewidth=0.8, alpha=0.8, color=f"C{number}", label=rival)
-    panel.scatter([rung["speedup"] for rung in rungs], [_missed(rung) for rung in rungs], marker="D", color="black",
-                  zorder=3, label="our rungs")
+    panel.scatter(
+        [rung["speedup"] for rung in rungs],
+        [_missed(rung) for rung in rungs],
+        marker="D",
+        color="black",
+        zorder=3,
+        label="our rungs",
+    )
     for rung in rungs:
         place = (rung["speedup"], _missed(rung))
         panel.annotate(rung["name"], place, textcoords="offset points", xytext=(5, 4), fontsize=7)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._catalogue import Catalogue
-from benchmarks._configs import benchmark_names, load_benchmark
+from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._contest import Contest, measure_ours, measure_rival
 from benchmarks._experiment import SIMULATED, alone, digest, open_dataset, parse, quick_config, remembered, trained
 from benchmarks._frontiers import FLOORS, Point, compare, fastest
@@ -90,7 +90,11 @@ def _parse() -> argparse.Namespace:
     add("--items", type=int, default=1_000_000, help="items to search; 0 for the trained catalogue itself (1,000,000)")
     add("--dataset", default="gowalla", help="a benchmark of benchmarks/configs, trained if no --towers are given")
     add("--towers", type=Path, help="run folder of the model, instead of training one")
-    add("--twin", type=Path, help="run folder of its twin, to --towers; without it rivals run on the model's vectors alone")
+    add(
+        "--twin",
+        type=Path,
+        help="run folder of its twin, to --towers; without it rivals run on the model's vectors alone",
+    )
     add("--prepared", type=Path, help="prepared dataset folder that --towers and --twin were trained on")
     add("--queries", type=int, default=512, help="users to tune on, and users to measure with (512 each)")
     add("--trials", type=int, default=400, help="ways to search that each contender may try (400)")
@@ -104,7 +108,7 @@ def _parse() -> argparse.Namespace:
     if unknown := set(given.only or ()) - {rival.name for rival in RIVALS}:
         arguments.error(f"--only: got {sorted(unknown)}, expected some of {[rival.name for rival in RIVALS]}")
     if given.quick:
-        given.items, given.queries, given.trials, given.budget, given.repeats = 3000, 60, 24, 20.0, 1
+        given.items, given.queries, given.trials, given.budget, given.repeats = 3000, 60, 24, 2.0, 1
     return given
 
 
@@ -148,9 +152,7 @@ def _points(found: Any) -> list[Point]:
     return [Point.load(plain) for one in found for plain in one.get("points", [])]
 
 
-def _measure_rivals(
-    rivals: Sequence[Rival], contest: Callable[[], Contest], kept: Path
-) -> dict[str, dict[str, Any]]:
+def _measure_rivals(rivals: Sequence[Rival], contest: Callable[[], Contest], kept: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for rival in rivals:
         path = kept / f"{rival.name.replace(' ', '-')}.json"
@@ -187,9 +189,9 @@ def _source(given: argparse.Namespace, work: Path) -> _Source:
     name = SIMULATED if given.quick else given.dataset
     if not given.quick and name not in benchmark_names():
         raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}, or --towers")
-    benchmark = None if given.quick else load_benchmark(name)
-    config = quick_config() if benchmark is None else replace(benchmark.train, seed=1)
-    dataset = open_dataset(work, benchmark.recipe if benchmark else name, benchmark and benchmark.protocol)
+    benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name)
+    config = replace(benchmark.train, seed=1)
+    dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
     model, twin = (
         load_towers(trained(work, dataset, one).run)[0] for one in (config, alone(config, config.model.widths[-1]))
     )

@@ -22,12 +22,15 @@ class FaissIndex(Index):
 
     def __init__(self, index: Any) -> None:
         self.index = index
+        self._rotates = isinstance(_scanned(index), faiss.IndexPreTransform)
 
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         """Search with ``nprobe`` or ``efSearch``, and ``k_factor`` times k candidates to refine."""
         k_factor = effort.pop("k_factor", None)
         kind = faiss.SearchParametersHNSW if "efSearch" in effort else faiss.SearchParametersIVF
         inner = kind(**effort) if effort else None
+        if inner is not None and self._rotates:
+            inner = faiss.SearchParametersPreTransform(index_params=inner)
         if k_factor is None:
             rows_1K: np.ndarray = self.index.search(query_1D, k, params=inner)[1]
         else:
@@ -38,6 +41,29 @@ class FaissIndex(Index):
     def save(self, path: Path) -> None:
         """Write FAISS's format."""
         faiss.write_index(self.index, str(path))
+
+
+class FlatView(Index):
+    """An exact scan of vectors where they lie: what everybody is timed in turns with."""
+
+    def __init__(self, item_ND: np.ndarray) -> None:
+        self.item_ND = np.asarray(item_ND)
+
+    def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:  # noqa: ARG002 (there is none)
+        """Scan everything."""
+        rows_1K, scores_1K = np.empty((1, k), dtype=np.int64), np.empty((1, k), dtype=np.float32)
+        pointers = [faiss.swig_ptr(one) for one in (query_1D, self.item_ND, scores_1K, rows_1K)]
+        num_items, width = self.item_ND.shape
+        faiss.knn_inner_product(*pointers[:2], width, 1, num_items, k, *pointers[2:], None)
+        return rows_1K[0]
+
+    def save(self, path: Path) -> None:
+        """Write the vectors."""
+        np.save(path.with_suffix(".npy"), self.item_ND)
+
+    def size_bytes(self) -> int:
+        """Return the vectors' own bytes: nothing needs to be written to count them."""
+        return self.item_ND.nbytes
 
 
 class _Faiss(Rival):
@@ -87,14 +113,17 @@ class HNSW(_Faiss):
 class _IVF(_Faiss):
     codes: ClassVar[tuple[str, ...]]
     refines: ClassVar[tuple[str, ...]] = (",RFlat", ",Refine(SQfp16)")
+    rotates: ClassVar[bool] = True
+    """Whether to try a random rotation too, which spreads energy evenly over dimensions: quantisers may need that."""
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary the cells, the code and what refines."""
         cells = num_cells(num_items)
         numbers = [cells, cells // 2] if cells else []
+        rotations = ("", f"RR{width},") if self.rotates else ("",)
         return [
-            {"factory": f"IVF{number},{code.format(half=width // 2, quarter=width // 4)}{refine}"}
-            for number, refine, code in itertools.product(numbers, self.refines, self.codes)
+            {"factory": f"{rotation}IVF{number},{code.format(half=width // 2, quarter=width // 4)}{refine}"}
+            for number, refine, rotation, code in itertools.product(numbers, self.refines, rotations, self.codes)
         ]
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
@@ -124,14 +153,22 @@ class Panorama(_IVF):
     name: ClassVar[str] = "faiss ivf panorama"
     codes: ClassVar[tuple[str, ...]] = ("FlatPanorama8",)
     refines: ClassVar[tuple[str, ...]] = ("",)
+    rotates: ClassVar[bool] = False
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
         """Vary cells."""
         return [{"nprobe": nprobe} for nprobe in sorted({effort["nprobe"] for effort in super().efforts(num_items, k)})]
 
 
+def _scanned(index: Any) -> Any:
+    """Return what is scanned before anything is refined."""
+    return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+
+
 def _seed(index: Any, seed: int, settings: Settings) -> None:
-    inner = faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+    inner = _scanned(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
     if isinstance(inner, faiss.IndexIVF):
         inner.cp.seed = seed
     if isinstance(inner, faiss.IndexHNSW):

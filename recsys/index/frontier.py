@@ -79,29 +79,34 @@ def thin(
 ) -> list[int]:
     """Return the places of at most ``most`` points that stand for the frontiers at every k.
 
-    Points that no other dominates in steps of a grid are kept, one (of the least missed) to each cell of it. The grid
-    starts at differences that are noise and is made coarser until few enough are left.
+    Of a grid whose cells are differences that are noise, points are left in cells that no other cell dominates, one (of
+    the least missed) in each. Where those are too many, one is left in each cell of coarser and coarser grids.
 
     Args:
         costs: one matrix of objectives per k.
         most: how many points may be left, at least one for each k.
         cells: the smallest difference of each objective that is not noise.
     """
+    kept_of = [_one_per_cell(cost_PO, np.arange(len(cost_PO)), cells, only_frontier=True) for cost_PO in costs]
     coarseness = 1.0
-    while True:
-        kept: set[int] = set()
-        for cost_PO in costs:
-            from_least_PO = cost_PO - cost_PO.min(axis=0)
-            kept.update(_one_per_cell(cost_PO, np.floor(from_least_PO / (cells * coarseness))))
-        if len(kept) <= most:
-            return sorted(kept)
+    while len(kept := sorted(set().union(*map(np.ndarray.tolist, kept_of)))) > most:
         coarseness *= 1.25
+        kept_of = [
+            _one_per_cell(cost_PO, kept_P, cells * coarseness) for cost_PO, kept_P in zip(costs, kept_of, strict=True)
+        ]
+    return kept
 
 
-def _one_per_cell(cost_PO: np.ndarray, cell_PO: np.ndarray) -> list[int]:
-    """Return, for each cell that no other dominates, its point of least cost, the first objective counting most."""
+def _one_per_cell(
+    cost_PO: np.ndarray, points: np.ndarray, size_O: np.ndarray, *, only_frontier: bool = False
+) -> np.ndarray:
+    """Return, for each cell of a grid, its point of least cost, the first objective counting most."""
+    cost_PO = cost_PO[points]
+    cell_PO = np.floor((cost_PO - cost_PO.min(axis=0)) / size_O)
     order = np.lexsort(cost_PO.T[::-1])
     _, first = np.unique(cell_PO[order], axis=0, return_index=True)
     chosen = order[first]
-    points: list[int] = chosen[~is_dominated(cell_PO[chosen])].tolist()
-    return points
+    if only_frontier:
+        chosen = chosen[~is_dominated(cell_PO[chosen])]
+    left: np.ndarray = points[chosen]
+    return left

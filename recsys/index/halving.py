@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -91,9 +91,7 @@ class Bench(Generic[Spec]):
         seed: fixes the order of queries and ways.
     """
 
-    def __init__(
-        self, search: Search[Spec], truth: Truth, *, size_bytes: Callable[[Spec], int], seed: int
-    ) -> None:
+    def __init__(self, search: Search[Spec], truth: Truth, *, size_bytes: Callable[[Spec], int], seed: int) -> None:
         self.search = search
         self.truth = truth
         self.size_bytes = size_bytes
@@ -118,7 +116,7 @@ class Bench(Generic[Spec]):
             exact_ks: search for each smaller k anew, as a request for it does, instead of cutting the longest answer.
             progress: called with the share that is done.
         """
-        queries, ks = self.queries[:num_queries], self.truth.ks
+        queries, ks = np.sort(self.queries[:num_queries]), self.truth.ks
         with undisturbed():
             timed = time_searches(
                 self.search, specs, queries=queries, k=ks[-1], repeats=repeats, order=self._order, progress=progress
@@ -169,19 +167,24 @@ class Bench(Generic[Spec]):
         Returns:
             the survivors, in the order given, and the trials of each round.
         """
-        started, rounds, left = perf_counter(), [], list(specs)
+        started, left = perf_counter(), list(specs)
+        rounds: list[list[Trial[Spec]]] = []
         num_rounds = max(1, math.ceil(math.log(max(1.0, len(left) / keep), ETA)))
         num_queries = min(FIRST_QUERIES, len(self.queries))
         while len(left) > keep and perf_counter() - started < budget_s:
             done = len(rounds)
             trials = self.measure(
-                left, num_queries=num_queries, progress=lambda share, done=done: progress((done + share) / num_rounds)
+                left, num_queries=num_queries, progress=partial(_tell, progress, done=done, num=num_rounds)
             )
             rounds.append(trials)
             num = max(keep, math.ceil(len(left) / ETA))
             left = [left[place] for place in frontier.best(costs(trials, tail=False), num=num)]
             num_queries = min(num_queries * ETA, len(self.queries))
         return left, rounds
+
+
+def _tell(progress: Callable[[float], None], share: float, *, done: int, num: int) -> None:
+    progress(min(1.0, (done + share) / num))
 
 
 def costs(trials: Sequence[Trial[Any]], *, tail: bool) -> list[Float[np.ndarray, "trials objectives"]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class LadderSpace:
     """Lengths of the list that a walk keeps (hnsw), where at least as long as what it must find."""
     reranks: tuple[float, ...] = (0, 1.5, 2, 4, 8)
     """Candidates scored again at full width, as multiples of the largest k; 0 is none."""
+    funnels: tuple[tuple[float, float], ...] = ((8, 2),)
+    """Candidates scored at the next wider width, and of those at full width, as multiples of the largest k."""
     stores: tuple[StoreCode, ...] = ("float32", "fp16")
     """What is read to score again: float32, fp16, sq8."""
     max_trials: int = 400
@@ -61,7 +63,7 @@ class LadderSpace:
             raise ConfigError(f"max_trials: got {self.max_trials}, expected at least 1")
 
     def specs(self, widths: WidthLadder, *, num_items: int, k: int, seed: int) -> list[RungSpec]:
-        """Return the rungs of a catalogue: always the exact scan at full width, and every other that makes sense there.
+        """Return the rungs of a catalogue: always those that are exact, and every other that makes sense there.
 
         Cells need `recsys.index.cells.MIN_ITEMS_FOR_IVF` items, graphs a thousand. Nothing scores the whole catalogue
         again, nor at full width what was scanned there as it is.
@@ -77,15 +79,16 @@ class LadderSpace:
         """
         for width in (*self.widths, *filter(None, self.routings)):
             widths.require(width)
-        scan = RungSpec(engine="exact", width=widths.full)
-        others = sorted(
-            {spec for spec in self._all(widths, num_items, k) if spec != scan and spec.rerank < num_items},
-            key=lambda spec: spec.name,
-        )
-        if len(others) >= self.max_trials:
-            places = np.random.default_rng(seed).choice(len(others), self.max_trials - 1, replace=False)
-            others = [others[place] for place in sorted(places)]
-        return [scan, *others]
+        always = [RungSpec(engine="exact", width=widths.full)]
+        if "certified" in self.engines and num_cells(num_items):
+            always.append(RungSpec(engine="certified", width=widths.full))
+        others = {spec for spec in self._all(widths, num_items, k) if spec not in always and spec.depth < num_items}
+        drawn = sorted(others, key=lambda spec: spec.name)
+        most = max(0, self.max_trials - len(always))
+        if len(drawn) > most:
+            places = np.random.default_rng(seed).choice(len(drawn), most, replace=False)
+            drawn = [drawn[place] for place in sorted(places)]
+        return [*always, *drawn]
 
     def _all(self, widths: WidthLadder, num_items: int, k: int) -> Iterator[RungSpec]:
         cells = num_cells(num_items)
@@ -98,10 +101,8 @@ class LadderSpace:
                 yield from self._ivf(width, widths, cells, k)
             if "hnsw" in self.engines and num_items >= _HNSW_ITEMS:
                 for ef, again in itertools.product(self.efs, self._again(width, widths, "float32", k)):
-                    if ef >= max(k, again.get("rerank", 0)):
+                    if ef >= max(k, again.get("rerank", 0)) and "funnel" not in again:
                         yield RungSpec(engine="hnsw", width=width, ef=ef, **again)
-        if "certified" in self.engines and cells:
-            yield RungSpec(engine="certified", width=widths.full)
 
     def _ivf(self, width: int, widths: WidthLadder, cells: int, k: int) -> Iterator[RungSpec]:
         probes = sorted({max(1, round(cells * share)) for share in self.probe_shares})
@@ -120,10 +121,13 @@ class LadderSpace:
             return [0]
         return [levels for levels in self.levels if not levels or not width % levels]
 
-    def _again(self, width: int, widths: WidthLadder, code: Code, k: int) -> list[dict[str, object]]:
-        """Return the ways to score candidates again: none, or a depth in a store."""
-        depths = sorted({round(multiple * k) for multiple in self.reranks if multiple})
-        ways: list[dict[str, object]] = [{}] if 0 in self.reranks else []
+    def _again(self, width: int, widths: WidthLadder, code: Code, k: int) -> list[dict[str, Any]]:
+        """Return the ways to score candidates again: not at all, at full width, or at the next wider one before."""
         if width == widths.full and code == "float32":
             return [{}]
-        return ways + [{"rerank": depth, "store": store} for depth, store in itertools.product(depths, self.stores)]
+        ways: list[dict[str, Any]] = [{"rerank": round(multiple * k)} for multiple in self.reranks if multiple]
+        wider = [other for other in widths if width < other < widths.full]
+        if wider:
+            ways += [{"funnel": ((wider[0], round(many * k)),), "rerank": round(few * k)} for many, few in self.funnels]
+        scored = [way | {"store": store} for way, store in itertools.product(ways, self.stores)]
+        return [{}, *scored] if 0 in self.reranks else scored

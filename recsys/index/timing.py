@@ -29,8 +29,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys import artifact
-from recsys.index.engines import Searcher
-from recsys.index.rungs import RungSpec
+from recsys.index.searcher import Searcher
+from recsys.index.specs import RungSpec
 from recsys.ragged import Ragged
 
 _BLOCK = 8

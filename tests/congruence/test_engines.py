@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from recsys.data.dataset import Dataset
-from recsys.index.build import build_searcher, num_cells
-from recsys.index.calibrate import default_specs, measure_ladder
+from recsys.index.build import build_searcher
+from recsys.index.calibrate import measure_ladder
+from recsys.index.cells import num_cells
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.files import load_searcher, write_indexes
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.ragged import Ragged
 from recsys.testing import small_dataset, small_towers
@@ -22,6 +23,12 @@ from recsys.widths import WidthLadder, query_at, truncate
 
 WIDTHS = WidthLadder([8, 16, 32])
 NUM_ITEMS = 1500
+SPECS = [
+    RungSpec(engine=engine, width=width, nprobe=nprobe, rerank=rerank)
+    for width in WIDTHS
+    for engine, nprobe in (("exact", 0), ("ivf", 2), ("ivf", 8))
+    for rerank in ((0, 100, 400) if width < WIDTHS.full else (0,))
+]
 ROUNDING = 2e-6
 
 
@@ -110,7 +117,7 @@ def test_exact_search_equals_the_exact_module(world):
 
 def test_a_batch_gets_what_its_queries_get_alone(world):
     searcher, query_QU = world
-    for spec in default_specs(WIDTHS, NUM_ITEMS, k=20):
+    for spec in SPECS:
         together = searcher.search(query_QU, k=20, rung=spec)
         alone = [searcher.search(query_QU[q : q + 1], k=20, rung=spec).scores_BK[0] for q in range(len(query_QU))]
         np.testing.assert_allclose(together.scores_BK, np.stack(alone), atol=ROUNDING)
@@ -118,7 +125,7 @@ def test_a_batch_gets_what_its_queries_get_alone(world):
 
 def test_measured_overlaps_are_reproducible(world):
     searcher, query_QU = world
-    specs = default_specs(WIDTHS, NUM_ITEMS, k=50)
+    specs = SPECS
     seen = Ragged.from_lists([range(q, q + 30) for q in range(len(query_QU))])
     once, again = (
         measure_ladder(searcher, query_QU, specs=specs, ks=(10, 50), exclude=seen, repeats=1, seed=seed)

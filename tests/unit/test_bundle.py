@@ -14,7 +14,7 @@ from recsys import artifact
 from recsys.bundle import Bundle, PublishOptions, current_version, open_current, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError, DataError
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import RungSpec
 from recsys.testing import small_bundle, small_dataset, small_towers
 
 OPTIONS = PublishOptions(num_queries=8, repeats=1)

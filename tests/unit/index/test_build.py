@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from recsys.errors import WidthError
-from recsys.index.build import MIN_ITEMS_FOR_IVF, MIN_ITEMS_PER_CELL, build_searcher, num_cells
+from recsys.index.build import build_searcher
+from recsys.index.cells import MIN_ITEMS_FOR_IVF, MIN_ITEMS_PER_CELL, num_cells
 from recsys.widths import WidthLadder
 
 WIDTHS = WidthLadder([4, 8, 16])

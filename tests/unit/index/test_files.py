@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from recsys.errors import ArtifactError
-from recsys.index.build import MIN_ITEMS_FOR_IVF, build_searcher
+from recsys.index.build import build_searcher
+from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import expected_files, load_searcher, write_indexes
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.widths import WidthLadder
 

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from recsys.errors import ArtifactError, ConfigError
-from recsys.index.rungs import Ladder, Rung, RungSpec, climbable
+from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.specs import RungSpec
 
 
 def rung(width, p99_ms, share, **fields):
