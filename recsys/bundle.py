@@ -41,9 +41,9 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.ids import Vocabulary
 from recsys.index.build import build_searcher
 from recsys.index.calibrate import default_specs, measure_ladder, usable_ks
-from recsys.index.searcher import Searcher
 from recsys.index.files import load_searcher, write_indexes
 from recsys.index.rungs import Ladder
+from recsys.index.searcher import Searcher
 from recsys.index.store import map_vectors, save_vectors
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
 from recsys.users import UserStore, distinct

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from recsys.errors import ConfigError
 from recsys.index.cells import num_cells
 from recsys.index.checks import check_queries
-from recsys.index.searcher import Searcher
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.searcher import Searcher
 from recsys.index.specs import RungSpec
 from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
 from recsys.ragged import Ragged

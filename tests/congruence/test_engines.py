@@ -11,8 +11,8 @@ import torch
 
 from recsys.data.dataset import Dataset
 from recsys.index.build import build_searcher
-from recsys.index.cells import num_cells
 from recsys.index.calibrate import default_specs, measure_ladder
+from recsys.index.cells import num_cells
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.files import load_searcher, write_indexes
 from recsys.index.specs import RungSpec

@@ -6,8 +6,8 @@ import pytest
 
 from recsys.errors import ConfigError, WidthError
 from recsys.index.build import build_searcher
-from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.calibrate import MIN_RUNGS, default_specs, measure_ladder, usable_ks
+from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.rungs import Ladder
 from recsys.index.specs import RungSpec
 from recsys.ragged import Ragged
