@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import grpc
 
 from recsys.data.schema import Kind
-from recsys.index.specs import Engine as RungEngine
 from recsys.index.rungs import Rung
+from recsys.index.specs import Engine as RungEngine
 from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle

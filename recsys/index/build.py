@@ -97,9 +97,10 @@ class _Catalogue:
             return FlatIndex.build(spec, self._store_ND, widths=self._widths)
         if spec.engine == "hnsw":
             return HnswIndex.build(spec, self._store_ND, widths=self._widths, seed=self._seed)
+        if spec.engine == "certified":
+            return CertifiedIndex.build(spec, self._store_ND, widths=self._widths, seed=self._seed)
         cells, cell_N = self._cells_of(cells_key(spec, len(self._store_ND)))
-        kind = IvfIndex if spec.engine == "ivf" else CertifiedIndex
-        return kind.build(spec, self._store_ND, cells=cells, cell_N=cell_N, widths=self._widths)
+        return IvfIndex.build(spec, self._store_ND, cells=cells, cell_N=cell_N, widths=self._widths)
 
     def _cells_of(self, key: Key) -> tuple[Cells, np.ndarray]:
         if key not in self._cells:

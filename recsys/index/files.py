@@ -31,7 +31,7 @@ def write_indexes(searcher: Searcher, folder: Path) -> None:
     """Write everything but the full-width vectors into an existing folder."""
     for index in searcher.indexes.values():
         index.save(folder)
-    cells = {index.cells.key: index.cells for index in searcher.indexes.values() if hasattr(index, "cells")}
+    cells = {index.cells.key: index.cells for index in searcher.indexes.values() if isinstance(index, IvfIndex)}
     for one in cells.values():
         one.save(folder)
     for code, store in searcher.stores.items():
@@ -64,15 +64,13 @@ def load_searcher(folder: Path, store_ND: np.ndarray, *, widths: WidthLadder) ->
     return Searcher(store_ND, widths=widths, indexes=indexes, stores=stores)
 
 
-def expected_files(
-    specs: list[IndexSpec], codes: list[StoreCode], *, widths: WidthLadder, num_items: int
-) -> set[str]:
+def expected_files(specs: list[IndexSpec], codes: list[StoreCode], *, widths: WidthLadder, num_items: int) -> set[str]:
     """Return the names of all files that indexes and extra stores have, their list included."""
     names = {_LIST, *(_store_file(code) for code in codes)}
     if widths.norm == "prefix" and len(widths) > 1:
         names.add(_NORMS)
     for spec in specs:
-        if spec.engine in ("ivf", "certified"):
+        if spec.engine == "ivf":
             names.add(file_name(cells_key(spec, num_items)))
         if spec.engine == "certified":
             names.add(f"{spec.name}.safetensors")
@@ -88,12 +86,12 @@ def _load(
         return FlatIndex.load(folder, spec, store_ND, widths=widths)
     if spec.engine == "hnsw":
         return HnswIndex.load(folder, spec, store_ND, widths=widths)
+    if spec.engine == "certified":
+        return CertifiedIndex.load(folder, spec, store_ND, widths=widths)
     key = cells_key(spec, len(store_ND))
     if key not in cells:
         cells[key] = Cells.load(folder, key, widths=widths)
-    if spec.engine == "ivf":
-        return IvfIndex.load(folder, spec, num_items=len(store_ND), cells=cells[key], widths=widths)
-    return CertifiedIndex.load(folder, spec, store_ND, cells=cells[key], widths=widths)
+    return IvfIndex.load(folder, spec, num_items=len(store_ND), cells=cells[key], widths=widths)
 
 
 def _read_list(path: Path) -> tuple[list[IndexSpec], list[StoreCode]]:

@@ -98,7 +98,7 @@ class Searcher:
         """Bytes that a search at the rung may read: its index, and the store and norms where those are read too."""
         size = self.indexes[spec.index].size_bytes
         whole = spec.engine == "exact" and spec.width == self.widths.full and not spec.levels
-        if spec.depth or whole:
+        if spec.depth or whole or spec.engine == "certified":
             size += self.stores[spec.store].size_bytes
         if spec.depth:
             # Prefixes' norms undo the scan's scaling, where its scores are of use, and scale those of the funnel.

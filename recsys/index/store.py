@@ -139,9 +139,7 @@ def map_vectors(path: Path) -> tuple[Float[np.ndarray, "items full"], dict[str, 
     return store_ND, metadata
 
 
-def save_tensors(
-    tensors: Mapping[str, np.ndarray], path: Path, *, metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(tensors: Mapping[str, np.ndarray], path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write arrays and notes about them as a safetensors file."""
     save_file(dict(tensors), path, metadata=metadata)
 

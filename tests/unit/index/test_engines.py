@@ -7,8 +7,8 @@ import pytest
 from recsys.errors import RequestError, WidthError
 from recsys.index.build import build_searcher
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
-from recsys.index.searcher import use_one_thread
 from recsys.index.exact import NOTHING
+from recsys.index.searcher import use_one_thread
 from recsys.index.specs import RungSpec
 from recsys.widths import WidthLadder, truncate
 
