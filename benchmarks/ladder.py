@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     name = f"{source.name}-{num_items}"
     space = LadderSpace(max_trials=given.trials)
     settings = [num_items, given.queries, given.trials, given.budget, given.repeats]
-    kept = work / "ladder" / f"{name}-{digest(source.key, settings, asdict(space))}"
+    kept = work / "ladder" / f"{name}-{digest(source.key, settings, to_mapping(space))}"
     rivals = [rival() for rival in RIVALS if given.only is None or rival.name in given.only]
     model, twin = (
         cache(lambda towers=towers, side=side: _contest(towers, source.dataset, given, kept / f"{side}.npy"))
@@ -142,7 +142,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
         "ours": found,
         "rivals": by_rival,
         "rivals_on_twin": on_twin,
-        "space": asdict(space),
+        "space": to_mapping(space),
         "settings": dict(zip(("num_items", "queries", "trials", "budget_s", "repeats"), settings, strict=True)),
         "memory": "bytes of every contender's index when written to disk, ours as arrays in memory; rerank store included",
     }

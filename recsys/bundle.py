@@ -35,6 +35,7 @@ import polars as pl
 from jaxtyping import Float
 
 from recsys import artifact
+from recsys.config import to_mapping
 from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, SPLITS
@@ -329,7 +330,7 @@ def _measure(
         budget_s=options.budget_s,
         progress=progress,
     )
-    noted = {"query_split": splits[0] if len(splits) == 1 else "all", "space": asdict(options.space)}
+    noted = {"query_split": splits[0] if len(splits) == 1 else "all", "space": to_mapping(options.space)}
     return replace(ladder, measured=ladder.measured | noted)
 
 

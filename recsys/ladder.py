@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import tyro
 from safetensors import SafetensorError, safe_open
 
 from recsys import artifact
+from recsys.config import to_mapping
 from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
 from recsys.index.build import build_for
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
@@ -98,7 +99,7 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
         budget_s=options.budget_s,
         progress=lambda share: tell("measure the ladder", share),
     )
-    ladder = replace(ladder, measured=ladder.measured | {"space": asdict(options.space)})
+    ladder = replace(ladder, measured=ladder.measured | {"space": to_mapping(options.space)})
     with artifact.staged(options.out) as folder:
         (folder / INDEX).mkdir()
         write_indexes(searcher.only(ladder.rungs), folder / INDEX)

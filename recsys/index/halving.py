@@ -74,7 +74,7 @@ class Trial(Generic[Spec]):
         """Return plain figures."""
         return {
             "num_queries": len(self.overlap_QK),
-            "overlap": self.overlap,
+            "overlap": {str(k): share for k, share in self.overlap.items()},
             "p50_ms": self.p50_ms,
             "p99_ms": self.p99_ms,
             "size_bytes": self.size_bytes,

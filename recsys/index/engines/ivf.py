@@ -152,6 +152,6 @@ def _lists_bytes(index: Any) -> int:
     size_C = np.array([index.invlists.list_size(cell) for cell in range(int(index.nlist))], dtype=np.int64)
     if isinstance(index, faiss.IndexIVFFastScan):
         padded = -(-size_C // _FAST_SCAN_BLOCK) * _FAST_SCAN_BLOCK
-        return int((padded * index.invlists.block_size // _FAST_SCAN_BLOCK).sum() + 8 * size_C.sum())
+        return int((padded * faiss.downcast_InvertedLists(index.invlists).block_size // _FAST_SCAN_BLOCK).sum() + 8 * size_C.sum())
     norms = 4 * (index.n_levels + 1) if isinstance(index, faiss.IndexIVFFlatPanorama) else 0
     return int(size_C.sum()) * (int(index.code_size) + 8 + norms)
