@@ -13,6 +13,8 @@ import numpy as np
 from benchmarks.rivals import Index, Rival, Settings
 from recsys.index.cells import num_cells
 
+_faiss: Any = faiss
+"""FAISS's Python layer adds arguments and functions that its stubs do not know."""
 _PROBE_SHARES = (1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 _DEPTHS = (1, 2, 4, 8)
 
@@ -27,16 +29,16 @@ class FaissIndex(Index):
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         """Search with ``nprobe`` or ``efSearch``, and ``k_factor`` times k candidates to refine."""
         k_factor = effort.pop("k_factor", None)
-        kind = faiss.SearchParametersHNSW if "efSearch" in effort else faiss.SearchParametersIVF
+        kind = _faiss.SearchParametersHNSW if "efSearch" in effort else _faiss.SearchParametersIVF
         inner = kind(**effort) if effort else None
         if inner is not None and self._rotates:
-            inner = faiss.SearchParametersPreTransform(index_params=inner)
+            inner = _faiss.SearchParametersPreTransform(index_params=inner)
         if k_factor is None:
-            rows_1K: np.ndarray = self.index.search(query_1D, k, params=inner)[1]
+            parameters = inner
         else:
-            outer = faiss.IndexRefineSearchParameters(k_factor=k_factor, base_index_params=inner)
-            rows_1K = self.index.search(query_1D, k, params=outer)[1]
-        return rows_1K[0]
+            parameters = _faiss.IndexRefineSearchParameters(k_factor=k_factor, base_index_params=inner)
+        rows_K: np.ndarray = self.index.search(query_1D, k, params=parameters)[1][0]
+        return rows_K
 
     def save(self, path: Path) -> None:
         """Write FAISS's format."""
@@ -52,10 +54,11 @@ class FlatView(Index):
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:  # noqa: ARG002 (there is none)
         """Scan everything."""
         rows_1K, scores_1K = np.empty((1, k), dtype=np.int64), np.empty((1, k), dtype=np.float32)
-        pointers = [faiss.swig_ptr(one) for one in (query_1D, self.item_ND, scores_1K, rows_1K)]
+        pointers = [_faiss.swig_ptr(one) for one in (query_1D, self.item_ND, scores_1K, rows_1K)]
         num_items, width = self.item_ND.shape
-        faiss.knn_inner_product(*pointers[:2], width, 1, num_items, k, *pointers[2:], None)
-        return rows_1K[0]
+        _faiss.knn_inner_product(*pointers[:2], width, 1, num_items, k, *pointers[2:], None)
+        rows_K: np.ndarray = rows_1K[0]
+        return rows_K
 
     def save(self, path: Path) -> None:
         """Write the vectors."""
@@ -66,7 +69,7 @@ class FlatView(Index):
         return self.item_ND.nbytes
 
 
-class _Faiss(Rival):
+class _FaissRival(Rival):
     module = "faiss"
 
     def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> FaissIndex:
@@ -79,7 +82,7 @@ class _Faiss(Rival):
         return FaissIndex(index)
 
 
-class Flat(_Faiss):
+class Flat(_FaissRival):
     """Scans everything."""
 
     name: ClassVar[str] = "faiss flat"
@@ -93,7 +96,7 @@ class Flat(_Faiss):
         return [{}]
 
 
-class HNSW(_Faiss):
+class HNSW(_FaissRival):
     """A graph over whole vectors, or over halves."""
 
     name: ClassVar[str] = "faiss hnsw"
@@ -110,7 +113,7 @@ class HNSW(_Faiss):
         return [{"efSearch": k * multiple} for multiple in (1, 2, 3, 4, 6, 8, 12)]
 
 
-class _IVF(_Faiss):
+class _IVF(_FaissRival):
     codes: ClassVar[tuple[str, ...]]
     refines: ClassVar[tuple[str, ...]] = (",RFlat", ",Refine(SQfp16)")
     rotates: ClassVar[bool] = True

@@ -36,8 +36,8 @@ class _HnswlibIndex(Index):
 
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         self.index.set_ef(effort["ef"])
-        rows_1K: np.ndarray = self.index.knn_query(query_1D, k, num_threads=1)[0]
-        return rows_1K[0].astype(np.int64)
+        rows_1K, _ = self.index.knn_query(query_1D, k, num_threads=1)
+        return np.asarray(rows_1K[0], dtype=np.int64)
 
     def save(self, path: Path) -> None:
         self.index.save_index(str(path))
@@ -104,7 +104,7 @@ class _VoyagerIndex(Index):
 
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         rows_K, _ = self.index.query(query_1D[0], k, num_threads=1, query_ef=effort["ef"])
-        return np.asarray(rows_K).astype(np.int64)
+        return np.asarray(rows_K, dtype=np.int64)
 
     def save(self, path: Path) -> None:
         self.index.save(str(path))
@@ -196,7 +196,7 @@ class _SvsIndex(Index):
         if effort["ef"] != self._window:
             self._window = self.index.search_window_size = effort["ef"]
         rows_1K, _ = self.index.search(query_1D, k)
-        return np.asarray(rows_1K)[0].astype(np.int64)
+        return np.asarray(rows_1K[0], dtype=np.int64)
 
     def save(self, path: Path) -> None:
         path.mkdir()

@@ -31,7 +31,7 @@ def is_dominated(cost_PO: Float[np.ndarray, "points objectives"]) -> Bool[np.nda
     """Say which points another is nowhere worse than and somewhere better; equal points do not dominate each other."""
     no_worse_PP = (cost_PO[:, None] <= cost_PO[None]).all(axis=2)
     better_PP = (cost_PO[:, None] < cost_PO[None]).any(axis=2)
-    dominated_P: np.ndarray = (no_worse_PP & better_PP).any(axis=0)
+    dominated_P: np.ndarray = np.any(no_worse_PP & better_PP, axis=0)
     return dominated_P
 
 
