@@ -74,8 +74,11 @@ class FlatIndex:
         """Bytes of the copy, and of Panorama's norms; 0 for the shared store."""
         if self._index is None:
             return 0
-        norms = self.spec.levels + 1 if self.spec.levels else 0
-        return int(self._index.ntotal) * 4 * (self.spec.width + norms)
+        num = int(self._index.ntotal)
+        if not self.spec.levels:
+            return 4 * num * self.spec.width
+        padded = -(-num // self._index.batch_size) * self._index.batch_size
+        return int(4 * padded * (self.spec.width + self.spec.levels + 1))
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
         """Scan everything: exact at this width."""
