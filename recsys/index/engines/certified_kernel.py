@@ -115,8 +115,7 @@ def search(
                 place = left[turn]
                 score, level = along * along_P[place], 0
                 while (
-                    level + 1 < len(edge_L1)
-                    and score + reach_L1[level] * tail_TP[level, place] >= scores_K[0] - slack
+                    level + 1 < len(edge_L1) and score + reach_L1[level] * tail_TP[level, place] >= scores_K[0] - slack
                 ):
                     score += _block_product(rest_D, block_X, place, edge_L1[level], edge_L1[level + 1], num_places)
                     num_read += edge_L1[level + 1] - edge_L1[level] + 1

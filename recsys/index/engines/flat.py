@@ -19,6 +19,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from recsys.errors import RequestError
 from recsys.index.checks import checked_query_at
 from recsys.index.engines.protocol import Excluded, Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
@@ -74,15 +75,25 @@ class FlatIndex:
         """Bytes of the copy, and of Panorama's norms; 0 for the shared store."""
         if self._index is None:
             return 0
-        norms = self.spec.levels + 1 if self.spec.levels else 0
-        return int(self._index.ntotal) * 4 * (self.spec.width + norms)
+        num = int(self._index.ntotal)
+        if not self.spec.levels:
+            return 4 * num * self.spec.width
+        padded = -(-num // self._index.batch_size) * self._index.batch_size
+        return int(4 * padded * (self.spec.width + self.spec.levels + 1))
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
-        """Scan everything: exact at this width."""
+        """Scan everything: exact at this width.
+
+        Raises:
+            RequestError: Panorama is asked for more candidates than it keeps at a time.
+        """
         query_Bw = checked_query_at(query_BU, effort.width, self._widths)
         selector = None if excluded is None else excluded.selector
         if self._vector_Nw is not None:
             return Found(*_scan(query_Bw, self._vector_Nw, num, selector))
+        if num > self._index.batch_size:
+            most = self._index.batch_size
+            raise RequestError("k", f"got {num} candidates of {effort.name}, expected at most {most} with Panorama")
         parameters = None if selector is None else faiss.SearchParameters(sel=selector)
         scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
         return Found(rows_BC, scores_BC)

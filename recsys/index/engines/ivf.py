@@ -35,6 +35,7 @@ _KINDS: dict[Code, Any] = {
 }
 _BITS = 4
 _FAST_SCAN_BLOCK = 32
+_PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024 items, more than most hold
 _PAGE = 1 << 16
 
 
@@ -130,7 +131,7 @@ def _empty(spec: IndexSpec, means: Any, num: int) -> Any:
     """Return an index to be filled cell by cell; fast-scan ones can only be made from such a one."""
     width, metric = spec.width, faiss.METRIC_INNER_PRODUCT
     if spec.levels:
-        return faiss.IndexIVFFlatPanorama(means, width, num, spec.levels, metric)
+        return faiss.IndexIVFFlatPanorama(means, width, num, spec.levels, metric, True, _PANORAMA_BLOCK)
     if spec.code == "float32":
         return faiss.IndexIVFFlat(means, width, num, metric)
     if spec.code == "rabitq":
@@ -152,6 +153,8 @@ def _lists_bytes(index: Any) -> int:
     size_C = np.array([index.invlists.list_size(cell) for cell in range(int(index.nlist))], dtype=np.int64)
     if isinstance(index, faiss.IndexIVFFastScan):
         padded = -(-size_C // _FAST_SCAN_BLOCK) * _FAST_SCAN_BLOCK
-        return int((padded * faiss.downcast_InvertedLists(index.invlists).block_size // _FAST_SCAN_BLOCK).sum() + 8 * size_C.sum())
-    norms = 4 * (index.n_levels + 1) if isinstance(index, faiss.IndexIVFFlatPanorama) else 0
-    return int(size_C.sum()) * (int(index.code_size) + 8 + norms)
+        return int((padded * index.get_block_stride() // _FAST_SCAN_BLOCK).sum() + 8 * size_C.sum())
+    if isinstance(index, faiss.IndexIVFFlatPanorama):
+        padded = -(-size_C // index.batch_size) * index.batch_size
+        return int((padded * (index.code_size + 4 * (index.n_levels + 1))).sum() + 8 * size_C.sum())
+    return int(size_C.sum()) * (int(index.code_size) + 8)

@@ -6,7 +6,7 @@ import pytest
 
 from recsys.errors import RequestError, WidthError
 from recsys.index.build import build_searcher
-from recsys.index.cells import MIN_ITEMS_FOR_IVF
+from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.exact import NOTHING
 from recsys.index.searcher import use_one_thread
 from recsys.index.specs import RungSpec
@@ -184,7 +184,7 @@ def test_a_small_catalogue_has_no_ivf(queries):
     searcher = build_searcher(unit(MIN_ITEMS_FOR_IVF - 1, 16, seed=1), widths=WIDTHS, seed=1)
     rung = RungSpec(engine="ivf", width=8, nprobe=1)
     assert not searcher.supports(rung)
-    with pytest.raises(RequestError, match="rung: got ivf8-p1, expected one with an index"):
+    with pytest.raises(RequestError, match="rung: got ivf8-p1, expected one of indexes"):
         searcher.search(queries, k=1, rung=rung)
 
 
@@ -195,11 +195,11 @@ def test_one_item_is_a_catalogue():
 
 def test_bytes_count_the_index_and_the_shared_store(searcher):
     num = searcher.num_items
-    cells = searcher.indexes["ivf", 4].nlist
+    cells = num_cells(num)
     assert searcher.size_bytes(FULL) == num * 16 * 4
     assert searcher.size_bytes(RungSpec(engine="exact", width=4)) == num * 4 * 4
-    assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16) * 4
-    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + cells * 4 * 4
+    assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16 + 1) * 4  # and a norm
+    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + 2 * cells * 4 * 4
 
 
 def test_use_one_thread_holds_for_the_calling_thread():
