@@ -3,9 +3,10 @@
 No public dataset has a million items *and* users whose behaviour a model can be trained on. So each simulated item lies
 between a trained one and one of its nearest neighbours, plus noise: as far from its parent as that is from its own
 nearest neighbour, in the directions in which neighbours differ. One gain for each dimension, and one for the noise, are
-fitted so that the energy of the trained items, dimension by dimension, and the median distance come back. What narrow widths and quantisers live on, the
-energy profile and the distances between neighbours, so stays like the real one (tests hold it to that); what a million
-real items would add, more kinds of things, does not come from nowhere. Queries are those of real users.
+fitted so that the energy of the trained items, dimension by dimension, and the median distance come back. What narrow
+widths and quantisers live on, the energy profile and distances between neighbours, so stays like the real one (tests
+hold it to that); what a million real items would add, more kinds of things, does not come from nowhere. Queries are
+those of real users.
 
 Shapes: ``item_ND`` (trained items, dim), ``grown_GD`` (simulated items, dim), ``near_NM`` (trained items, neighbours).
 """

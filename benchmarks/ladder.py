@@ -3,8 +3,8 @@
 The vectors are those of a model that was trained here: its own catalogue (``--items 0``), or one of any size that is
 grown from it (simulated: benchmarks._catalogue says how). Queries are test users, some to tune on, others to measure.
 Everybody is tuned by the same search with the same number of trials and the same time, runs on one thread, and is
-timed in turns with the exact scan: first on these vectors, then (rivals alone) on those of the twin, a model of the same
-full width that knows no prefixes. What was measured is kept in the work folder, so an interrupted run goes on.
+timed in turns with the exact scan: first on these vectors, then (rivals alone) on those of the twin, a model of the
+same full width that knows no prefixes. What was measured is kept in the work folder, so an interrupted run goes on.
 
 Nobody leaves out items that a user has seen: not every library can.
 """
@@ -144,7 +144,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
         "rivals_on_twin": on_twin,
         "space": to_mapping(space),
         "settings": dict(zip(("num_items", "queries", "trials", "budget_s", "repeats"), settings, strict=True)),
-        "memory": "bytes of every contender's index when written to disk, ours as arrays in memory; rerank store included",
+        "memory": "bytes of an index written to disk (ours: of the arrays that are read), rerank store included",
     }
 
 

@@ -51,7 +51,7 @@ class FlatView(Index):
     def __init__(self, item_ND: np.ndarray) -> None:
         self.item_ND = np.asarray(item_ND)
 
-    def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:  # noqa: ARG002 (there is none)
+    def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         """Scan everything."""
         rows_1K, scores_1K = np.empty((1, k), dtype=np.int64), np.empty((1, k), dtype=np.float32)
         pointers = [_faiss.swig_ptr(one) for one in (query_1D, self.item_ND, scores_1K, rows_1K)]

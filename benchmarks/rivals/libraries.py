@@ -83,7 +83,7 @@ class Usearch(_Graph):
     module: ClassVar[str] = "usearch"
     kinds: ClassVar[tuple[str, ...]] = ("f32", "bf16", "i8")
 
-    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:  # noqa: ARG002 (takes no seed)
+    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Build a graph of inner products."""
         from usearch.index import Index as Graph
 
@@ -172,7 +172,7 @@ class Scann(Rival):
         opened = sorted({max(1, round(leaves * share)) for share in (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)})
         return [{"leaves": number, "depth": depth * k} for number, depth in itertools.product(opened, (1, 2, 4, 8))]
 
-    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:  # noqa: ARG002 (takes no seed)
+    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Build the tree, the quantiser and the rescoring."""
         import scann
 
@@ -210,7 +210,7 @@ class ScalableVS(_Graph):
     module: ClassVar[str] = "svs"
     kinds: ClassVar[tuple[str, ...]] = ("float32", "float16")
 
-    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:  # noqa: ARG002 (takes no seed)
+    def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Build a graph of inner products."""
         import svs
 

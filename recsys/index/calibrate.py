@@ -192,7 +192,7 @@ def _with_necessary(
     rounds: Sequence[Sequence[Trial[RungSpec]]],
     widths: WidthLadder,
 ) -> list[RungSpec]:
-    """Add what must be measured whatever the trials say: the exact rungs, and the best rung of a width that has none."""
+    """Add what is measured whatever trials say: the exact rungs, and the best rung of a width that has none."""
     wanted = {spec for spec in specs if is_exact(spec, widths)} | set(left)
     if rounds:
         missing = {spec.width for spec in specs} - {spec.width for spec in wanted}
