@@ -22,7 +22,7 @@ from numba import core, extending, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_intrinsic: Any = extending.intrinsic
+_intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 _generated: Any = core.cgutils
 
 # Sums may be reordered, which vector units need; NaN and infinity keep their meaning.
@@ -177,11 +177,16 @@ def best_candidates(
         scores_BK: filled with minus infinity.
     """
     num_candidates = rows_BC.shape[1]
+    enter_N1, leave_N1 = enter_N.reshape((-1, 1)), leave_N.reshape((-1, 1))
     for query in range(len(rows_BC)):
         for place in range(num_candidates):
             ahead = rows_BC[query, min(place + _NUM_AHEAD, num_candidates - 1)]
             if ahead >= 0:
                 _fetch_ahead(code_ND, ahead, start, stop)
+                if start > 0 and len(enter_N):
+                    _prefetch(enter_N1, ahead, 0)
+                if len(leave_N):
+                    _prefetch(leave_N1, ahead, 0)
             row = rows_BC[query, place]
             if row < 0:
                 continue
