@@ -70,6 +70,7 @@ class Cells:
         vector_Nr = np.ascontiguousarray(truncate(store_ND, width, widths))
         means = faiss.Kmeans(width, num, niter=_NUM_ITERATIONS, seed=seed, spherical=True)
         means.train(vector_Nr)
+        assert means.centroids is not None
         index = faiss.IndexFlatIP(width)
         index.add(means.centroids)
         return cls(index, widths=widths)
@@ -98,13 +99,11 @@ class Cells:
         cell_N: np.ndarray = self._index.search(vector_Nr, 1)[1][:, 0]
         return np.ascontiguousarray(cell_N)
 
-    def nearest(
-        self, query_BU: np.ndarray, num: int
-    ) -> tuple[Int64[np.ndarray, "batch probes"], Float[np.ndarray, "batch probes"]]:
-        """Return each query's nearest cells, at most as many as there are, and their scores."""
+    def nearest(self, query_BU: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
+        """Return each query's nearest cells, at most as many as there are."""
         query_Br = checked_query_at(query_BU, self.key[0], self._widths)
-        score_BP, cell_BP = self._index.search(query_Br, min(num, self.key[1]))
-        return cell_BP, score_BP
+        cell_BP: np.ndarray = self._index.search(query_Br, min(num, self.key[1]))[1]
+        return cell_BP
 
     def save(self, folder: Path) -> None:
         """Write them."""

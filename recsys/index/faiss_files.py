@@ -74,7 +74,7 @@ def check_index(
 
 
 def check_vectors_of(path: Path, index: Any, width: int, store_ND: np.ndarray, widths: WidthLadder) -> None:
-    """Raise `ArtifactError` unless an index holds these vectors: a few rows tell another catalogue's from this one's."""
+    """Raise `ArtifactError` unless an index holds these vectors: a few rows tell catalogues apart."""
     rows = np.unique(np.linspace(0, len(store_ND) - 1, num=8, dtype=np.int64))
     got_Rw = np.stack([index.reconstruct(int(row)) for row in rows])
     if not np.allclose(got_Rw, truncate(store_ND[rows], width, widths), atol=1e-6):

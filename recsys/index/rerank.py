@@ -10,18 +10,14 @@ Shapes: ``query_BU`` (batch, query size), ``query_BD`` (batch, full width), ``co
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import types
 
 from recsys.index.checks import checked_query_at
-from recsys.index.compiled import array, compiled, fetch_ahead, inner_product, offer, sort_heap
 from recsys.index.exact import NOTHING
+from recsys.index.kernels import best_candidates
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
 
-_NUM_AHEAD = 6
 _NO_NORMS = np.empty(0, dtype=np.float32)
 
 
@@ -70,7 +66,7 @@ class Rescorer:
             query_BD *= store.scale_D
         rows_BK = np.full((len(rows_BC), num), NOTHING, dtype=np.int64)
         scores_BK = np.full((len(rows_BC), num), -np.inf, dtype=np.float32)
-        _best(
+        best_candidates(
             query_BD,
             store.code_ND,
             np.ascontiguousarray(rows_BC),
@@ -84,43 +80,3 @@ class Rescorer:
             scores_BK,
         )
         return rows_BK, scores_BK
-
-
-def _signature(code: Any) -> Any:
-    floats, rows = array(types.float32, 2), array(types.int64, 2)
-    norms = array(types.float32, 1)
-    answers = array(types.int64, 2, writable=True), array(types.float32, 2, writable=True)
-    return types.void(floats, array(code, 2), rows, floats, types.int64, types.int64, norms, norms, norms, *answers)
-
-
-@compiled(_signature(types.float32), _signature(types.uint16), _signature(types.int8))
-def _best(
-    query_BD: np.ndarray,
-    code_ND: np.ndarray,
-    rows_BC: np.ndarray,
-    scores_BC: np.ndarray,
-    start: int,
-    stop: int,
-    shrink_B: np.ndarray,
-    enter_N: np.ndarray,
-    leave_N: np.ndarray,
-    rows_BK: np.ndarray,
-    scores_BK: np.ndarray,
-) -> None:
-    num_candidates = rows_BC.shape[1]
-    for query in range(len(rows_BC)):
-        for place in range(num_candidates):
-            ahead = rows_BC[query, min(place + _NUM_AHEAD, num_candidates - 1)]
-            if ahead >= 0:
-                fetch_ahead(code_ND, ahead, start, stop)
-            row = rows_BC[query, place]
-            if row < 0:
-                continue
-            score = inner_product(query_BD[query], code_ND, row, start, stop)
-            if start > 0:
-                known = scores_BC[query, place] * shrink_B[query]
-                score += known * enter_N[row] if len(enter_N) else known
-            if len(leave_N):
-                score /= leave_N[row]
-            offer(score, row, scores_BK[query], rows_BK[query])
-        sort_heap(scores_BK[query], rows_BK[query])

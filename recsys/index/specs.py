@@ -1,7 +1,7 @@
 """What can be built over the item vectors and how it can be searched, as plain data with readable names.
 
-A name says everything: ``ivf64r16-rabitq-p32-f128x800-r400-fp16`` scans RaBitQ codes of width 64 in the 32 cells that are
-nearest at width 16, scores the best 800 at width 128 and the best 400 of those at full width, from fp16 vectors.
+A name says everything: ``ivf64r16-rabitq-p32-f128x800-r400-fp16`` scans RaBitQ codes of width 64 in the 32 cells that
+are nearest at width 16, scores the best 800 at width 128 and the best 400 of those at full width, from fp16 vectors.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class IndexSpec:
     """What one index is.
 
     Args:
-        engine: ``exact`` scans all items, ``ivf`` those of the nearest cells, ``hnsw`` walks a graph, ``certified`` scans
-            all items at full width but reads only as much of each as it takes to rule it out.
-        width: embedding width of what is scanned.
+        engine: ``exact`` scans all items, ``ivf`` those of the nearest cells, ``hnsw`` walks a graph, ``certified`` is
+            exact at full width but reads only as much of each item as it takes to rule it out.
+        width: embedding width of what is scanned; of certified, the widest at which items are ruled out.
         routing: width at which cells are made and chosen (ivf, certified); 0 stands for ``width``.
-        code: how an ivf keeps its vectors: whole, as halves, as bytes, as one bit per coordinate (RaBitQ), or with 4 bits
-            for every 2 or 4 coordinates (product quantiser, fast-scan).
+        code: how an ivf keeps its vectors: whole, as halves, as bytes, as one bit per coordinate (RaBitQ), or with 4
+            bits for every 2 or 4 coordinates (product quantiser, fast-scan).
         cells: number of cells; 0 lets the number of items decide (`recsys.index.cells.num_cells`).
         levels: equal parts in which Panorama scores a vector until it is ruled out (exact, ivf of float32); 0: at once.
 
@@ -83,8 +83,9 @@ class RungSpec(IndexSpec):
     Args:
         nprobe: cells scanned (ivf).
         ef: length of the list that a walk keeps (hnsw).
-        funnel: ``(width, depth)`` of each stage between the scan and the full width: its best ``depth`` candidates so far
-            are scored at that width. Widths rise from the scan's, depths fall.
+        funnel: ``(width, depth)`` of each stage between the scan and the full width: the best ``depth`` candidates so
+            far are scored at that width. Widths rise from the scan's (what a lossy code found may be scored at the
+            scan's own first), depths fall.
         rerank: candidates scored at full width in the end; 0 answers with the scores of the stage before.
         store: the copy of the item vectors that funnel and rerank read.
 
@@ -114,7 +115,6 @@ class RungSpec(IndexSpec):
         object.__setattr__(self, "funnel", tuple((int(width), int(depth)) for width, depth in self.funnel))
         widths = [self.width, *(width for width, _ in self.funnel)]
         depths = [*(depth for _, depth in self.funnel), *([self.rerank] if self.rerank else [])]
-        # What a lossy code found may be scored again at the very width of the scan.
         first = [width + 1 for width in widths[1:2]] if self.code != "float32" else widths[1:2]
         if any(low >= high for low, high in [*zip(widths, first, strict=False), *itertools.pairwise(widths[1:])]):
             raise ConfigError(f"funnel: got widths {widths} from the scan on, expected them strictly increasing")

@@ -3,7 +3,8 @@
 The full-width vectors are kept as they were encoded, float32. Beside them a bundle may have a smaller copy to rerank
 from: halves, or bytes with one scale per column.
 
-Shapes: ``store_ND`` and ``code_ND`` are ``(items, full width)``, ``scale_D`` ``(full width,)``, ``norm_N`` ``(items,)``.
+Shapes: ``store_ND`` and ``code_ND`` are ``(items, full width)``, ``scale_D`` is ``(full width,)``, ``norm_N``
+``(items,)``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from recsys.widths import WidthLadder
 
 _NAME = "item_vectors"
 _LENGTH_BYTES = 8
-_DTYPES = {"F32": np.dtype("<f4"), "U16": np.dtype("<u2"), "I8": np.dtype("i1"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "U16": np.dtype("<u2"),
+    "I8": np.dtype("i1"),
+    "I64": np.dtype("<i8"),
+}
 _LARGEST_BYTE = 127
 _STORE_TOLERANCE = 1 / _LARGEST_BYTE
 
@@ -86,10 +92,10 @@ def load_store(
 
 
 def _decoded(store: Store, rows: np.ndarray) -> np.ndarray:
-    code_RD = store.code_ND[rows]
-    if store.scale_D is not None:
-        return code_RD * store.scale_D
-    return code_RD.view(np.float16) if code_RD.dtype == np.uint16 else code_RD
+    code_RD: np.ndarray = store.code_ND[rows]
+    if code_RD.dtype == np.uint16:
+        code_RD = code_RD.view(np.float16)
+    return code_RD if store.scale_D is None else np.multiply(code_RD, store.scale_D)
 
 
 def prefix_norms(store_ND: Float[np.ndarray, "items full"], widths: WidthLadder) -> dict[int, np.ndarray]:
@@ -161,9 +167,9 @@ def map_tensors(path: Path, *, names: list[str]) -> tuple[dict[str, np.ndarray],
     if got != sorted(names):
         raise ArtifactError(f"{path}: tensors: got {got}, expected {sorted(names)}")
     # The format, which its own library has checked: the header's length in 8 bytes, the header as JSON, the tensors.
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
+    with path.open("rb") as content:
+        length = int.from_bytes(content.read(_LENGTH_BYTES), "little")
+        header = json.loads(content.read(length))
     tensors = {}
     for name in names:
         entry = header[name]

@@ -7,13 +7,14 @@ so what is not needed is not read either; what is never ruled out is scored from
 
 Bounds are taken not of the items but of how they differ from their cell: with c the direction of the cell's mean, an
 item is x = a c + r and the query q = b c + s, and <q, x> = a b + <s, r>, as r and s are orthogonal to c. Near vectors
-differ little, so |r| is small: a and |r| alone, 8 bytes, rule most items out. Cells are visited by falling <q, c>, since
-good items early make high bars. The order never changes the answer.
+differ little, so |r| is small: a and |r| alone, 8 bytes, rule most items out. Cells are visited by falling <q, c>,
+since good items early make high bars. The order never changes the answer.
 
-No item is lost to rounding. A sum of D float32 products of vectors of norms at most 1 is off by at most D u, u = 2^-24
-(Higham, Accuracy and Stability of Numerical Algorithms, 3.1), whatever the order of summing; a bound takes four such sums
-(b, s, the partial product, and the score it is compared with). What storing a and r in float32 loses was measured for
-every item when the index was built, and its largest value is added. Norms are rounded up. Ties go to the lower row.
+No item is lost to rounding. A sum of D float32 products of vectors of norms at most 1 is off by at most D u, with
+u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), whatever the order of summing; a bound takes
+four such sums (b, s, the partial product, and the score it is compared with). What storing a and r in float32 loses was
+measured for every item when the index was built, and its largest value is added. Norms are rounded up. Ties go to the
+lower row.
 
 Shapes: ``query_BD`` (batch, full width), ``store_ND`` (items, full width), ``center_CD`` (cells, full width), ``row_P``
 (places: items by cell), ``along_P`` the a of each, ``tail_TP`` (bounds, places) the norms of r beyond each edge,
@@ -22,6 +23,7 @@ Shapes: ``query_BD`` (batch, full width), ``store_ND`` (items, full width), ``ce
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,9 @@ import numpy as np
 from recsys.errors import ArtifactError
 from recsys.index.cells import Cells, cell_means, num_cells
 from recsys.index.checks import checked_query_at
-from recsys.index.engines.certified_kernel import search
 from recsys.index.engines.protocol import Excluded, Found
 from recsys.index.exact import NOTHING
+from recsys.index.kernels import search_certified
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.index.store import map_tensors, save_tensors
 from recsys.widths import WidthLadder
@@ -82,7 +84,7 @@ class CertifiedIndex:
         center_CD = _directions(cell_means(store_ND, cell_N, num=num))
         along_P, rest_PD, error = _split(store_ND[row_P], center_CD[cell_N[row_P]])
         edges = _edges(spec, widths)
-        blocks = [rest_PD[:, low:high].ravel() for low, high in zip(edges, edges[1:], strict=False)]
+        blocks = [rest_PD[:, low:high].ravel() for low, high in itertools.pairwise(edges)]
         tensors = {
             "centers": center_CD,
             "starts": np.concatenate([[0], np.cumsum(np.bincount(cell_N, minlength=num))]).astype(np.int64),
@@ -112,17 +114,29 @@ class CertifiedIndex:
         """Bytes of parts, norms, rows and centres; the shared store, which is read too, is not among them."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
-    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+    def search(
+        self,
+        query_BU: np.ndarray,
+        num: int,
+        *,
+        effort: RungSpec,  # noqa: ARG002 (there is none to choose)
+        excluded: Excluded | None,
+    ) -> Found:
         """Find the exact best items, and count what was read."""
         full = self._widths.full
         query_BD = checked_query_at(query_BU, full, self._widths)
         rows_BK = np.full((len(query_BD), num), NOTHING, dtype=np.int64)
         scores_BK = np.full((len(query_BD), num), -np.inf, dtype=np.float32)
-        num_read = search(
+        num_read = search_certified(
             query_BD,
             self._store_ND,
             self._edges,
-            *(self._tensors[name] for name in _NAMES),
+            self._tensors["centers"],
+            self._tensors["starts"],
+            self._tensors["rows"],
+            self._tensors["along"],
+            self._tensors["tails"],
+            self._tensors["blocks"],
             _NOBODY if excluded is None else excluded.rows,
             _NUM_SUMS * (full + 16) * _UNIT_ROUNDOFF + self._error,
             rows_BK,
@@ -144,7 +158,8 @@ def _edges(spec: IndexSpec, widths: WidthLadder) -> np.ndarray:
 def _directions(mean_CD: np.ndarray) -> np.ndarray:
     """Return unit vectors; a mean of zeros has no direction and stays."""
     norm_C1 = np.linalg.norm(mean_CD, axis=1, keepdims=True)
-    return np.divide(mean_CD, norm_C1, out=np.zeros_like(mean_CD), where=norm_C1 > 0)
+    direction_CD: np.ndarray = np.divide(mean_CD, norm_C1, out=np.zeros_like(mean_CD), where=norm_C1 > 0)
+    return direction_CD
 
 
 def _split(item_PD: np.ndarray, center_PD: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

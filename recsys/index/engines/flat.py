@@ -94,7 +94,7 @@ class FlatIndex:
         if num > self._index.batch_size:
             most = self._index.batch_size
             raise RequestError("k", f"got {num} candidates of {effort.name}, expected at most {most} with Panorama")
-        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
         return Found(rows_BC, scores_BC)
 

@@ -42,7 +42,7 @@ class HnswIndex:
         """Link the items. FAISS draws levels from a generator of the index, so one thread gives one graph."""
         index = faiss.IndexHNSWFlat(spec.width, _NUM_LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
-        index.hnsw.rng = faiss.RandomGenerator(seed)
+        index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
         index.add(np.ascontiguousarray(truncate(store_ND, spec.width, widths)))
         return cls(spec, index=index, widths=widths)
 
@@ -66,7 +66,8 @@ class HnswIndex:
         """Walk towards each query with a list of ``effort.ef`` items, of ``num`` where that is more."""
         query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
         wanted = {"efSearch": max(effort.ef, num)} | ({} if excluded is None else {"sel": excluded.selector})
-        scores_BC, rows_BC = self._index.search(query_Bw, num, params=faiss.SearchParametersHNSW(**wanted))
+        parameters = faiss.SearchParametersHNSW(**wanted)  # type: ignore[attr-defined]
+        scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
         return Found(rows_BC, scores_BC)
 
     def save(self, folder: Path) -> None:

@@ -4,8 +4,10 @@ Three widths' worth of choice: cells are made and chosen at the routing width, t
 index's width, in the index's code. Cells are chosen here and handed to FAISS (``search_preassigned``), so routing may
 be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
 
-RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's mean; PQ keeps 4
-bits for every 2 or 4 coordinates. Both are scanned 32 at a time in registers ("fast scan").
+RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's mean, PQ 4 bits
+for every 2 or 4 coordinates of it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16
+bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
+for.
 
 Shapes: ``vector_Nw`` (items, width), ``cell_N`` (items,), ``cell_BP`` (batch, probes).
 """
@@ -55,6 +57,8 @@ class IvfIndex:
         self._index = index
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
+        residual = spec.code in ("rabitq", "pq2", "pq4")
+        self._means_Cw = index.quantizer.reconstruct_n(0, cells.key[1]) if residual else None
 
     @classmethod
     def build(
@@ -62,7 +66,7 @@ class IvfIndex:
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
         vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
-        means = faiss.IndexFlatIP(spec.width)
+        means: Any = faiss.IndexFlatIP(spec.width)
         means.add(cell_means(vector_Nw, cell_N, num=cells.key[1]))
         index = _empty(spec, means, cells.key[1])
         index.train(vector_Nw)
@@ -103,8 +107,9 @@ class IvfIndex:
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
-        cell_BP, score_BP = self.cells.nearest(query_BU, effort.nprobe)
+        cell_BP = self.cells.nearest(query_BU, effort.nprobe)
         query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
+        score_BP = self._score_means(query_Bw, cell_BP)
         rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
         scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
         wanted = {"nprobe": cell_BP.shape[1]} | ({} if excluded is None else {"sel": excluded.selector})
@@ -122,6 +127,20 @@ class IvfIndex:
         )
         return Found(rows_BC, scores_BC)
 
+    def _score_means(self, query_Bw: np.ndarray, cell_BP: np.ndarray) -> np.ndarray:
+        """Return what codes of differences from a cell's mean are added to; the others do without."""
+        score_BP = np.zeros(cell_BP.shape, dtype=np.float32)
+        if self._means_Cw is not None:
+            faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
+                faiss.swig_ptr(score_BP),
+                faiss.swig_ptr(query_Bw),
+                faiss.swig_ptr(self._means_Cw),
+                faiss.swig_ptr(cell_BP),
+                self.spec.width,
+                *cell_BP.shape,
+            )
+        return score_BP
+
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""
         write_index(self._index, folder / f"{self.spec.name}.faiss")
@@ -138,9 +157,7 @@ def _empty(spec: IndexSpec, means: Any, num: int) -> Any:
         return faiss.IndexIVFRaBitQ(means, width, num, metric)
     if spec.code in ("fp16", "sq8"):
         return faiss.IndexIVFScalarQuantizer(means, width, num, _scalar_type(spec.code), metric, False)
-    index = faiss.IndexIVFPQ(means, width, num, width // int(spec.code[2]), _BITS, metric)
-    index.by_residual = False
-    return index
+    return faiss.IndexIVFPQ(means, width, num, width // int(spec.code[2]), _BITS, metric)
 
 
 def _scalar_type(code: Code) -> int:
@@ -152,8 +169,8 @@ def _lists_bytes(index: Any) -> int:
     """Return the bytes of all cells' codes and ids; fast-scan pads each to whole blocks, Panorama adds norms."""
     size_C = np.array([index.invlists.list_size(cell) for cell in range(int(index.nlist))], dtype=np.int64)
     if isinstance(index, faiss.IndexIVFFastScan):
-        padded = -(-size_C // _FAST_SCAN_BLOCK) * _FAST_SCAN_BLOCK
-        return int((padded * index.get_block_stride() // _FAST_SCAN_BLOCK).sum() + 8 * size_C.sum())
+        blocks_C, stride = -(-size_C // _FAST_SCAN_BLOCK), index.get_block_stride()  # type: ignore[attr-defined]
+        return int(stride * blocks_C.sum() + 8 * size_C.sum())
     if isinstance(index, faiss.IndexIVFFlatPanorama):
         padded = -(-size_C // index.batch_size) * index.batch_size
         return int((padded * (index.code_size + 4 * (index.n_levels + 1))).sum() + 8 * size_C.sum())

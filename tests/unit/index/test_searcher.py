@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import RequestError, WidthError
-from recsys.index.build import build_searcher
+from recsys.index.build import build_searcher, default_indexes
 from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.exact import NOTHING
 from recsys.index.searcher import use_one_thread
@@ -21,6 +21,13 @@ RUNGS = [
     RungSpec(engine="ivf", width=8, nprobe=16),
     RungSpec(engine="ivf", width=4, nprobe=4, rerank=50),
     RungSpec(engine="ivf", width=16, nprobe=4),
+    RungSpec(engine="exact", width=16, levels=4),
+    RungSpec(engine="ivf", width=16, routing=4, levels=2, nprobe=4),
+    RungSpec(engine="ivf", width=8, routing=4, code="rabitq", nprobe=8, funnel=((8, 90),), rerank=50, store="fp16"),
+    RungSpec(engine="ivf", width=8, routing=16, code="pq2", nprobe=8, rerank=50, store="sq8"),
+    RungSpec(engine="ivf", width=8, routing=4, code="sq8", nprobe=8),
+    RungSpec(engine="hnsw", width=8, ef=40, rerank=50),
+    RungSpec(engine="certified", width=8, routing=4),
 ]
 
 
@@ -31,7 +38,9 @@ def unit(num, width, seed):
 
 @pytest.fixture(scope="module")
 def searcher():
-    return build_searcher(unit(MIN_ITEMS_FOR_IVF, 16, seed=1), widths=WIDTHS, seed=1)
+    indexes = [*default_indexes(WIDTHS, MIN_ITEMS_FOR_IVF), *(rung.index for rung in RUNGS)]
+    store = unit(MIN_ITEMS_FOR_IVF, 16, seed=1)
+    return build_searcher(store, widths=WIDTHS, seed=1, indexes=list(dict.fromkeys(indexes)), stores=("fp16", "sq8"))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +93,30 @@ def test_k_may_exceed_the_catalogue(searcher, queries, rung):
     found = searcher.search(queries, k=searcher.num_items + 7, rung=rung)
     assert found.rows_BK.shape == (5, searcher.num_items + 7)
     assert (found.rows_BK[:, -7:] == NOTHING).all()
+
+
+def test_only_a_certified_search_says_what_it_read(searcher, queries):
+    for rung in RUNGS:
+        share = searcher.search(queries, k=5, rung=rung).touched_share
+        assert (share is not None) == (rung.engine == "certified")
+        assert share is None or 0 < share < 1.5  # vectors without structure: nothing is ruled out early
+
+
+def test_a_funnel_ends_below_the_full_width(searcher, queries):
+    for funnel, error, message in (
+        (((5, 50),), WidthError, "got 5, expected a trained width"),
+        (((16, 50),), RequestError, "rung: got exact4-f16x50, expected a funnel below the full width"),
+    ):
+        with pytest.raises(error, match=message):
+            searcher.search(queries, k=1, rung=RungSpec(engine="exact", width=4, funnel=funnel))
+
+
+def test_a_store_that_there_is_not_is_refused(queries):
+    bare = build_searcher(unit(30, 16, seed=1), widths=WIDTHS, seed=1)
+    rung = RungSpec(engine="exact", width=4, rerank=9, store="fp16")
+    assert not bare.supports(rung)
+    with pytest.raises(RequestError, match="stores \\['float32'\\]"):
+        bare.search(queries, k=1, rung=rung)
 
 
 def test_a_rung_that_reranks_answers_with_full_width_cosines(searcher, queries):
