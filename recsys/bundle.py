@@ -22,7 +22,6 @@ memory that is not its own, and vectors of another model give answers that look 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,7 +47,7 @@ from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
-from recsys.index.store import WIDTHS_NOTE, map_vectors, save_vectors
+from recsys.index.store import map_vectors, save_vectors
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
 from recsys.users import UserStore, distinct
 from recsys.widths import WidthLadder
@@ -170,7 +169,7 @@ class Bundle:
             return None
         return self.item_frame.select(pl.coalesce("title", "id"))["title"].to_list()
 
-    def _check(self, notes: Mapping[str, str]) -> None:
+    def _check(self, notes: Mapping[str, Any]) -> None:
         manifest, num_items = self.manifest, len(self.item_vectors)
         for name, what, got, expected in (
             (LAYOUT, "widths", list(self.widths), manifest["widths"]),
@@ -231,9 +230,7 @@ def write_bundle(
     with artifact.staged(target) as folder:
         towers.save(folder)
         model_id = _digest(folder, [WEIGHTS, LAYOUT])
-        save_vectors(
-            item_ND, folder / _VECTORS, metadata={"model_id": model_id, WIDTHS_NOTE: json.dumps(list(towers.widths))}
-        )
+        save_vectors(item_ND, folder / _VECTORS, metadata={"model_id": model_id, "widths": list(towers.widths)})
         dataset.item_frame.select(pl.exclude(f"^{FEATURE_PREFIX}.*$")).write_parquet(folder / _ITEMS)
         users.save(folder / _USERS)
         ks = usable_ks(options.ks, len(item_ND))

@@ -19,12 +19,12 @@ from recsys import artifact
 from recsys.config import to_mapping
 from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
 from recsys.index.build import build_for
-from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.calibrate import MIN_QUERIES, calibrate
+from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import write_indexes
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
-from recsys.index.store import WIDTHS_NOTE
+from recsys.index.store import NOTES
 from recsys.widths import Norm, WidthLadder, truncate
 
 KIND, INDEX, LADDER = "ladder", "index", "ladder.json"
@@ -130,7 +130,7 @@ def _load(path: Path) -> tuple[np.ndarray, list[int] | None]:
             names, notes = list(file.keys()), file.metadata() or {}
             if len(names) != 1:
                 raise ArtifactError(f"{path}: tensors: got {names}, expected one")
-            return file.get_tensor(names[0]), json.loads(notes.get(WIDTHS_NOTE, "null"))
+            return file.get_tensor(names[0]), json.loads(notes.get(NOTES, "{}")).get("widths")
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{path}: neither an .npy nor a .safetensors file: {error}") from error
 

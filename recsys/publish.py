@@ -69,8 +69,8 @@ def ladder_notes(ladder: Ladder) -> list[str]:
     ]
     if off := measured["widths_on_no_frontier"]:
         notes.append(
-            f"On no frontier: width(s) {', '.join(map(str, off))}. Other rungs are at least as fast, small and close to "
-            "the exact answer, so no request climbs there; only one that names the width is answered at it (off)."
+            f"On no frontier: width(s) {', '.join(map(str, off))}. Other rungs are at least as fast, small and close "
+            "to the exact answer, so no request climbs there; only one that names the width is answered at it (off)."
         )
     if measured["num_queries"] < MIN_QUERIES:
         notes.append(

@@ -1,4 +1,4 @@
-"""The rungs on offer: a declared space of indexes, efforts and rerank depths, from which calibration takes the frontier.
+"""The rungs on offer: a declared space of indexes, efforts and rerank depths, of which calibration takes the frontier.
 
 A space is plain data (a TOML file can hold it) and says nothing of a catalogue's size: probes are shares of the cells,
 depths multiples of k. `LadderSpace.specs` turns it into rungs for one catalogue.

@@ -120,16 +120,17 @@ def load_norms(path: Path, store_ND: Float[np.ndarray, "items full"], widths: Wi
     return {int(name): norm_N for name, norm_N in tensors.items()}
 
 
-WIDTHS_NOTE = "widths"
-"""The header's note of which widths the vectors were trained at: a list as JSON."""
+NOTES = "notes"
+"""The header's only entry, JSON: several would be written in no fixed order, and the file differ from run to run."""
 
 
-def save_vectors(store_ND: Float[np.ndarray, "items full"], path: Path, *, metadata: dict[str, str]) -> None:
+def save_vectors(store_ND: Float[np.ndarray, "items full"], path: Path, *, metadata: dict[str, Any]) -> None:
     """Write float32 vectors, with notes about them in the file's header."""
-    save_tensors({_NAME: np.ascontiguousarray(store_ND, dtype=np.float32)}, path, metadata=metadata)
+    notes = {NOTES: json.dumps(metadata, sort_keys=True)}
+    save_tensors({_NAME: np.ascontiguousarray(store_ND, dtype=np.float32)}, path, metadata=notes)
 
 
-def map_vectors(path: Path) -> tuple[Float[np.ndarray, "items full"], dict[str, str]]:
+def map_vectors(path: Path) -> tuple[Float[np.ndarray, "items full"], dict[str, Any]]:
     """Map what `save_vectors` wrote: a read-only array whose pages are read on demand and shared between processes.
 
     Returns:
@@ -142,7 +143,7 @@ def map_vectors(path: Path) -> tuple[Float[np.ndarray, "items full"], dict[str, 
     store_ND = tensors[_NAME]
     if store_ND.dtype != np.float32 or store_ND.ndim != 2 or 0 in store_ND.shape:
         raise ArtifactError(f"{path}: {_NAME}: got {store_ND.dtype} of {store_ND.shape}, expected a float32 matrix")
-    return store_ND, metadata
+    return store_ND, json.loads(metadata.get(NOTES, "{}"))
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], path: Path, *, metadata: dict[str, str] | None = None) -> None:

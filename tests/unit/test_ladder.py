@@ -10,6 +10,7 @@ from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
 from recsys.index.files import load_searcher
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
+from recsys.index.store import save_vectors
 from recsys.ladder import LadderOptions, make_ladder
 from recsys.publish import ladder_notes, ladder_table
 from recsys.widths import WidthLadder
@@ -121,7 +122,7 @@ def test_widths_that_do_not_fit(folder):
 
 def test_widths_that_were_not_trained(folder):
     vectors = np.load(folder / "items.npy")
-    save_file({"v": vectors}, folder / "items.safetensors", metadata={"widths": "[8, 16]"})
+    save_vectors(vectors, folder / "items.safetensors", metadata={"widths": [8, 16]})
     with pytest.raises(WidthError, match=r"expected some of \[8, 16\], which .* says were trained"):
         make_ladder(LadderOptions(**{**vars(options(folder)), "vectors": folder / "items.safetensors"}))
 
