@@ -11,7 +11,7 @@
         item_vectors.safetensors   full-width unit vectors of all items, mapped, never copied
         items.parquet         row i is item row i: id and the catalogue's own columns
         users.parquet         row i is user row i: id, history, seen, features
-        index/*.faiss         exact and IVF indexes at each width
+        index/                indexes.json and what it lists: indexes, cells, stores, norms of prefixes
         ladder.json           the measured rungs
         manifest.json         model and index ids, and the SHA-256 of every other file; written last
 

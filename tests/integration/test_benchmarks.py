@@ -1,4 +1,4 @@
-"""The quick form of benchmarks: simulated data, no folder of datasets, figures in the last line."""
+"""The quick form of the benchmarks: simulated data, no folder of datasets, figures in the last line."""
 
 import json
 import os
@@ -35,6 +35,13 @@ def test_quality():
     one = figures["simulated-refit/ndcg@10"]
     assert one.keys() >= METRIC
     assert one["aim"] == pytest.approx(1.2 * one["best_baseline"]["mean"])
+
+
+def test_rerank():
+    figures = last_line("rerank")
+    assert figures["num_candidates"] == 1000
+    assert all(ms > 0 for ms in figures["p50_ms"].values())
+    assert {"float32, nothing known", "fp16, 64 known", "NumPy"} < figures["p50_ms"].keys()
 
 
 def test_search():
