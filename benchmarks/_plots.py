@@ -32,3 +32,41 @@ def plot_widths(name: str, figures: dict[str, Any], path: Path) -> None:
     figure.suptitle(f"{name}: test, mean of {seeds} seed(s)" + (", 95% intervals" if seeds > 1 else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def plot_frontier(name: str, figures: dict[str, Any], path: Path) -> None:
+    """Draw overlap against speed-up, every rung named, every rival a line of its own, into a PNG file."""
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panel = figure.subplots()
+    rungs = sorted(figures["ours"]["points"], key=lambda point: float(point["speedup"]))
+    for number, (rival, found) in enumerate(figures["rivals"].items()):
+        points = sorted(found.get("points", []), key=lambda point: float(point["speedup"]))
+        missed, speedups = [_missed(point) for point in points], [point["speedup"] for point in points]
+        panel.plot(speedups, missed, marker=".", linewidth=0.8, alpha=0.8, color=f"C{number}", label=rival)
+    panel.scatter(
+        [rung["speedup"] for rung in rungs],
+        [_missed(rung) for rung in rungs],
+        marker="D",
+        color="black",
+        zorder=3,
+        label="our rungs",
+    )
+    for rung in rungs:
+        place = (rung["speedup"], _missed(rung))
+        panel.annotate(rung["name"], place, textcoords="offset points", xytext=(5, 4), fontsize=7)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.invert_yaxis()
+    panel.set_xlabel("times as fast as the exact scan at full width (p50, one query, one thread)")
+    panel.set_ylabel("share of the exact top 100 that is missed (lowest: none)")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    kind = "simulated from trained items" if figures["simulated"] else "trained items"
+    figure.suptitle(f"{name}: {figures['num_items']:,} {kind}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _missed(point: dict[str, Any]) -> float:
+    """Return what is missed, no less than a logarithmic axis can show."""
+    return max(1 - float(point["overlap"]), 1e-4)

@@ -11,7 +11,7 @@
         item_vectors.safetensors   full-width unit vectors of all items, mapped, never copied
         items.parquet         row i is item row i: id and the catalogue's own columns
         users.parquet         row i is user row i: id, history, seen, features
-        index/*.faiss         exact and IVF indexes at each width
+        index/                indexes.json and what it lists: indexes, cells, stores, norms of prefixes
         ladder.json           the measured rungs
         manifest.json         model and index ids, and the SHA-256 of every other file; written last
 
@@ -22,10 +22,10 @@ memory that is not its own, and vectors of another model give answers that look 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,19 @@ import polars as pl
 from jaxtyping import Float
 
 from recsys import artifact
+from recsys.config import to_mapping
 from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, SPLITS
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.ids import Vocabulary
-from recsys.index.build import build_searcher
-from recsys.index.calibrate import default_specs, measure_ladder, usable_ks
-from recsys.index.engines import Searcher
+from recsys.index.build import build_for
+from recsys.index.calibrate import calibrate, usable_ks
 from recsys.index.files import load_searcher, write_indexes
 from recsys.index.rungs import Ladder
+from recsys.index.searcher import Searcher
+from recsys.index.space import LadderSpace
+from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
 from recsys.users import UserStore, distinct
@@ -73,12 +76,17 @@ class PublishOptions:
     """How a bundle's ladder is measured."""
 
     num_queries: int = 256
-    """Users whose vectors the ladder is measured with; all of them where there are fewer."""
+    """Users whose vectors the ladder is measured with; all of them where there are fewer (the table then says so where
+    they are too few to rely on)."""
     ks: tuple[int, ...] = (10, 100)
     """The k of each measured overlap, where it is at most a quarter of the catalogue; latency is measured at the
     largest."""
     repeats: int = 5
-    """Passes through the queries, in each of which every rung answers every query once."""
+    """Most passes through the queries, in each of which every rung that is left answers every query once."""
+    budget_s: float = 600.0
+    """Seconds that calibration should take, building indexes apart; what is measured less often for it is noted."""
+    space: LadderSpace = field(default_factory=LadderSpace)
+    """The rungs on offer."""
     seed: int = 1
     """Fixes the queries, their order, and the cells of the IVF indexes."""
     activate: bool = True
@@ -90,6 +98,8 @@ class PublishOptions:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"ks: got {list(self.ks)}, expected positive numbers of items")
+        if not self.budget_s > 0:
+            raise ConfigError(f"budget_s: got {self.budget_s}, expected seconds above 0")
 
 
 class Bundle:
@@ -159,7 +169,7 @@ class Bundle:
             return None
         return self.item_frame.select(pl.coalesce("title", "id"))["title"].to_list()
 
-    def _check(self, notes: Mapping[str, str]) -> None:
+    def _check(self, notes: Mapping[str, Any]) -> None:
         manifest, num_items = self.manifest, len(self.item_vectors)
         for name, what, got, expected in (
             (LAYOUT, "widths", list(self.widths), manifest["widths"]),
@@ -220,15 +230,18 @@ def write_bundle(
     with artifact.staged(target) as folder:
         towers.save(folder)
         model_id = _digest(folder, [WEIGHTS, LAYOUT])
-        save_vectors(item_ND, folder / _VECTORS, metadata={"model_id": model_id})
+        save_vectors(item_ND, folder / _VECTORS, metadata={"model_id": model_id, "widths": list(towers.widths)})
         dataset.item_frame.select(pl.exclude(f"^{FEATURE_PREFIX}.*$")).write_parquet(folder / _ITEMS)
         users.save(folder / _USERS)
+        ks = usable_ks(options.ks, len(item_ND))
+        specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
         tell("build indexes", 0.0)
-        searcher = build_searcher(item_ND, widths=towers.widths, seed=options.seed)
+        searcher = build_for(item_ND, specs, widths=towers.widths, seed=options.seed)
+        measure = partial(_measure, searcher, towers, dataset, users, options, specs, ks)
+        ladder = measure(lambda share: tell("measure the ladder", share))
         (folder / _INDEX).mkdir()
-        write_indexes(searcher, folder / _INDEX)
+        write_indexes(searcher.only(ladder.rungs), folder / _INDEX)
         index_id = _digest(folder, _index_files(folder), salt=model_id)
-        ladder = _measure(searcher, towers, dataset, users, options, lambda share: tell("measure the ladder", share))
         replace(ladder, measured={**ladder.measured, "index_id": index_id}).save(folder / _LADDER)
         content = {
             "model_id": model_id,
@@ -290,6 +303,8 @@ def _measure(
     dataset: Dataset,
     users: UserStore,
     options: PublishOptions,
+    specs: Sequence[RungSpec],
+    ks: Sequence[int],
     progress: Callable[[float], None],
 ) -> Ladder:
     """Measure with the vectors of users that were held out, or of any with a history where none were."""
@@ -301,18 +316,19 @@ def _measure(
         raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
     chosen = np.random.default_rng(options.seed).permutation(rows)[: options.num_queries]
     history, features, seen = users.batch(chosen)
-    ks = usable_ks(options.ks, searcher.num_items)
-    ladder = measure_ladder(
+    ladder = calibrate(
         searcher,
         towers.encode_users(history, features, chosen, users.times(chosen)),
-        specs=default_specs(towers.widths, searcher.num_items, k=ks[-1]),
+        specs=specs,
         ks=ks,
         exclude=seen if dataset.mask_seen else None,
         repeats=options.repeats,
         seed=options.seed,
+        budget_s=options.budget_s,
         progress=progress,
     )
-    return replace(ladder, measured={**ladder.measured, "query_split": splits[0] if len(splits) == 1 else "all"})
+    noted = {"query_split": splits[0] if len(splits) == 1 else "all", "space": to_mapping(options.space)}
+    return replace(ladder, measured=ladder.measured | noted)
 
 
 def _read_items(path: Path) -> pl.DataFrame:

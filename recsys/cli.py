@@ -99,21 +99,31 @@ def _load_evaluate() -> tuple[Any, Callable[[Any], None]]:
 
 def _load_publish() -> tuple[Any, Callable[[Any], None]]:
     from recsys.index.rungs import Ladder
-    from recsys.publish import PublishRunOptions, ladder_table, publish_run
+    from recsys.publish import PublishRunOptions, ladder_notes, ladder_table, publish_run
 
     def run(options: PublishRunOptions) -> None:
         with _err.status("publish") as status:
             folder = publish_run(options, progress=lambda stage, share: status.update(f"{stage} {share:.0%}"))
         ladder = Ladder.load(folder / "ladder.json")
         _out.print(ladder_table(ladder))
-        _out.print(
-            f"{len(ladder.rungs)} rungs measured, one query at a time on one thread. Time budgets choose among the "
-            "steps (*); requests that name a width or an overlap, among all.",
-            soft_wrap=True,
-        )
+        _out.print(*ladder_notes(ladder), sep="\n", soft_wrap=True)
         _out.print(f"{folder} is now CURRENT" if options.publish.activate else f"{folder}", soft_wrap=True)
 
     return PublishRunOptions, run
+
+
+def _load_ladder() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.ladder import LADDER, LadderOptions, make_ladder
+    from recsys.publish import ladder_notes, ladder_table
+
+    def run(options: LadderOptions) -> None:
+        with _err.status("ladder") as status:
+            ladder = make_ladder(options, progress=lambda stage, share: status.update(f"{stage} {share:.0%}"))
+        _out.print(ladder_table(ladder))
+        _out.print(*ladder_notes(ladder), sep="\n", soft_wrap=True)
+        _out.print(f"{options.out / LADDER}", soft_wrap=True)
+
+    return LadderOptions, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +177,7 @@ VERBS = {
     "train": Verb(f"Train the two towers at every width. {CONFIG_FILE} FILE reads settings from TOML.", _load_train),
     "evaluate": Verb("Measure every width, beside the baselines, on held-out interactions.", _load_evaluate),
     "publish": Verb("Write a bundle: towers, vectors, indexes and a measured ladder.", _load_publish),
+    "ladder": Verb("Find and measure a ladder for any vectors, without a model.", _load_ladder),
     "recommend": Verb("Ask a running server for recommendations.", _load_recommend),
 }
 

@@ -11,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from recsys.bundle import PublishOptions, write_bundle
+from recsys.index.calibrate import MIN_QUERIES
 from recsys.index.rungs import Ladder
 from recsys.model.best import load_towers_and_dataset
 
@@ -40,16 +41,14 @@ def publish_run(options: PublishRunOptions, *, progress: Callable[[str, float], 
 
 
 def ladder_table(ladder: Ladder) -> Table:
-    """Return the rungs that requests will meet most, cheapest first: the steps (*), and the best rung of each width."""
+    """Return the rungs, cheapest first, marking the steps (*)."""
     widest = max(ladder.rungs[0].overlap)
-    best = {width: ladder.best_of_width(width, k=widest) for width in ladder.widths}
-    shown = [rung for rung in ladder.rungs if rung.on_ladder or rung is best[rung.width]]
     table = Table()
     for column in ("step", "rung", "width", f"overlap@{widest}", "p50 ms", "p99 ms", "MiB"):
         table.add_column(column, justify="left" if column in ("step", "rung") else "right")
-    for rung in shown:
+    for rung in ladder.rungs:
         table.add_row(
-            "*" if rung.on_ladder else "",
+            "*" if rung.on_ladder else "" if rung.on_frontier else "(off)",
             rung.name,
             str(rung.width),
             f"{rung.overlap[widest]:.4f}",
@@ -58,3 +57,24 @@ def ladder_table(ladder: Ladder) -> Table:
             f"{rung.size_bytes / 2**20:.2f}",
         )
     return table
+
+
+def ladder_notes(ladder: Ladder) -> list[str]:
+    """Return what has to be said about a calibrated ladder, in sentences."""
+    measured = ladder.measured
+    notes = [
+        f"{len(ladder.rungs)} rungs of {len(measured['trials'][0])} tried in {measured['calibration_seconds']:.0f} s, "
+        "one query at a time on one thread. Time budgets choose among the steps (*); requests that name a width or an "
+        "overlap, among all."
+    ]
+    if off := measured["widths_on_no_frontier"]:
+        notes.append(
+            f"On no frontier: width(s) {', '.join(map(str, off))}. Other rungs are at least as fast, small and close "
+            "to the exact answer, so no request climbs there; only one that names the width is answered at it (off)."
+        )
+    if measured["num_queries"] < MIN_QUERIES:
+        notes.append(
+            f"Measured with {measured['num_queries']} queries only: too few to tell rungs apart reliably (from "
+            f"{MIN_QUERIES} on)."
+        )
+    return notes

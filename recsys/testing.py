@@ -24,6 +24,7 @@ from recsys.config import ModelConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
 from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.specs import Engine
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.widths import Head, Norm, WidthLadder
@@ -181,10 +182,11 @@ def rungs(draw: st.DrawFn, *, widths: tuple[int, ...] = (16, 32, 64, 128), ks: t
     """Hypothesis strategy: a rung with any measurements, some of them so round that several rungs share them."""
     overlap = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1)
     p99_ms = draw(st.sampled_from([0.5, 1.0, 1.05, 1.2, 4.0]) | st.floats(0.01, 1000))
+    engine: Engine = draw(st.sampled_from(("exact", "ivf")))
     return Rung(
-        engine=draw(st.sampled_from(["exact", "ivf"])),
+        engine=engine,
         width=draw(st.sampled_from(widths)),
-        nprobe=draw(st.integers(1, 64)),
+        nprobe=draw(st.integers(1, 64)) if engine == "ivf" else 0,
         rerank=draw(st.sampled_from([0, 100, 400])),
         overlap={k: draw(overlap) for k in ks},
         latency_p50_ms=p99_ms / draw(st.floats(1, 5)),

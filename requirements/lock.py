@@ -1,4 +1,4 @@
-"""Regenerate ``cpu.txt`` and ``gpu.txt``: every package, pinned by name and version, no index and no host.
+"""Regenerate ``cpu.txt``, ``gpu.txt`` and ``scale.txt``: packages pinned by name and version, no index and no host.
 
     python requirements/lock.py            # rewrite both
     python requirements/lock.py --upgrade  # ignore the versions pinned now
@@ -8,6 +8,8 @@ and the CUDA packages that *its* build needs. Two facts make a plain ``pip insta
 torchrec requires ``fbgemm-gpu`` by name, which on a machine without CUDA must be ``fbgemm-gpu-cpu``; and the
 same torch version is a CPU build on some registries and a CUDA build on others. So the CPU lock leaves out
 what only a CUDA build of torch needs, and never names ``fbgemm-gpu``.
+
+``scale.txt`` holds what benchmarks/ladder.py compares with, beyond what the others pin: nobody else needs it.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ HEADER = """\
 """
 
 
-def resolve(variant: str, upgrade: bool) -> list[str]:
-    """Return sorted ``name==version`` lines for one extra, resolved for Linux and CPython 3.11."""
+def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ()) -> list[str]:
+    """Return sorted ``name==version`` lines for one variant and further extras, resolved for Linux and CPython 3.11."""
     target = HERE / f"{variant}.txt"
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "lock.txt"
@@ -43,7 +45,7 @@ def resolve(variant: str, upgrade: bool) -> list[str]:
         override = Path(scratch) / "override.txt"
         override.write_text("fbgemm-gpu ; sys_platform == 'never'\n" if variant == "cpu" else "")
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"]
-        for extra in (variant, "bench", "dev"):
+        for extra in (variant, "bench", "dev", *extras):
             command += ["--extra", extra]
         command += ["--python-version", PYTHON, "--python-platform", "x86_64-manylinux_2_28"]
         command += ["--no-header", "--no-annotate", "--no-emit-index-url"]
@@ -64,6 +66,9 @@ def main() -> None:
         lines = resolve(variant, arguments.upgrade)
         (HERE / f"{variant}.txt").write_text(HEADER.format(torch=TORCH, variant=variant) + "\n".join(lines) + "\n")
         print(f"requirements/{variant}.txt: {len(lines)} packages")
+    beyond = sorted(set(resolve("cpu", upgrade=False, extras=("scale",))) - set((HERE / "cpu.txt").read_text().split()))
+    (HERE / "scale.txt").write_text(HEADER.format(torch=TORCH, variant="scale") + "\n".join(beyond) + "\n")
+    print(f"requirements/scale.txt: {len(beyond)} packages")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError, RecsysError
-from recsys.index.engines import use_one_thread
+from recsys.index.searcher import use_one_thread
 from serving.bundles import LiveBundle
 from serving.engine import Engine
 from serving.interceptors import CallInterceptor

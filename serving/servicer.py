@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import grpc
 
 from recsys.data.schema import Kind
-from recsys.index.rungs import Engine as RungEngine
 from recsys.index.rungs import Rung
+from recsys.index.specs import Engine as RungEngine
 from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
@@ -21,6 +21,8 @@ from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
 _ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
     "exact": pb.SEARCH_ENGINE_EXACT,
     "ivf": pb.SEARCH_ENGINE_IVF,
+    "hnsw": pb.SEARCH_ENGINE_HNSW,
+    "certified": pb.SEARCH_ENGINE_CERTIFIED,
 }
 _NORMS: dict[Norm, pb.Norm.ValueType] = {"prefix": pb.NORM_PREFIX, "full": pb.NORM_FULL}
 _KINDS: dict[Kind, pb.FeatureKind.ValueType] = {

@@ -1,69 +1,41 @@
 """Measure the ladder: how close each rung comes to the exact full-width answer, and what it costs on this machine.
 
-Overlap@k is the share of the exact full-width top-k that a rung returns. Two items whose full-width scores differ by
-no more than float32 rounding are the same to a ranking, so a returned item counts when its own full-width score is
-within `TIE_TOLERANCE` of the k-th best: an answer that breaks a tie the other way misses nothing.
+Of a declared space of rungs (`recsys.index.space`) successive halving finds those that are on a frontier over overlap,
+latency and bytes at one of the ks asked for; the rest is dropped. Latency is that of one call with one query on one
+thread; `recsys.index.timing` says how the machine is kept out of it, `recsys.index.truth` what overlap is.
 
-Latency is that of one call with one query on one thread; `recsys.index.timing` says how the machine is kept out of it.
-
-Shapes: ``query_QU`` (queries, query size), ``rows_QK`` (queries, k), ``ms_PQ`` (passes, queries).
+Shapes: ``query_QU`` (queries, query size).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from recsys.errors import ConfigError
-from recsys.index.build import num_cells
-from recsys.index.engines import Searcher, check_queries
-from recsys.index.exact import NOTHING, exact_top_k
-from recsys.index.rungs import Ladder, Rung, RungSpec, climbable
-from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
+from recsys.index import frontier
+from recsys.index.checks import check_queries
+from recsys.index.halving import Bench, Trial, costs
+from recsys.index.intervals import mean_interval, percentile_interval
+from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.searcher import Searcher
+from recsys.index.specs import RungSpec
+from recsys.index.timing import LadderSearch, machine
+from recsys.index.truth import TIE_TOLERANCE, Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
 
-TIE_TOLERANCE = 2e-6
-"""Largest difference of two full-width cosines that float32 rounding alone may cause."""
-
-MIN_RUNGS = 8
-_EFFORTS = (
-    # (rerank depths as multiples of k, IVF probes as shares of the cells), coarse to fine
-    ((2, 4, 10), (1 / 64, 1 / 16, 1 / 4)),
-    ((2, 3, 4, 6, 8, 10), (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)),
-)
-
-
-def default_specs(widths: WidthLadder, num_items: int, *, k: int = 100) -> list[RungSpec]:
-    """Return the rungs to measure: every width, exact and IVF, at a few efforts and rerank depths.
-
-    At least `MIN_RUNGS` of them, except where so many different ones do not exist: a single trained width has one rung
-    without IVF and one per effort with it, and a handful of items allow few rerank depths. IVF starts at
-    `MIN_ITEMS_FOR_IVF` items. Nothing is reranked at full width, where that would change nothing, and never the whole
-    catalogue.
-
-    Args:
-        widths: the trained widths.
-        num_items: items in the catalogue.
-        k: the largest k that is asked for; rerank depths are multiples of it, of less in a catalogue below 10 k items.
-    """
-    specs: list[RungSpec] = []
-    for multiples, shares in _EFFORTS:
-        base = k if 10 * k < num_items else max(1, num_items // 20)
-        depths = sorted({multiple * base for multiple in multiples if multiple * base < num_items})
-        cells = num_cells(num_items)
-        probes = sorted({max(1, round(cells * share)) for share in shares}) if cells else []
-        specs = []
-        for width in widths:
-            for rerank in [0, *depths] if width < widths.full else [0]:
-                specs.append(RungSpec(engine="exact", width=width, rerank=rerank))
-                specs += [RungSpec(engine="ivf", width=width, nprobe=nprobe, rerank=rerank) for nprobe in probes]
-        if len(specs) >= MIN_RUNGS:
-            break
-    return specs
+MIN_RUNGS, MAX_RUNGS = 6, 16
+"""How many rungs a calibrated ladder has: fewer only where fewer were offered."""
+MIN_QUERIES = 32
+"""A frontier that is found on fewer queries says more about them than about the rungs."""
+_NOISE = np.log([1.25, 1.1, 1.1, 1.1])
+"""Ratios of what is missed, p50, p99 and bytes below which two rungs are alike."""
 
 
 def usable_ks(ks: Sequence[int], num_items: int) -> list[int]:
@@ -84,7 +56,7 @@ def measure_ladder(
     exclude: Ragged | None = None,
     repeats: int = 5,
     seed: int = 1,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> Ladder:
     """Measure every rung and mark those that requests climb.
 
@@ -107,26 +79,161 @@ def measure_ladder(
         ConfigError: there are no queries, rungs or ks, a k is not positive, or a rung comes twice.
         WidthError: a query is not of the query size, or not of finite unit vectors.
     """
-    _check(searcher, query_QU, specs=specs, ks=ks, exclude=exclude, repeats=repeats)
-    ks = sorted(set(ks))
-    tell = progress or (lambda _share: None)
-    order = np.random.default_rng(seed)
-    search = Search(searcher, query_QU, exclude)
-    with undisturbed():
-        ms_RPQ, disturbed_share = time_rungs(
-            search, specs, k=ks[-1], repeats=repeats, order=order, progress=lambda share: tell(0.8 * share)
-        )
-        overlap_RK = np.empty((len(specs), len(ks)))
-        for place, k in enumerate(ks):
-            overlap_RK[:, place] = _overlaps(search, specs, k=k)
-            tell(0.8 + 0.2 * (place + 1) / len(ks))
-    rungs = [_rung(searcher, spec, overlap_RK[r], ks, ms_RPQ[r]) for r, spec in enumerate(specs)]
-    rungs = [replace(rung, on_ladder=on) for rung, on in zip(rungs, climbable(rungs), strict=True)]
-    rungs.sort(key=lambda rung: (rung.latency_p99_ms, rung.name))
-    measured = {
-        "num_queries": len(query_QU),
-        "num_items": searcher.num_items,
-        "ks": list(ks),
+    bench = _bench(searcher, query_QU, specs=specs, ks=ks, exclude=exclude, repeats=repeats, seed=seed)
+    trials = bench.measure(
+        specs, num_queries=len(query_QU), repeats=repeats, exact_ks=True, progress=lambda share: progress(0.9 * share)
+    )
+    rungs = [_rung(trial, seed=seed) for trial in trials]
+    progress(1.0)
+    return _ladder(rungs, bench, repeats=repeats, seed=seed, exclude=exclude, disturbed_share=trials[0].disturbed_share)
+
+
+def calibrate(
+    searcher: Searcher,
+    query_QU: Float[np.ndarray, "queries size"],
+    *,
+    specs: Sequence[RungSpec],
+    ks: Sequence[int] = (10, 100),
+    exclude: Ragged | None = None,
+    repeats: int = 5,
+    seed: int = 1,
+    budget_s: float = 600.0,
+    progress: Callable[[float], None] = lambda _share: None,
+) -> Ladder:
+    """Find the rungs that are on a frontier, and measure those well.
+
+    Successive halving drops most rungs on few queries; those that are left answer all queries, as often as the time
+    allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS`: points of the frontiers over overlap@k, p50, p99 and bytes
+    that differ by more than noise, the fastest rung that is exact by construction, and one rung of each width that is
+    on no frontier, for requests that name it (``on_frontier`` is false: no request climbs to it).
+
+    Args:
+        searcher: indexes for all the rungs.
+        query_QU: unit queries of real users.
+        specs: the rungs on offer, each once, an exact one of full width among them.
+        ks: the k of each overlap; latency is measured at the largest.
+        exclude: per query, distinct item rows that it may not get, as in serving; None excludes nothing.
+        repeats: most passes through the queries of the last measurement.
+        seed: fixes the order of queries and rungs.
+        budget_s: seconds that it should take; one round of halving and one pass are always made.
+        progress: called with the share that is done, 0 to 1.
+
+    Returns:
+        the ladder; ``measured`` holds every trial.
+
+    Raises:
+        ConfigError: as `measure_ladder`, or no rung on offer is exact.
+        WidthError: as `measure_ladder`.
+    """
+    started = perf_counter()
+    bench = _bench(searcher, query_QU, specs=specs, ks=ks, exclude=exclude, repeats=repeats, seed=seed)
+    if not any(is_exact(spec, searcher.widths) for spec in specs):
+        raise ConfigError(f"specs: got none that is exact, expected an exact scan at full width {searcher.widths.full}")
+    left, rounds = bench.halve(
+        specs, keep=2 * MAX_RUNGS, budget_s=budget_s / 2, progress=lambda share: progress(0.5 * share)
+    )
+    left = _with_necessary(left, specs, rounds, searcher.widths)
+    if rounds:
+        per_pass_s = sum(trial.p50_ms for trial in rounds[0] if trial.spec in set(left)) * len(query_QU) / 1e3
+        repeats = max(1, min(repeats, int((budget_s - (perf_counter() - started)) / max(per_pass_s, 1e-9))))
+    trials = bench.measure(
+        left, num_queries=len(query_QU), repeats=repeats, exact_ks=True, progress=lambda s: progress(0.5 + 0.4 * s)
+    )
+    rungs = [_rung(trials[place], seed=seed, on_frontier=on) for place, on in chosen(trials, searcher.widths).items()]
+    ladder = _ladder(
+        rungs, bench, repeats=repeats, seed=seed, exclude=exclude, disturbed_share=trials[0].disturbed_share
+    )
+    found = {
+        "calibration_seconds": perf_counter() - started,
+        "budget_seconds": budget_s,
+        "widths_on_no_frontier": [
+            width for width in searcher.widths if not any(r.on_frontier and r.width == width for r in rungs)
+        ],
+        "trials": [
+            [{"rung": trial.spec.name, **trial.summary()} for trial in one_round] for one_round in [*rounds, trials]
+        ],
+    }
+    progress(1.0)
+    return replace(ladder, measured=ladder.measured | found)
+
+
+def is_exact(spec: RungSpec, widths: WidthLadder) -> bool:
+    """Whether the rung's answer is the exact full-width one by construction, not by measurement."""
+    return spec.width == widths.full and spec.engine in ("exact", "certified") and spec.store == "float32"
+
+
+def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, bool]:
+    """Return the places of the trials that make the ladder, in order, and whether each is on a frontier."""
+    cost = costs(trials, tail=True)
+    exact = min(
+        (place for place, trial in enumerate(trials) if is_exact(trial.spec, widths)), key=lambda i: trials[i].p50_ms
+    )
+    for most in range(MAX_RUNGS, len(cost) - 1, -1):
+        points = set(frontier.thin(cost, most=most, cells=_NOISE))
+        if len(points) < MIN_RUNGS:
+            points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
+        points.add(exact)
+        others = {_best_of_width(trials, width) for width in widths} if len(trials) > 1 else set()
+        others = {i for i in others if trials[i].spec.width not in {trials[j].spec.width for j in points}}
+        if len(points) + len(others) <= MAX_RUNGS:
+            break
+    dominated = np.all([frontier.is_dominated(cost_TO) for cost_TO in cost], axis=0)
+    return {i: i in points and (i == exact or not dominated[i]) for i in sorted(points | others)}
+
+
+def _best_of_width(trials: Sequence[Trial[RungSpec]], width: int) -> int:
+    of_width = [place for place, trial in enumerate(trials) if trial.spec.width == width]
+    return max(of_width, key=lambda i: (sum(trials[i].overlap.values()), -trials[i].p50_ms))
+
+
+def _with_necessary(
+    left: list[RungSpec],
+    specs: Sequence[RungSpec],
+    rounds: Sequence[Sequence[Trial[RungSpec]]],
+    widths: WidthLadder,
+) -> list[RungSpec]:
+    """Add what is measured whatever trials say: the exact rungs, and the best rung of a width that has none."""
+    wanted = {spec for spec in specs if is_exact(spec, widths)} | set(left)
+    if rounds:
+        missing = {spec.width for spec in specs} - {spec.width for spec in wanted}
+        wanted |= {rounds[0][_best_of_width(rounds[0], width)].spec for width in missing}
+    return [spec for spec in specs if spec in wanted]
+
+
+def _rung(trial: Trial[RungSpec], *, seed: int, on_frontier: bool = True) -> Rung:
+    intervals = {
+        f"overlap@{k}": mean_interval(overlap_Q, seed=seed)
+        for k, overlap_Q in zip(trial.ks, trial.overlap_QK.T, strict=True)
+    }
+    for percent in (50, 99):
+        intervals[f"latency_p{percent}_ms"] = percentile_interval(trial.ms_PQ, percent, seed=seed)
+    return Rung(
+        **asdict(trial.spec),
+        overlap=trial.overlap,
+        latency_p50_ms=trial.p50_ms,
+        latency_p99_ms=trial.p99_ms,
+        size_bytes=trial.size_bytes,
+        on_frontier=on_frontier,
+        intervals=intervals,
+    )
+
+
+def _ladder(
+    rungs: Sequence[Rung],
+    bench: Bench[RungSpec],
+    *,
+    repeats: int,
+    seed: int,
+    exclude: Ragged | None,
+    disturbed_share: float,
+) -> Ladder:
+    steps = climbable([rung for rung in rungs if rung.on_frontier])
+    following = iter(steps)
+    rungs = [replace(rung, on_ladder=rung.on_frontier and next(following)) for rung in rungs]
+    measured: dict[str, Any] = {
+        "num_queries": len(bench.queries),
+        "num_items": len(bench.truth.store_ND),
+        "ks": list(bench.truth.ks),
         "repeats": repeats,
         "disturbed_share": disturbed_share,
         "seed": seed,
@@ -134,35 +241,10 @@ def measure_ladder(
         "tie_tolerance": TIE_TOLERANCE,
         **machine(),
     }
-    return Ladder(rungs=tuple(rungs), measured=measured)
+    return Ladder(rungs=tuple(sorted(rungs, key=lambda rung: (rung.latency_p99_ms, rung.name))), measured=measured)
 
 
-def _rung(searcher: Searcher, spec: RungSpec, overlap_K: np.ndarray, ks: Sequence[int], ms_PQ: np.ndarray) -> Rung:
-    return Rung(
-        **asdict(spec),
-        overlap={k: float(share) for k, share in zip(ks, overlap_K, strict=True)},
-        latency_p50_ms=percentile(ms_PQ, 50),
-        latency_p99_ms=percentile(ms_PQ, 99),
-        size_bytes=searcher.size_bytes(spec),
-    )
-
-
-def _overlaps(search: Search, specs: Sequence[RungSpec], *, k: int) -> Float[np.ndarray, " rungs"]:
-    searcher, query_QU, num_queries = search.searcher, search.query_QU, len(search.query_QU)
-    query_QD = query_at(query_QU, searcher.widths.full, searcher.widths)
-    best_QK, exact_QK = exact_top_k(query_QD, searcher.store_ND, k=k, masked=search.exclude)
-    wanted_Q = (exact_QK != NOTHING).sum(axis=1)
-    least_Q1 = np.where(exact_QK != NOTHING, best_QK, np.inf).min(axis=1, keepdims=True)
-    shares = []
-    for spec in specs:
-        rows_QK = np.stack([search(query, spec, k) for query in range(num_queries)])
-        hits_Q = (searcher.score(query_QU, rows_QK) >= least_Q1 - TIE_TOLERANCE).sum(axis=1)
-        # A query that may get nothing at all misses nothing.
-        shares.append(float(np.where(wanted_Q > 0, hits_Q / np.maximum(wanted_Q, 1), 1.0).mean()))
-    return np.asarray(shares)
-
-
-def _check(
+def _bench(
     searcher: Searcher,
     query_QU: np.ndarray,
     *,
@@ -170,7 +252,8 @@ def _check(
     ks: Sequence[int],
     exclude: Ragged | None,
     repeats: int,
-) -> None:
+    seed: int,
+) -> Bench[RungSpec]:
     check_queries(query_QU, searcher.widths)
     for name, got in (("queries", len(query_QU)), ("specs", len(specs)), ("ks", len(ks)), ("repeats", repeats)):
         if got < 1:
@@ -181,3 +264,7 @@ def _check(
         raise ConfigError(f"specs: got {[spec.name for spec in specs]}, expected each rung once")
     if exclude is not None and len(exclude) != len(query_QU):
         raise ConfigError(f"exclude: got {len(exclude)} lists, expected one per query ({len(query_QU)})")
+    query_QD = query_at(query_QU, searcher.widths.full, searcher.widths)
+    truth = Truth.find(query_QD, searcher.store_ND, ks=ks, exclude=exclude)
+    search = LadderSearch(searcher, query_QU, exclude)
+    return Bench(search, truth, size_bytes=searcher.size_bytes, seed=seed)

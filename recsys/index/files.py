@@ -1,104 +1,107 @@
-"""Index files: written by FAISS, one per engine and width, and mapped rather than read when they are opened.
+"""A searcher's files: one per index, one per set of cells, one per extra store, and a list of what there is.
 
-FAISS files carry no checksum and a damaged one can corrupt memory, so callers compare checksums first. Here the
-sizes that a file may claim are bounded by the file's own length, and what was read is compared with what was expected.
+Vectors stay on disk until they are read. What was read is compared with what was expected; checksums are the bundle's.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import faiss
 import numpy as np
 
 from recsys.errors import ArtifactError
-from recsys.index.build import num_cells
-from recsys.index.engines import Searcher
-from recsys.index.rungs import Engine
-from recsys.widths import WidthLadder, truncate
+from recsys.index.cells import Cells, Key, cells_key, file_name
+from recsys.index.engines.certified import CertifiedIndex
+from recsys.index.engines.flat import FlatIndex
+from recsys.index.engines.hnsw import HnswIndex
+from recsys.index.engines.ivf import IvfIndex
+from recsys.index.engines.protocol import Index
+from recsys.index.searcher import Searcher
+from recsys.index.specs import IndexSpec, StoreCode, brief
+from recsys.index.store import Store, load_norms, load_store, save_norms, save_store
+from recsys.widths import WidthLadder
 
-_SUFFIX = ".faiss"
-_TYPES: dict[Engine, Any] = {"exact": faiss.IndexFlatIP, "ivf": faiss.IndexIVFFlat}
-_LIMITS = threading.Lock()
+_LIST = "indexes.json"
+_NORMS = "norms.safetensors"
 
 
 def write_indexes(searcher: Searcher, folder: Path) -> None:
-    """Write every index into an existing folder, as ``exact16.faiss``, ``ivf16.faiss`` and so on; not the store."""
-    for (engine, width), index in searcher.indexes.items():
-        faiss.write_index(index, str(folder / f"{engine}{width}{_SUFFIX}"))
+    """Write everything but the full-width vectors into an existing folder."""
+    for index in searcher.indexes.values():
+        index.save(folder)
+    cells = {index.cells.key: index.cells for index in searcher.indexes.values() if isinstance(index, IvfIndex)}
+    for one in cells.values():
+        one.save(folder)
+    for code, store in searcher.stores.items():
+        if code != "float32":
+            save_store(store, folder / _store_file(code))
+    if norm_of := searcher.stores["float32"].norm_of:
+        save_norms(norm_of, folder / _NORMS)
+    extra = sorted(code for code in searcher.stores if code != "float32")
+    content = {"indexes": [{"name": spec.name, **brief(spec)} for spec in searcher.indexes], "stores": extra}
+    (folder / _LIST).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load_searcher(folder: Path, store_ND: np.ndarray, *, widths: WidthLadder) -> Searcher:
-    """Open the indexes that `write_indexes` wrote for these vectors; their vectors stay on disk until they are read.
+    """Open what `write_indexes` wrote for these vectors.
 
     Raises:
-        ArtifactError: a file is missing, is not such an index, or does not belong to these vectors; it is named.
+        ArtifactError: a file is missing, is not what the list says, or does not belong to these vectors; it is named.
     """
-    expected = expected_files(len(store_ND), widths)
-    for name in sorted(path.name for path in folder.glob(f"*{_SUFFIX}")):
+    specs, codes = _read_list(folder / _LIST)
+    expected = expected_files(specs, codes, widths=widths, num_items=len(store_ND))
+    for name in sorted(path.name for path in folder.iterdir()):
         if name not in expected:
-            raise ArtifactError(f"{folder / name}: not an index of {len(store_ND)} items at widths {list(widths)}")
-    indexes = {}
-    for name, (engine, width) in expected.items():
-        index = indexes[engine, width] = _read(folder / name)
-        _check(folder / name, index, engine=engine, width=width, store_ND=store_ND, widths=widths)
-    return Searcher(store_ND, widths=widths, indexes=indexes)
+            raise ArtifactError(f"{folder / name}: not a file of the indexes that {_LIST} names")
+    cells: dict[Key, Cells] = {}
+    indexes = {spec: _load(folder, spec, store_ND, widths=widths, cells=cells) for spec in specs}
+    norm_of = load_norms(folder / _NORMS, store_ND, widths) if _NORMS in expected else {}
+    stores: dict[StoreCode, Store] = {"float32": Store(code_ND=store_ND, norm_of=norm_of)}
+    for code in codes:
+        stores[code] = load_store(folder / _store_file(code), code, store_ND, norm_of=norm_of)
+    return Searcher(store_ND, widths=widths, indexes=indexes, stores=stores)
 
 
-def expected_files(num_items: int, widths: WidthLadder) -> dict[str, tuple[Engine, int]]:
-    """Return the index files of a catalogue, with each one's engine and width."""
-    engines: tuple[Engine, ...] = get_args(Engine)
-    keys = [(engine, width) for engine in engines for width in widths]
-    return {
-        f"{engine}{width}{_SUFFIX}": (engine, width)
-        for engine, width in keys
-        if (num_cells(num_items) if engine == "ivf" else width < widths.full)
-    }
+def expected_files(specs: list[IndexSpec], codes: list[StoreCode], *, widths: WidthLadder, num_items: int) -> set[str]:
+    """Return the names of all files that indexes and extra stores have, their list included."""
+    names = {_LIST, *(_store_file(code) for code in codes)}
+    if widths.norm == "prefix" and len(widths) > 1:
+        names.add(_NORMS)
+    for spec in specs:
+        if spec.engine == "ivf":
+            names.add(file_name(cells_key(spec, num_items)))
+        if spec.engine == "certified":
+            names.add(f"{spec.name}.safetensors")
+        elif (spec.engine, spec.width, spec.levels) != ("exact", widths.full, 0):
+            names.add(f"{spec.name}.faiss")
+    return names
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file, expected a FAISS index")
+def _load(
+    folder: Path, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder, cells: dict[Key, Cells]
+) -> Index:
+    if spec.engine == "exact":
+        return FlatIndex.load(folder, spec, store_ND, widths=widths)
+    if spec.engine == "hnsw":
+        return HnswIndex.load(folder, spec, store_ND, widths=widths)
+    if spec.engine == "certified":
+        return CertifiedIndex.load(folder, spec, store_ND, widths=widths)
+    key = cells_key(spec, len(store_ND))
+    if key not in cells:
+        cells[key] = Cells.load(folder, key, widths=widths)
+    return IvfIndex.load(folder, spec, num_items=len(store_ND), cells=cells[key], widths=widths)
+
+
+def _read_list(path: Path) -> tuple[list[IndexSpec], list[StoreCode]]:
     try:
-        with _limits(path.stat().st_size):
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise ArtifactError(f"{path}: not a FAISS index: {str(error).splitlines()[0]}") from error
+        content: dict[str, Any] = json.loads(path.read_text())
+        entries = [{key: value for key, value in entry.items() if key != "name"} for entry in content["indexes"]]
+        return [IndexSpec(**entry) for entry in entries], list(content["stores"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path}: not a list of indexes: {error!r}") from error
 
 
-@contextmanager
-def _limits(size_bytes: int) -> Iterator[None]:
-    """Refuse any array or count in the file that is larger than the file; FAISS keeps these limits per process."""
-    with _LIMITS:
-        loops, vector_bytes = faiss.get_deserialization_loop_limit(), faiss.get_deserialization_vector_byte_limit()
-        faiss.set_deserialization_loop_limit(size_bytes)
-        faiss.set_deserialization_vector_byte_limit(size_bytes)
-        try:
-            yield
-        finally:
-            faiss.set_deserialization_loop_limit(loops)
-            faiss.set_deserialization_vector_byte_limit(vector_bytes)
-
-
-def _check(path: Path, index: Any, *, engine: Engine, width: int, store_ND: np.ndarray, widths: WidthLadder) -> None:
-    if not isinstance(index, _TYPES[engine]):
-        raise ArtifactError(f"{path}: got a {type(index).__name__}, expected a {_TYPES[engine].__name__}")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT or not index.is_trained:
-        raise ArtifactError(f"{path}: metric: got {index.metric_type}, expected a trained index of inner products")
-    for name, got, wanted in (
-        ("width", index.d, width),
-        ("items", index.ntotal, len(store_ND)),
-        ("cells", index.nlist if engine == "ivf" else 0, num_cells(len(store_ND)) if engine == "ivf" else 0),
-    ):
-        if got != wanted:
-            raise ArtifactError(f"{path}: {name}: got {got}, expected {wanted}")
-    if engine == "exact":
-        # A few rows tell another catalogue's index from this one's, at no cost.
-        rows = np.unique(np.linspace(0, len(store_ND) - 1, num=8, dtype=np.int64))
-        got_Rw = index.reconstruct_batch(rows)
-        if not np.allclose(got_Rw, truncate(store_ND[rows], width, widths), atol=1e-6):
-            raise ArtifactError(f"{path}: its vectors are not the item vectors cut to {width} with norm {widths.norm}")
+def _store_file(code: StoreCode) -> str:
+    return f"store-{code}.safetensors"

@@ -5,49 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from recsys.errors import ArtifactError, ConfigError
-
-Engine = Literal["exact", "ivf"]
+from recsys.index.specs import RungSpec, brief
 
 NOTICEABLE = 1.1
 """A rung counts as slower than another from this ratio of their p99 latencies on; less is the noise of measuring."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RungSpec:
-    """One way to search: an index at a width, an effort, and how many candidates are scored again at full width.
-
-    Args:
-        engine: ``exact`` (scan all) or ``ivf`` (scan the nearest cells).
-        width: embedding width of the scan.
-        nprobe: cells scanned (ivf), 0 for exact.
-        rerank: candidates scored again at full width; 0 answers with the scan's own scores.
-
-    Raises:
-        ConfigError: the width is not positive, ``rerank`` is negative, or an ``ivf`` rung scans no cell.
-    """
-
-    engine: Engine
-    width: int
-    nprobe: int = 0
-    rerank: int = 0
-
-    def __post_init__(self) -> None:
-        if self.engine not in get_args(Engine):
-            raise ConfigError(f"engine: got {self.engine!r}, expected one of {list(get_args(Engine))}")
-        if self.width < 1 or self.rerank < 0 or (self.engine == "ivf" and self.nprobe < 1):
-            got = f"width {self.width}, nprobe {self.nprobe}, rerank {self.rerank}"
-            raise ConfigError(f"rung: got {got}, expected a positive width, 0 or more to rerank, and cells for ivf")
-
-    @property
-    def name(self) -> str:
-        """A name for people and metrics, such as ``ivf64-p8-r400``."""
-        probes = f"-p{self.nprobe}" if self.engine == "ivf" else ""
-        return f"{self.engine}{self.width}{probes}" + (f"-r{self.rerank}" if self.rerank else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +24,12 @@ class Rung(RungSpec):
         overlap: by k, the mean share of the exact full-width top-k that is returned.
         latency_p50_ms: median search time, rerank included, at the largest measured k.
         latency_p99_ms: 99th percentile of the same.
-        size_bytes: index, plus the full-width store where it reranks.
+        size_bytes: index, plus the store that candidates are scored from where they are.
         on_ladder: whether requests climb over it (see `climbable`); others are for requests that name a width or an
             overlap.
+        on_frontier: whether no other rung is at least as good in every respect; of a width that is on no frontier, one
+            rung is kept for requests that name it.
+        intervals: 95% intervals by the figure's name, such as ``overlap@100``, ``latency_p50_ms``, ``latency_p99_ms``.
 
     Raises:
         ConfigError: an overlap is not a share, or a latency not a positive number.
@@ -71,6 +40,8 @@ class Rung(RungSpec):
     latency_p99_ms: float
     size_bytes: int
     on_ladder: bool = True
+    on_frontier: bool = True
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,8 +84,8 @@ class Ladder:
         return max(rungs, key=lambda rung: (rung.overlap_at(k), -rung.latency_p99_ms))
 
     def save(self, path: Path) -> None:
-        """Write JSON."""
-        content = {"measured": self.measured, "rungs": [{"name": rung.name, **asdict(rung)} for rung in self.rungs]}
+        """Write JSON; fields that say nothing (an effort of another engine, say) are left out."""
+        content = {"measured": self.measured, "rungs": [{"name": rung.name, **brief(rung)} for rung in self.rungs]}
         path.write_text(json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -126,6 +97,7 @@ class Ladder:
             for entry in content["rungs"]:
                 fields = {key: value for key, value in entry.items() if key != "name"}
                 fields["overlap"] = {int(k): float(share) for k, share in fields["overlap"].items()}
+                fields["intervals"] = {name: (low, high) for name, (low, high) in fields["intervals"].items()}
                 rungs.append(Rung(**fields))
             return cls(rungs=tuple(rungs), measured=content["measured"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,8 @@ server that keeps using it. A call during which the system gave the core to anot
 is timed again. A percentile is taken over each pass through the queries, and the median of the passes is what counts:
 one bad moment cannot reorder the ladder.
 
-Shapes: ``query_QU`` (queries, query size), ``ms_RPQ`` (rungs, passes, queries), ``rows_K`` (k,).
+Shapes: ``query_QU`` (queries, query size), ``ms_RPQ`` (specs, passes, queries), ``rows_K`` (k,), ``rows_RQK`` (specs,
+queries, k).
 """
 
 from __future__ import annotations
@@ -17,26 +18,38 @@ import platform
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import faiss
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from recsys import artifact
-from recsys.index.engines import Searcher
-from recsys.index.rungs import RungSpec
+from recsys.index.searcher import Searcher
+from recsys.index.specs import RungSpec
 from recsys.ragged import Ragged
 
 _BLOCK = 8
 _ATTEMPTS = 5
 
 
-class Search:
-    """One query at a time, with its own exclusions, as a server searches."""
+Spec = TypeVar("Spec", contravariant=True)
+
+
+class Search(Protocol[Spec]):
+    """Something that answers one query at a time in several ways, which are to be compared."""
+
+    def __call__(self, query: int, spec: Spec, k: int) -> Int64[np.ndarray, " k"]:
+        """Return the query's rows, best first, found in one of the ways."""
+        ...
+
+
+class LadderSearch:
+    """The rungs of a searcher, each query with its own exclusions, as a server searches."""
 
     def __init__(self, searcher: Searcher, query_QU: np.ndarray, exclude: Ragged | None) -> None:
         self.searcher = searcher
@@ -51,42 +64,60 @@ class Search:
         return rows_K
 
 
-def time_rungs(
-    search: Search,
-    specs: Sequence[RungSpec],
+@dataclass(frozen=True)
+class Timed:
+    """Calls that were timed, by spec.
+
+    Args:
+        ms_RPQ: milliseconds of each call.
+        rows_RQK: what each query got.
+        disturbed_share: share of the calls that another process disturbed.
+    """
+
+    ms_RPQ: Float[np.ndarray, "specs passes queries"]
+    rows_RQK: Int64[np.ndarray, "specs queries k"]
+    disturbed_share: float
+
+
+def time_searches(
+    search: Search[Spec],
+    specs: Sequence[Spec],
     *,
+    queries: Int64[np.ndarray, " queries"],
     k: int,
     repeats: int,
     order: np.random.Generator,
     progress: Callable[[float], None],
-) -> tuple[Float[np.ndarray, "rungs passes queries"], float]:
-    """Return each call's milliseconds, and the share of calls that another process disturbed."""
-    num_queries, num_disturbed = len(search.query_QU), 0
+) -> Timed:
+    """Answer every query with every spec ``repeats`` times, one call at a time."""
+    num_queries, num_disturbed = len(queries), 0
     ms_RPQ = np.empty((len(specs), repeats, num_queries))
+    rows_RQK = np.empty((len(specs), num_queries, k), dtype=np.int64)
     for repeat in range(repeats):
-        queries = order.permutation(num_queries)
+        places = order.permutation(num_queries)
         for start in range(0, num_queries, _BLOCK):
-            block = queries[start : start + _BLOCK]
+            block = places[start : start + _BLOCK]
             for r in order.permutation(len(specs)):
-                search(int(block[0]), specs[r], k)  # warms the caches for this rung
-                for query in block:
-                    ms_RPQ[r, repeat, query], disturbed = _time_one(search, int(query), specs[r], k)
+                search(int(queries[block[0]]), specs[r], k)  # warms the caches for this rung
+                for place in block:
+                    ms, rows_RQK[r, place], disturbed = _time_one(search, int(queries[place]), specs[r], k)
+                    ms_RPQ[r, repeat, place] = ms
                     num_disturbed += disturbed
             progress((repeat + (start + len(block)) / num_queries) / repeats)
-    return ms_RPQ, num_disturbed / ms_RPQ.size
+    return Timed(ms_RPQ, rows_RQK, num_disturbed / ms_RPQ.size)
 
 
-def _time_one(search: Search, query: int, spec: RungSpec, k: int) -> tuple[float, bool]:
-    """Return a call's milliseconds, and whether the core was taken away even in the last of a few attempts."""
+def _time_one(search: Search[Spec], query: int, spec: Spec, k: int) -> tuple[float, np.ndarray, bool]:
+    """Return a call's milliseconds and rows, and whether the core was taken away even in the last of a few attempts."""
     for _ in range(_ATTEMPTS):
         preemptions = _num_preemptions()
         started = perf_counter()
-        search(query, spec, k)
+        rows_K = search(query, spec, k)
         ms = 1e3 * (perf_counter() - started)
         disturbed = _num_preemptions() > preemptions
         if not disturbed:
             break
-    return ms, disturbed
+    return ms, rows_K, disturbed
 
 
 def _num_preemptions() -> int:

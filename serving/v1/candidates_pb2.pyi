@@ -31,6 +31,10 @@ class _SearchEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchEn
     """Every item."""
     SEARCH_ENGINE_IVF: _SearchEngine.ValueType  # 2
     """The items of the nearest cells (an inverted file)."""
+    SEARCH_ENGINE_HNSW: _SearchEngine.ValueType  # 3
+    """A graph of near items."""
+    SEARCH_ENGINE_CERTIFIED: _SearchEngine.ValueType  # 4
+    """Every item, each read only as far as it takes to rule it out; exact."""
 
 class SearchEngine(_SearchEngine, metaclass=_SearchEngineEnumTypeWrapper):
     """Ways to scan item vectors."""
@@ -41,6 +45,10 @@ SEARCH_ENGINE_EXACT: SearchEngine.ValueType  # 1
 """Every item."""
 SEARCH_ENGINE_IVF: SearchEngine.ValueType  # 2
 """The items of the nearest cells (an inverted file)."""
+SEARCH_ENGINE_HNSW: SearchEngine.ValueType  # 3
+"""A graph of near items."""
+SEARCH_ENGINE_CERTIFIED: SearchEngine.ValueType  # 4
+"""Every item, each read only as far as it takes to rule it out; exact."""
 Global___SearchEngine: _TypeAlias = SearchEngine  # noqa: Y015
 
 class _DegradedReason:

@@ -3,18 +3,22 @@
 Where two scores differ by less than float32 rounding, either order is right, so rows are compared by their scores.
 """
 
+from dataclasses import replace
 from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from recsys.data.dataset import Dataset
-from recsys.index.build import build_searcher, num_cells
-from recsys.index.calibrate import default_specs, measure_ladder
+from recsys.errors import RequestError
+from recsys.index.build import build_searcher, default_indexes
+from recsys.index.calibrate import measure_ladder
+from recsys.index.cells import num_cells
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.files import load_searcher, write_indexes
-from recsys.index.rungs import RungSpec
+from recsys.index.specs import Code, RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.ragged import Ragged
 from recsys.testing import small_dataset, small_towers
@@ -22,7 +26,39 @@ from recsys.widths import WidthLadder, query_at, truncate
 
 WIDTHS = WidthLadder([8, 16, 32])
 NUM_ITEMS = 1500
+SPECS = [
+    RungSpec(engine=engine, width=width, nprobe=nprobe, rerank=rerank)
+    for width in WIDTHS
+    for engine, nprobe in (("exact", 0), ("ivf", 2), ("ivf", 8))
+    for rerank in ((0, 100, 400) if width < WIDTHS.full else (0,))
+]
 ROUNDING = 2e-6
+CELLS = num_cells(NUM_ITEMS)
+STORES = ("fp16", "sq8")
+
+EXACT_AT_WIDTH = [
+    *(RungSpec(engine="exact", width=width, levels=4) for width in WIDTHS),
+    RungSpec(engine="ivf", width=32, routing=8, nprobe=CELLS),
+    RungSpec(engine="ivf", width=8, routing=32, nprobe=CELLS),
+    RungSpec(engine="ivf", width=16, routing=8, levels=2, nprobe=CELLS),
+]
+"""Answer with exact scores at their width."""
+
+EXACT_AT_FULL = [
+    *(RungSpec(engine="certified", width=width, routing=8) for width in WIDTHS),
+    *(
+        RungSpec(engine="ivf", width=width, routing=8, code=code, nprobe=CELLS, rerank=NUM_ITEMS)
+        for width, code in product((8, 32), get_args(Code))
+        if (width, code) != (8, "pq4")  # two codes of four bits: too coarse for the fast scan's own rounding
+    ),
+    RungSpec(engine="exact", width=8, funnel=((16, NUM_ITEMS),), rerank=NUM_ITEMS),
+    RungSpec(
+        engine="ivf", width=8, code="sq8", nprobe=CELLS, funnel=((8, NUM_ITEMS), (16, NUM_ITEMS)), rerank=NUM_ITEMS
+    ),
+]
+"""Answer with exact scores at full width."""
+
+GRAPH = RungSpec(engine="hnsw", width=16, ef=NUM_ITEMS)
 
 
 @pytest.fixture(scope="module", params=product(("prefix", "full"), ("tied", "per_width")), ids="-".join)
@@ -37,7 +73,9 @@ def world(request, tmp_path_factory):
     query_QU = towers.encode_users(dataset.histories("train"), dataset.feature_lists("user"))
     save_vectors(item_ND, folder / "store.safetensors", metadata={})
     (folder / "index").mkdir()
-    write_indexes(build_searcher(item_ND, widths=widths, seed=1), folder / "index")
+    indexes = [*default_indexes(widths, NUM_ITEMS), *{rung.index for rung in [GRAPH, *EXACT_AT_WIDTH, *EXACT_AT_FULL]}]
+    built = build_searcher(item_ND, widths=widths, seed=1, indexes=list(dict.fromkeys(indexes)), stores=STORES)
+    write_indexes(built, folder / "index")
     mapped, _ = map_vectors(folder / "store.safetensors")
     return load_searcher(folder / "index", mapped, widths=widths), query_QU
 
@@ -88,6 +126,8 @@ def test_a_rerank_of_the_whole_catalogue_is_exact_at_full_width(world, width, en
         *(RungSpec(engine="exact", width=width) for width in WIDTHS),
         RungSpec(engine="ivf", width=16, nprobe=num_cells(NUM_ITEMS)),
         RungSpec(engine="exact", width=8, rerank=NUM_ITEMS),
+        *EXACT_AT_WIDTH,
+        *EXACT_AT_FULL,
     ],
     ids=lambda rung: rung.name,
 )
@@ -95,9 +135,70 @@ def test_a_rerank_of_the_whole_catalogue_is_exact_at_full_width(world, width, en
 def test_exclusion_equals_masking(world, rung, share):
     searcher, query_QU = world
     exclude = np.random.default_rng(1).choice(NUM_ITEMS, size=int(share * NUM_ITEMS), replace=False)
-    score_QN = scores(searcher, query_QU, WIDTHS.full if rung.rerank else rung.width)
+    score_QN = scores(searcher, query_QU, WIDTHS.full if rung in EXACT_AT_FULL or rung.rerank else rung.width)
     score_QN[:, exclude] = -np.inf
     assert_best(searcher.search(query_QU, k=20, rung=rung, exclude=exclude), score_QN, 20)
+
+
+@pytest.mark.parametrize("rung", EXACT_AT_WIDTH, ids=lambda rung: rung.name)
+def test_every_engine_is_exact_at_its_width_at_exhaustive_effort(world, rung):
+    searcher, query_QU = world
+    assert_best(searcher.search(query_QU, k=50, rung=rung), scores(searcher, query_QU, rung.width), 50)
+
+
+@pytest.mark.parametrize("rung", EXACT_AT_FULL, ids=lambda rung: rung.name)
+def test_every_engine_is_exact_at_full_width_at_exhaustive_effort(world, rung):
+    searcher, query_QU = world
+    assert_best(searcher.search(query_QU, k=50, rung=rung), scores(searcher, query_QU, WIDTHS.full), 50)
+
+
+@pytest.mark.parametrize("rerank", [0, NUM_ITEMS])
+def test_a_walk_through_the_whole_graph_finds_nearly_all(world, rerank):
+    searcher, query_QU = world
+    rung = replace(GRAPH, rerank=rerank)
+    score_QN = scores(searcher, query_QU, WIDTHS.full if rerank else rung.width)
+    found = searcher.search(query_QU, k=50, rung=rung)
+    np.testing.assert_allclose(found.scores_BK, np.take_along_axis(score_QN, found.rows_BK, axis=1), atol=ROUNDING)
+    best_QK = -np.sort(-score_QN, axis=1)[:, 49:50]
+    # Items that no other links to are not reached.
+    assert (found.scores_BK >= best_QK - ROUNDING).mean() > 0.95
+
+
+def test_panorama_in_one_scan_keeps_so_many_candidates(world):
+    searcher, query_QU = world
+    rung = RungSpec(engine="exact", width=8, levels=4)
+    searcher.search(query_QU, k=1024, rung=rung)
+    with pytest.raises(RequestError, match="k: got 1025 candidates of exact8-pano4, expected at most 1024"):
+        searcher.search(query_QU, k=1025, rung=rung)
+
+
+def test_a_funnel_without_a_rerank_answers_at_its_last_width(world):
+    searcher, query_QU = world
+    rung = RungSpec(engine="exact", width=8, funnel=((16, NUM_ITEMS),))
+    assert_best(searcher.search(query_QU, k=50, rung=rung), scores(searcher, query_QU, 16), 50)
+
+
+def test_a_funnel_takes_the_best_of_each_stage(world):
+    searcher, query_QU = world
+    found = searcher.search(query_QU, k=10, rung=RungSpec(engine="exact", width=8, funnel=((16, 200),), rerank=40))
+    score_of = {width: scores(searcher, query_QU, width) for width in WIDTHS}
+    for query, rows in enumerate(found.rows_BK):
+        first = np.argsort(-score_of[8][query])[:200]
+        second = first[np.argsort(-score_of[16][query][first])[:40]]
+        third = second[np.argsort(-score_of[32][query][second])[:10]]
+        assert len(set(rows) & set(third)) >= 9  # one may be swapped where scores tie up to rounding
+
+
+@pytest.mark.parametrize(("store", "tolerance"), [("fp16", 1e-3), ("sq8", 0.03)])
+@pytest.mark.parametrize("scan", [8, 32])
+def test_smaller_stores_score_with_the_vectors_that_they_hold(world, store, tolerance, scan):
+    searcher, query_QU = world
+    code_ND, scale_D = searcher.stores[store].code_ND, searcher.stores[store].scale_D
+    held_ND = code_ND.view(np.float16).astype(np.float64) if scale_D is None else code_ND * scale_D.astype(np.float64)
+    np.testing.assert_allclose(held_ND, searcher.store_ND, atol=tolerance)
+    rung = RungSpec(engine="ivf", width=scan, routing=8, code="sq8", nprobe=CELLS, rerank=NUM_ITEMS, store=store)
+    query_QD = query_at(query_QU, WIDTHS.full, searcher.widths).astype(np.float64)
+    assert_best(searcher.search(query_QU, k=50, rung=rung), query_QD @ held_ND.T, 50)
 
 
 def test_exact_search_equals_the_exact_module(world):
@@ -110,7 +211,7 @@ def test_exact_search_equals_the_exact_module(world):
 
 def test_a_batch_gets_what_its_queries_get_alone(world):
     searcher, query_QU = world
-    for spec in default_specs(WIDTHS, NUM_ITEMS, k=20):
+    for spec in SPECS:
         together = searcher.search(query_QU, k=20, rung=spec)
         alone = [searcher.search(query_QU[q : q + 1], k=20, rung=spec).scores_BK[0] for q in range(len(query_QU))]
         np.testing.assert_allclose(together.scores_BK, np.stack(alone), atol=ROUNDING)
@@ -118,7 +219,7 @@ def test_a_batch_gets_what_its_queries_get_alone(world):
 
 def test_measured_overlaps_are_reproducible(world):
     searcher, query_QU = world
-    specs = default_specs(WIDTHS, NUM_ITEMS, k=50)
+    specs = SPECS
     seen = Ragged.from_lists([range(q, q + 30) for q in range(len(query_QU))])
     once, again = (
         measure_ladder(searcher, query_QU, specs=specs, ks=(10, 50), exclude=seen, repeats=1, seed=seed)

@@ -1,4 +1,4 @@
-"""The quick form of the benchmarks on quality: simulated data, no folder of datasets, figures in the last line."""
+"""The quick form of the benchmarks: simulated data, no folder of datasets, figures in the last line."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks.ladder import HEADLINES as LADDER_HEADLINES
 from benchmarks.widths import HEADLINES
 
 METRIC = {"mean", "interval", "by_seed", "seeds", "must", "aim", "source", "best_baseline"}
@@ -36,7 +37,29 @@ def test_quality():
     assert one["aim"] == pytest.approx(1.2 * one["best_baseline"]["mean"])
 
 
+def test_rerank():
+    figures = last_line("rerank")
+    assert figures["num_candidates"] == 1000
+    assert all(ms > 0 for ms in figures["p50_ms"].values())
+    assert {"float32, nothing known", "fp16, 64 known", "NumPy"} < figures["p50_ms"].keys()
+
+
 def test_search():
     figures = last_line("search")
     assert figures["simulated"].keys() == {"drawn", "score", "best_epoch"}
     assert 0 < figures["simulated"]["score"] < 1
+
+
+def test_ladder():
+    figures = last_line("ladder")
+    assert list(figures) == ["simulated-3000"]
+    one = figures["simulated-3000"]
+    assert tuple(one) == LADDER_HEADLINES
+    assert one["best_at_099"]["overlap"] >= 0.99
+    assert one["best_at_099"]["speedup"] > 0
+    assert one["certified_speedup"] > 0
+    assert 0 <= one["frontier_share"] <= 1
+    assert one["calibration_minutes"] < 5
+    # The exact scan is among the rungs and everyone finds it all.
+    assert one["speed_ratio_to_best_rival_at_0999"] > 0
+    assert one["speed_ratio_to_best_rival_on_twin"] > 0

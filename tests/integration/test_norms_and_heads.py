@@ -14,6 +14,7 @@ from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.index.space import LadderSpace
 from recsys.model.best import load_towers
 from recsys.train.trainer import TrainOptions, train
 from serving.client import Client
@@ -41,7 +42,8 @@ def run(request, simulated, tmp_path_factory):
 def bundle(run, simulated):
     folder, _, _ = run
     towers, _ = load_towers(folder)
-    options = PublishOptions(num_queries=16, repeats=1)
+    scans = LadderSpace(engines=("exact",), levels=(0,), reranks=(0,))  # one rung of each width, all of which stay
+    options = PublishOptions(num_queries=16, repeats=1, space=scans)
     return Bundle.open(write_bundle(folder / "bundles", towers=towers, dataset=Dataset(simulated), options=options))
 
 

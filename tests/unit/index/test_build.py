@@ -1,9 +1,11 @@
-import faiss
 import numpy as np
 import pytest
 
-from recsys.errors import WidthError
-from recsys.index.build import MIN_ITEMS_FOR_IVF, MIN_ITEMS_PER_CELL, build_searcher, num_cells
+from recsys.errors import ConfigError, WidthError
+from recsys.index.build import build_searcher
+from recsys.index.cells import MIN_ITEMS_FOR_IVF, MIN_ITEMS_PER_CELL, num_cells
+from recsys.index.files import write_indexes
+from recsys.index.specs import IndexSpec
 from recsys.widths import WidthLadder
 
 WIDTHS = WidthLadder([4, 8, 16])
@@ -32,8 +34,41 @@ def test_cells_are_few_enough_to_train(num_items):
     assert cells <= 4 * num_items**0.5
 
 
-def test_cells_depend_on_the_seed_alone():
+@pytest.mark.parametrize("engine", ["ivf", "hnsw", "certified"])
+def test_files_depend_on_the_seed_alone(tmp_path, engine):
+    store, spec = unit(700, 16, seed=1), IndexSpec(engine=engine, width=8)
+    content = []
+    for place, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        write_indexes(build_searcher(store, widths=WIDTHS, seed=seed, indexes=[spec]), folder)
+        content.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert content[0] == content[1]
+    assert content[0] != content[2]
+
+
+def test_indexes_that_route_alike_share_their_cells():
+    specs = [
+        IndexSpec(engine="ivf", width=width, routing=4, code=code) for width in (8, 16) for code in ("float32", "sq8")
+    ]
+    searcher = build_searcher(unit(700, 16, seed=1), widths=WIDTHS, seed=1, indexes=specs)
+    assert len({id(index.cells) for index in searcher.indexes.values()}) == 1
+
+
+def test_what_cannot_be_built_is_refused():
     store = unit(700, 16, seed=1)
-    once, again, other = (build_searcher(store, widths=WIDTHS, seed=seed).indexes["ivf", 8] for seed in (1, 1, 2))
-    as_bytes = [faiss.serialize_index(index).tobytes() for index in (once, again, other)]
-    assert as_bytes[0] == as_bytes[1] != as_bytes[2]
+    ivf = IndexSpec(engine="ivf", width=8)
+    for specs, error, message in (
+        ([ivf, ivf], ConfigError, "expected each once"),
+        (
+            [IndexSpec(engine="ivf", width=8, cells=20)],
+            ConfigError,
+            "got 700 items to train them on, expected at least 780",
+        ),
+        ([IndexSpec(engine="ivf", width=8, routing=5)], WidthError, "got 5, expected a trained width"),
+        ([IndexSpec(engine="hnsw", width=5)], WidthError, "got 5, expected a trained width"),
+    ):
+        with pytest.raises(error, match=message):
+            build_searcher(store, widths=WIDTHS, seed=1, indexes=specs)
+    with pytest.raises(ConfigError, match="ivf8: cells: got 623 items to train them on, expected at least 624"):
+        build_searcher(store[:623], widths=WIDTHS, seed=1, indexes=[ivf])

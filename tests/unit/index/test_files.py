@@ -1,13 +1,18 @@
+import shutil
+from dataclasses import asdict
+from typing import get_args
+
 import faiss
 import numpy as np
 import pytest
 
 from recsys.errors import ArtifactError
-from recsys.index.build import MIN_ITEMS_FOR_IVF, build_searcher
-from recsys.index.files import expected_files, load_searcher, write_indexes
-from recsys.index.rungs import RungSpec
+from recsys.index.build import build_searcher
+from recsys.index.cells import MIN_ITEMS_FOR_IVF
+from recsys.index.files import load_searcher, write_indexes
+from recsys.index.specs import Code, IndexSpec, RungSpec, StoreCode
 from recsys.index.store import map_vectors, save_vectors
-from recsys.widths import WidthLadder
+from recsys.widths import Norm, WidthLadder
 
 WIDTHS = WidthLadder([4, 8, 16])
 
@@ -24,8 +29,10 @@ def store():
 
 @pytest.fixture
 def folder(store, tmp_path):
-    write_indexes(build_searcher(store, widths=WIDTHS, seed=1), tmp_path)
-    return tmp_path
+    folder = tmp_path / "index"
+    folder.mkdir()
+    write_indexes(build_searcher(store, widths=WIDTHS, seed=1), folder)
+    return folder
 
 
 def test_a_loaded_searcher_answers_like_the_built_one(store, folder, tmp_path):
@@ -44,25 +51,105 @@ def test_a_loaded_searcher_answers_like_the_built_one(store, folder, tmp_path):
                 assert (one.scores_BK == other.scores_BK).all()
 
 
-def test_every_width_has_its_files_and_the_full_width_is_stored_once(folder):
+INDEXES = [
+    IndexSpec(engine="exact", width=16),
+    IndexSpec(engine="exact", width=8, levels=2),
+    *(IndexSpec(engine="ivf", width=16, routing=4, code=code) for code in get_args(Code)),
+    IndexSpec(engine="ivf", width=16, routing=8, levels=4),
+    IndexSpec(engine="ivf", width=4, routing=16),
+    IndexSpec(engine="hnsw", width=8),
+    IndexSpec(engine="certified", width=8, routing=4),
+    IndexSpec(engine="certified", width=16, cells=16),
+]
+STORES = get_args(StoreCode)
+
+
+def rungs_of(index):
+    effort = {"ivf": {"nprobe": 5}, "hnsw": {"ef": 64}}.get(index.engine, {})
+    yield RungSpec(**asdict(index), **effort)
+    if index.engine != "certified":
+        for store in STORES:
+            yield RungSpec(**asdict(index), **effort, rerank=40, store=store)
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+def test_every_engine_and_store_answers_from_its_files_as_it_did(store, tmp_path, norm):
+    widths = WidthLadder(WIDTHS.widths, norm=norm)
+    built = build_searcher(store, widths=widths, seed=1, indexes=INDEXES, stores=STORES)
+    write_indexes(built, tmp_path)
+    loaded = load_searcher(tmp_path, store, widths=widths)
+    assert set(loaded.indexes) == set(INDEXES)
+    queries = unit(7, 16, seed=2)
+    for rung in (rung for index in INDEXES for rung in rungs_of(index)):
+        one, other = (made.search(queries, k=10, rung=rung, exclude=np.arange(9)) for made in (built, loaded))
+        assert (one.rows_BK == other.rows_BK).all(), rung.name
+        assert (one.scores_BK == other.scores_BK).all(), rung.name
+        assert built.size_bytes(rung) == loaded.size_bytes(rung)
+
+
+def test_counted_bytes_are_those_of_the_files(store, tmp_path):
+    for place, index in enumerate(INDEXES[1:]):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        searcher = build_searcher(store, widths=WIDTHS, seed=1, indexes=[index], stores=["fp16"])
+        write_indexes(searcher, folder)
+        size = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix != ".json"}
+        norms, halves = size.pop("norms.safetensors"), size.pop("store-fp16.safetensors")
+        counted = searcher.indexes[index].size_bytes
+        # Headers, and what FAISS writes beside codes: tables of its quantisers.
+        assert counted == pytest.approx(sum(size.values()), rel=0.03, abs=3000), index.name
+        if index.engine != "certified":
+            rung = next(rung for rung in rungs_of(index) if rung.store == "fp16")
+            read = norms / 2 if index.code == "float32" and index.width < 16 else 0
+            assert searcher.size_bytes(rung) - counted == pytest.approx(halves + read, abs=1000)
+
+
+def test_the_full_width_is_stored_once(folder):
     assert {path.name for path in folder.iterdir()} == {
-        "exact4.faiss",
-        "exact8.faiss",
-        "ivf4.faiss",
-        "ivf8.faiss",
-        "ivf16.faiss",
+        *("indexes.json", "norms.safetensors", "exact4.faiss", "exact8.faiss"),
+        *(f"{name}{width}{cells}.faiss" for name, cells in (("ivf", ""), ("cells", "c16")) for width in WIDTHS),
     }
-    assert expected_files(10, WIDTHS) == {"exact4.faiss": ("exact", 4), "exact8.faiss": ("exact", 8)}
 
 
 def test_a_missing_or_foreign_file_is_named(store, folder):
     (folder / "exact32.faiss").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"exact32\.faiss: not an index of"):
+    with pytest.raises(ArtifactError, match=r"exact32\.faiss: not a file of the indexes"):
         load_searcher(folder, store, widths=WIDTHS)
     (folder / "exact32.faiss").unlink()
-    (folder / "ivf8.faiss").unlink()
-    with pytest.raises(ArtifactError, match=r"ivf8\.faiss: no such file"):
+    for name in ("ivf8.faiss", "cells8c16.faiss", "norms.safetensors", "indexes.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(ArtifactError, match=name):
+            load_searcher(folder, store, widths=WIDTHS)
+        (folder / name).write_bytes(content)
+    load_searcher(folder, store, widths=WIDTHS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"indexes": [{"engine": "tree", "width": 4}], "stores": []}', '{"indexes": 3}']
+)
+def test_a_list_of_indexes_that_is_none_is_named(store, folder, text):
+    (folder / "indexes.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"indexes\.json: not a list of indexes"):
         load_searcher(folder, store, widths=WIDTHS)
+
+
+def test_stores_and_norms_of_other_vectors_are_refused(store, tmp_path):
+    other = unit(MIN_ITEMS_FOR_IVF + 1, 16, seed=3)
+    spec = IndexSpec(engine="certified", width=8)
+    write_indexes(build_searcher(store, widths=WIDTHS, seed=1, indexes=[spec], stores=STORES), tmp_path)
+    for name in ("norms", "store-fp16", "store-sq8", "certified8"):
+        (tmp_path / str(name)).mkdir()
+        write_indexes(build_searcher(other, widths=WIDTHS, seed=1, indexes=[spec], stores=STORES), tmp_path / name)
+        path = tmp_path / f"{name}.safetensors"
+        own = path.read_bytes()
+        path.write_bytes((tmp_path / name / path.name).read_bytes())
+        for folder in tmp_path.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        with pytest.raises(ArtifactError, match=rf"{name}\.safetensors: .*expected"):
+            load_searcher(tmp_path, store, widths=WIDTHS)
+        path.write_bytes(own)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an index", b"IxFI" + b"\xff" * 60])
@@ -105,6 +192,7 @@ def test_an_index_of_another_kind_or_shape_is_refused(store, folder, name, index
 
 
 def test_an_index_of_another_norm_is_refused(store, folder):
+    (folder / "norms.safetensors").unlink()
     with pytest.raises(
         ArtifactError, match=r"exact4\.faiss: its vectors are not the item vectors cut to 4 with norm full"
     ):
@@ -130,5 +218,5 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
         map_vectors(path)
     for wrong in (np.zeros((2, 2)), np.zeros(2, dtype=np.float32), np.zeros((0, 2), dtype=np.float32)):
         save_file({"item_vectors": wrong}, path)
-        with pytest.raises(ArtifactError, match="expected a float32 matrix"):
+        with pytest.raises(ArtifactError, match="item_vectors: got"):
             map_vectors(path)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from recsys.index.build import build_searcher
-from recsys.index.rungs import RungSpec
-from recsys.index.timing import Search, machine, percentile, time_rungs, undisturbed
+from recsys.index.specs import RungSpec
+from recsys.index.timing import LadderSearch, machine, percentile, time_searches, undisturbed
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 
@@ -19,14 +19,16 @@ def vectors():
 
 
 def test_every_rung_answers_every_query_in_every_pass(vectors):
-    search = Search(build_searcher(vectors, widths=WIDTHS, seed=1), vectors[:19], None)
+    search = LadderSearch(build_searcher(vectors, widths=WIDTHS, seed=1), vectors[:19], None)
     shares = []
-    ms_RPQ, disturbed_share = time_rungs(
-        search, SPECS, k=3, repeats=2, order=np.random.default_rng(1), progress=shares.append
+    queries = np.arange(1, 19)
+    timed = time_searches(
+        search, SPECS, queries=queries, k=3, repeats=2, order=np.random.default_rng(1), progress=shares.append
     )
-    assert ms_RPQ.shape == (2, 2, 19)
-    assert (ms_RPQ > 0).all()
-    assert 0 <= disturbed_share <= 1
+    assert timed.ms_RPQ.shape == (2, 2, 18)
+    assert (timed.ms_RPQ > 0).all()
+    assert (timed.rows_RQK[1, :, 0] == queries).all()  # whoever asks with an item's vector finds it first
+    assert 0 <= timed.disturbed_share <= 1
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -34,7 +36,7 @@ def test_every_rung_answers_every_query_in_every_pass(vectors):
 def test_each_query_has_its_own_exclusions(vectors):
     own = Ragged.from_lists([[query] for query in range(19)])
     searcher = build_searcher(vectors, widths=WIDTHS, seed=1)
-    free, without_itself = (Search(searcher, vectors[:19], exclude) for exclude in (None, own))
+    free, without_itself = (LadderSearch(searcher, vectors[:19], exclude) for exclude in (None, own))
     for query in range(19):
         assert free(query, SPECS[1], 1)[0] == query
         assert without_itself(query, SPECS[1], 1)[0] != query

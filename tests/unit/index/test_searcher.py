@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from recsys.errors import RequestError, WidthError
-from recsys.index.build import MIN_ITEMS_FOR_IVF, build_searcher
-from recsys.index.engines import use_one_thread
+from recsys.index.build import build_searcher, default_indexes
+from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.exact import NOTHING
-from recsys.index.rungs import RungSpec
+from recsys.index.searcher import use_one_thread
+from recsys.index.specs import RungSpec
 from recsys.widths import WidthLadder, truncate
 
 WIDTHS = WidthLadder([4, 8, 16])
@@ -20,6 +21,13 @@ RUNGS = [
     RungSpec(engine="ivf", width=8, nprobe=16),
     RungSpec(engine="ivf", width=4, nprobe=4, rerank=50),
     RungSpec(engine="ivf", width=16, nprobe=4),
+    RungSpec(engine="exact", width=16, levels=4),
+    RungSpec(engine="ivf", width=16, routing=4, levels=2, nprobe=4),
+    RungSpec(engine="ivf", width=8, routing=4, code="rabitq", nprobe=8, funnel=((8, 90),), rerank=50, store="fp16"),
+    RungSpec(engine="ivf", width=8, routing=16, code="pq2", nprobe=8, rerank=50, store="sq8"),
+    RungSpec(engine="ivf", width=8, routing=4, code="sq8", nprobe=8),
+    RungSpec(engine="hnsw", width=8, ef=40, rerank=50),
+    RungSpec(engine="certified", width=8, routing=4),
 ]
 
 
@@ -30,7 +38,9 @@ def unit(num, width, seed):
 
 @pytest.fixture(scope="module")
 def searcher():
-    return build_searcher(unit(MIN_ITEMS_FOR_IVF, 16, seed=1), widths=WIDTHS, seed=1)
+    indexes = [*default_indexes(WIDTHS, MIN_ITEMS_FOR_IVF), *(rung.index for rung in RUNGS)]
+    store = unit(MIN_ITEMS_FOR_IVF, 16, seed=1)
+    return build_searcher(store, widths=WIDTHS, seed=1, indexes=list(dict.fromkeys(indexes)), stores=("fp16", "sq8"))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +93,30 @@ def test_k_may_exceed_the_catalogue(searcher, queries, rung):
     found = searcher.search(queries, k=searcher.num_items + 7, rung=rung)
     assert found.rows_BK.shape == (5, searcher.num_items + 7)
     assert (found.rows_BK[:, -7:] == NOTHING).all()
+
+
+def test_only_a_certified_search_says_what_it_read(searcher, queries):
+    for rung in RUNGS:
+        share = searcher.search(queries, k=5, rung=rung).touched_share
+        assert (share is not None) == (rung.engine == "certified")
+        assert share is None or 0 < share < 1.5  # vectors without structure: nothing is ruled out early
+
+
+def test_a_funnel_ends_below_the_full_width(searcher, queries):
+    for funnel, error, message in (
+        (((5, 50),), WidthError, "got 5, expected a trained width"),
+        (((16, 50),), RequestError, "rung: got exact4-f16x50, expected a funnel below the full width"),
+    ):
+        with pytest.raises(error, match=message):
+            searcher.search(queries, k=1, rung=RungSpec(engine="exact", width=4, funnel=funnel))
+
+
+def test_a_store_that_there_is_not_is_refused(queries):
+    bare = build_searcher(unit(30, 16, seed=1), widths=WIDTHS, seed=1)
+    rung = RungSpec(engine="exact", width=4, rerank=9, store="fp16")
+    assert not bare.supports(rung)
+    with pytest.raises(RequestError, match="stores \\['float32'\\]"):
+        bare.search(queries, k=1, rung=rung)
 
 
 def test_a_rung_that_reranks_answers_with_full_width_cosines(searcher, queries):
@@ -183,7 +217,7 @@ def test_a_small_catalogue_has_no_ivf(queries):
     searcher = build_searcher(unit(MIN_ITEMS_FOR_IVF - 1, 16, seed=1), widths=WIDTHS, seed=1)
     rung = RungSpec(engine="ivf", width=8, nprobe=1)
     assert not searcher.supports(rung)
-    with pytest.raises(RequestError, match="rung: got ivf8-p1, expected one with an index"):
+    with pytest.raises(RequestError, match="rung: got ivf8-p1, expected one of indexes"):
         searcher.search(queries, k=1, rung=rung)
 
 
@@ -194,11 +228,11 @@ def test_one_item_is_a_catalogue():
 
 def test_bytes_count_the_index_and_the_shared_store(searcher):
     num = searcher.num_items
-    cells = searcher.indexes["ivf", 4].nlist
+    cells = num_cells(num)
     assert searcher.size_bytes(FULL) == num * 16 * 4
     assert searcher.size_bytes(RungSpec(engine="exact", width=4)) == num * 4 * 4
-    assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16) * 4
-    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + cells * 4 * 4
+    assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16 + 1) * 4  # and a norm
+    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + 2 * cells * 4 * 4
 
 
 def test_use_one_thread_holds_for_the_calling_thread():

@@ -1,0 +1,203 @@
+"""One contest: the same vectors and queries for everybody, each tuned by the same search with the same means.
+
+Every contender halves its trials on one sample of users (`recsys.index.halving`), and what is left is measured on
+another, in turns with the exact scan.
+
+Shapes: ``item_ND`` (items, full width), ``query_QU`` (queries, query size).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks._catalogue import blocked_top_k
+from benchmarks._frontiers import Point
+from benchmarks.rivals import Index, Rival, RivalSearch, Way
+from benchmarks.rivals.faiss_indexes import FlatView
+from recsys.index import frontier
+from recsys.index.build import build_for
+from recsys.index.calibrate import MAX_RUNGS, calibrate, is_exact
+from recsys.index.halving import Bench, Trial, costs
+from recsys.index.space import LadderSpace
+from recsys.index.specs import RungSpec
+from recsys.index.timing import LadderSearch
+from recsys.index.truth import Truth
+from recsys.ragged import Ragged
+from recsys.widths import WidthLadder, query_at
+
+KS = (10, 100)
+_FLAT = Way("faiss flat", -1, ())
+_NOISE = np.log([1.25, 1.1, 1.1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What everybody searches, and with how much effort.
+
+    Args:
+        item_ND: unit item vectors.
+        tune_QU: queries that contenders are tuned on.
+        test_QU: queries that they are measured on, of other users.
+        target: per test query, the item rows that were held out.
+        widths: the trained widths.
+        num_trials: ways to search that each contender may try.
+        budget_s: seconds that each may take to build and tune.
+        repeats: passes through the test queries.
+        seed: fixes everything but the clock.
+    """
+
+    item_ND: np.ndarray
+    tune_QU: np.ndarray
+    test_QU: np.ndarray
+    target: Ragged
+    widths: WidthLadder
+    num_trials: int
+    budget_s: float
+    repeats: int
+    seed: int
+
+    @cached_property
+    def tuning(self) -> Truth:
+        """The exact answers of the queries that contenders are tuned on."""
+        return self._truth(self.tune_QU)
+
+    @cached_property
+    def testing(self) -> Truth:
+        """The exact answers of the queries that they are measured on."""
+        return self._truth(self.test_QU)
+
+    def _truth(self, query_QU: np.ndarray) -> Truth:
+        query_QD = query_at(query_QU, self.widths.full, self.widths)
+        best_QK, rows_QK = blocked_top_k(query_QD, self.item_ND, k=KS[-1])
+        return Truth(query_QD, self.item_ND, best_QK, rows_QK, ks=KS)
+
+    def point(self, trial: Trial[Any], *, who: str, width: int, flat: Trial[Any]) -> Point:
+        """Return what a trial on the test queries shows."""
+        return Point(
+            who=who,
+            name=trial.spec.name,
+            width=width,
+            overlap=trial.overlap[KS[-1]],
+            recall=label_recall(trial.rows_QK, self.target.take(trial.queries)),
+            p50_ms=trial.p50_ms,
+            p99_ms=trial.p99_ms,
+            flat_p50_ms=flat.p50_ms,
+            bytes_per_item=trial.size_bytes / len(self.item_ND),
+        )
+
+
+def label_recall(rows_QK: np.ndarray, target: Ragged) -> float:
+    """Return the mean share of each query's held-out items, at least one, among its rows."""
+    query_V = target.row_of_values()
+    found_V = (rows_QK[query_V] == target.values[:, None]).any(axis=1)
+    return float((np.bincount(query_V, weights=found_V, minlength=len(target)) / target.lengths).mean())
+
+
+class _BesideFlat:
+    """Answers at a rung, or by the exact scan that everybody is timed in turns with."""
+
+    def __init__(self, ladder: LadderSearch, flat: RivalSearch) -> None:
+        self.ladder = ladder
+        self.flat = flat
+
+    def __call__(self, query: int, spec: RungSpec | Way, k: int) -> np.ndarray:
+        """Return one query's rows, best first."""
+        return self.flat(query, spec, k) if isinstance(spec, Way) else self.ladder(query, spec, k)
+
+    def size_bytes(self, spec: RungSpec | Way) -> int:
+        """Return the memory of either."""
+        return self.flat.size_bytes(spec) if isinstance(spec, Way) else self.ladder.searcher.size_bytes(spec)
+
+
+def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
+    """Build, calibrate and measure our ladder."""
+    started = perf_counter()
+    num_items, widths = len(contest.item_ND), contest.widths
+    specs = space.specs(widths, num_items=num_items, k=KS[-1], seed=contest.seed)
+    searcher = build_for(contest.item_ND, specs, widths=widths, seed=contest.seed)
+    build_s = perf_counter() - started
+    ladder = calibrate(
+        searcher,
+        contest.tune_QU,
+        specs=specs,
+        ks=KS,
+        seed=contest.seed,
+        budget_s=max(1.0, contest.budget_s - build_s),
+    )
+    minutes = (perf_counter() - started) / 60
+    rungs = {rung.name: rung for rung in ladder.rungs}
+    again = [spec for spec in specs if spec.name in rungs or is_exact(spec, widths)]
+    flat = RivalSearch({_FLAT.build: FlatView(contest.item_ND)}, contest.testing.query_QD)
+    search = _BesideFlat(LadderSearch(searcher, contest.test_QU, None), flat)
+    bench: Bench[RungSpec | Way] = Bench(search, contest.testing, size_bytes=search.size_bytes, seed=contest.seed)
+    trials = bench.measure([_FLAT, *again], num_queries=len(contest.test_QU), repeats=contest.repeats)
+    points = [
+        contest.point(trial, who="ours", width=spec.width, flat=trials[0])
+        for trial, spec in zip(trials[1:], again, strict=True)
+    ]
+    return {
+        "points": [point.plain() for point in points],
+        "on_frontier": [name for name, rung in rungs.items() if rung.on_frontier],
+        "widths_on_no_frontier": ladder.measured["widths_on_no_frontier"],
+        "calibration_minutes": minutes,
+        "build_minutes": build_s / 60,
+        "num_trials": len(specs),
+        "num_rungs": len(ladder.rungs),
+    }
+
+
+def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:
+    """Build, tune and measure a rival at full width; say why where it cannot run here."""
+    if (reason := rival.missing()) is not None:
+        return {"skipped": reason}
+    started = perf_counter()
+    settings = rival.builds(len(contest.item_ND), contest.widths.full)
+    indexes, notes = _build(contest, rival, settings)
+    ways = [way for build in indexes for way in rival.ways(build, len(contest.item_ND), KS[-1])]
+    random = np.random.default_rng(contest.seed)
+    drawn = sorted(random.choice(len(ways), min(len(ways), contest.num_trials), replace=False))
+    bench = _bench(contest, contest.tuning, indexes)
+    left, _ = bench.halve(
+        [ways[place] for place in drawn], keep=2 * MAX_RUNGS, budget_s=contest.budget_s - (perf_counter() - started)
+    )
+    tuned = bench.measure(left, num_queries=len(contest.tune_QU))
+    left = [left[place] for place in frontier.thin(costs(tuned, tail=False), most=MAX_RUNGS, cells=_NOISE)]
+    minutes = (perf_counter() - started) / 60
+    indexes = {build: indexes[build] for build in {way.build for way in left}}
+    gc.collect()
+    bench = _bench(contest, contest.testing, indexes)
+    trials = bench.measure([_FLAT, *left], num_queries=len(contest.test_QU), repeats=contest.repeats)
+    points = [contest.point(one, who=rival.name, width=contest.widths.full, flat=trials[0]) for one in trials[1:]]
+    return {
+        "points": [point.plain() for point in points],
+        "builds": notes,
+        "tuning_minutes": minutes,
+        "num_trials": len(drawn),
+    }
+
+
+def _build(contest: Contest, rival: Rival, settings: Sequence[Any]) -> tuple[dict[int, Index], list[dict[str, Any]]]:
+    """Build what half the time allows, at least once; return the indexes by number, and what became of every build."""
+    indexes: dict[int, Index] = {}
+    notes: list[dict[str, Any]] = []
+    started = perf_counter()
+    for number, one in enumerate(settings):
+        spent = perf_counter() - started
+        if indexes and spent + spent / len(indexes) > contest.budget_s / 2:
+            notes.append({**one, "skipped": f"no time left: {spent:.0f} s of {contest.budget_s / 2:.0f} s for builds"})
+            continue
+        indexes[number] = rival.build(np.ascontiguousarray(contest.item_ND), one, seed=contest.seed)
+        notes.append({**one, "seconds": perf_counter() - started - spent})
+    return indexes, notes
+
+
+def _bench(contest: Contest, truth: Truth, indexes: dict[int, Index]) -> Bench[Way]:
+    search = RivalSearch({_FLAT.build: FlatView(contest.item_ND), **indexes}, truth.query_QD)
+    return Bench(search, truth, size_bytes=search.size_bytes, seed=contest.seed)

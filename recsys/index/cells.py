@@ -1,0 +1,126 @@
+"""Cells: near vectors together, made at one width and shared by every index that routes at it.
+
+Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``mean_Cw`` (cells, width).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Int64
+
+from recsys.errors import ConfigError
+from recsys.index.checks import checked_query_at
+from recsys.index.faiss_files import check_index, read_index, write_index
+from recsys.index.specs import IndexSpec
+from recsys.widths import WidthLadder, truncate
+
+MIN_CELLS = 16
+MIN_ITEMS_PER_CELL = 39
+"""Fewest training vectors per cell that FAISS's k-means takes without a warning."""
+MIN_ITEMS_FOR_IVF = MIN_CELLS * MIN_ITEMS_PER_CELL
+"""Catalogues smaller than this (624 items) are only scanned: too few items to train cells on, and nothing to save."""
+_NUM_ITERATIONS = 10
+
+Key = tuple[int, int]
+"""Routing width and number of cells: indexes that agree in both share their cells."""
+
+
+def num_cells(num_items: int) -> int:
+    """Return how many cells a catalogue gets: a power of two near 4 sqrt(n), 0 where there are too few items."""
+    if num_items < MIN_ITEMS_FOR_IVF:
+        return 0
+    most = int(min(4 * math.sqrt(num_items), num_items / MIN_ITEMS_PER_CELL))
+    return 1 << (most.bit_length() - 1)
+
+
+def cells_key(spec: IndexSpec, num_items: int) -> Key:
+    """Return which cells an index uses.
+
+    Raises:
+        ConfigError: there are too few items to train that many cells on.
+    """
+    cells = spec.cells or num_cells(num_items)
+    if not cells or cells * MIN_ITEMS_PER_CELL > num_items:
+        needed = max(MIN_ITEMS_FOR_IVF, spec.cells * MIN_ITEMS_PER_CELL)
+        raise ConfigError(f"{spec.name}: cells: got {num_items} items to train them on, expected at least {needed}")
+    return spec.routing_width, cells
+
+
+class Cells:
+    """The centres of cells at their routing width.
+
+    Args:
+        index: a FAISS flat index of the centres.
+        widths: the trained widths.
+    """
+
+    def __init__(self, index: Any, *, widths: WidthLadder) -> None:
+        self._index = index
+        self._widths = widths
+
+    @classmethod
+    def train(cls, store_ND: np.ndarray, key: Key, *, widths: WidthLadder, seed: int) -> Cells:
+        """Cluster the items' prefixes by k-means on the sphere."""
+        width, num = key
+        vector_Nr = np.ascontiguousarray(truncate(store_ND, width, widths))
+        means = faiss.Kmeans(width, num, niter=_NUM_ITERATIONS, seed=seed, spherical=True)
+        means.train(vector_Nr)
+        assert means.centroids is not None
+        index = faiss.IndexFlatIP(width)
+        index.add(means.centroids)
+        return cls(index, widths=widths)
+
+    @classmethod
+    def load(cls, folder: Path, key: Key, *, widths: WidthLadder) -> Cells:
+        """Open what `save` wrote, or raise `ArtifactError`."""
+        path = folder / file_name(key)
+        index = read_index(path)
+        check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
+        return cls(index, widths=widths)
+
+    @property
+    def key(self) -> Key:
+        """Their width and number."""
+        return int(self._index.d), int(self._index.ntotal)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the centres."""
+        return 4 * int(self._index.d) * int(self._index.ntotal)
+
+    def of_items(self, store_ND: np.ndarray) -> Int64[np.ndarray, " items"]:
+        """Return each item's cell."""
+        vector_Nr = np.ascontiguousarray(truncate(store_ND, self.key[0], self._widths))
+        cell_N: np.ndarray = self._index.search(vector_Nr, 1)[1][:, 0]
+        return np.ascontiguousarray(cell_N)
+
+    def nearest(self, query_BU: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
+        """Return each query's nearest cells, at most as many as there are."""
+        query_Br = checked_query_at(query_BU, self.key[0], self._widths)
+        cell_BP: np.ndarray = self._index.search(query_Br, min(num, self.key[1]))[1]
+        return cell_BP
+
+    def save(self, folder: Path) -> None:
+        """Write them."""
+        write_index(self._index, folder / file_name(self.key))
+
+
+def file_name(key: Key) -> str:
+    """Return the name of the file that holds cells."""
+    return f"cells{key[0]}c{key[1]}.faiss"
+
+
+def cell_means(vector_Nw: np.ndarray, cell_N: np.ndarray, *, num: int) -> Float[np.ndarray, "cells width"]:
+    """Return the mean vector of each cell, zero for an empty one."""
+    order = np.argsort(cell_N, kind="stable")
+    size_C = np.bincount(cell_N, minlength=num)
+    mean_Cw = np.zeros((num, vector_Nw.shape[1]), dtype=np.float32)
+    start_C = np.cumsum(size_C) - size_C
+    filled = size_C > 0
+    mean_Cw[filled] = np.add.reduceat(vector_Nw[order], start_C[filled], axis=0) / size_C[filled, None]
+    return mean_Cw

@@ -1,0 +1,1 @@
+"""The engines: each scans the item vectors its own way, behind one protocol."""

@@ -1,0 +1,129 @@
+"""Exact scans at a width: of contiguous vectors, or with Panorama, of blocks that stop early.
+
+Each narrow width has its own contiguous copy of truncated vectors, because a scan of prefixes inside wide rows moves as
+much memory as a scan of the wide rows. The scan at full width reads the shared store and needs no copy.
+
+Panorama (Ramani et al., arXiv 2510.00566) keeps vectors in levels and leaves an item as soon as Cauchy-Schwarz shows
+that it cannot be among the best. FAISS cuts equal levels: they begin at every trained width only if the level's width
+divides all of them (`levels_at`). `recsys.index.engines.certified` has no such limit.
+
+Shapes: ``vector_Nw`` (items, width), ``query_Bw`` (batch, width).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recsys.errors import RequestError
+from recsys.index.checks import checked_query_at
+from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
+from recsys.index.specs import IndexSpec, RungSpec
+from recsys.widths import WidthLadder, truncate
+
+
+def levels_at(width: int, widths: WidthLadder) -> int:
+    """Return the fewest equal levels of a width of which one begins at every trained width below it."""
+    return width // math.gcd(*(trained for trained in widths if trained <= width))
+
+
+class FlatIndex:
+    """Scans all items.
+
+    Args:
+        spec: engine ``exact``.
+        vector_Nw: contiguous vectors at its width, where they lie; unused by Panorama.
+        index: the FAISS index that owns them, None for the shared store.
+        widths: the trained widths.
+    """
+
+    def __init__(self, spec: IndexSpec, *, store_ND: np.ndarray, index: Any, widths: WidthLadder) -> None:
+        self.spec = spec
+        self._index = index
+        self._widths = widths
+        self._vector_Nw = store_ND if index is None else None if spec.levels else _vectors_of(index)
+
+    @classmethod
+    def build(cls, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder) -> FlatIndex:
+        """Copy the vectors that the scan reads."""
+        index = None
+        if spec.width < widths.full or spec.levels:
+            index = faiss.IndexFlatIPPanorama(spec.width, spec.levels) if spec.levels else faiss.IndexFlatIP(spec.width)
+            index.add(np.ascontiguousarray(truncate(store_ND, spec.width, widths)))
+        return cls(spec, store_ND=store_ND, index=index, widths=widths)
+
+    @classmethod
+    def load(cls, folder: Path, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder) -> FlatIndex:
+        """Open what `save` wrote for these vectors, or raise `ArtifactError`."""
+        index = None
+        if spec.width < widths.full or spec.levels:
+            path = folder / f"{spec.name}.faiss"
+            index = read_index(path)
+            kind = faiss.IndexFlatIPPanorama if spec.levels else faiss.IndexFlatIP
+            levels = {"levels": (index.n_levels, spec.levels)} if isinstance(index, faiss.IndexFlatIPPanorama) else {}
+            check_index(path, index, kind=kind, width=spec.width, num_items=len(store_ND), **levels)
+            check_vectors_of(path, index, spec.width, store_ND, widths)
+        return cls(spec, store_ND=store_ND, index=index, widths=widths)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the copy, and of Panorama's norms; 0 for the shared store."""
+        if self._index is None:
+            return 0
+        num = int(self._index.ntotal)
+        if not self.spec.levels:
+            return 4 * num * self.spec.width
+        padded = -(-num // self._index.batch_size) * self._index.batch_size
+        return int(4 * padded * (self.spec.width + self.spec.levels + 1))
+
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+        """Scan everything: exact at this width.
+
+        Raises:
+            RequestError: Panorama is asked for more candidates than it keeps at a time.
+        """
+        query_Bw = checked_query_at(query_BU, effort.width, self._widths)
+        selector = None if excluded is None else excluded.selector
+        if self._vector_Nw is not None:
+            return Found(*_scan(query_Bw, self._vector_Nw, num, selector))
+        if num > self._index.batch_size:
+            most = self._index.batch_size
+            raise RequestError("k", f"got {num} candidates of {effort.name}, expected at most {most} with Panorama")
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
+        return Found(rows_BC, scores_BC)
+
+    def save(self, folder: Path) -> None:
+        """Write the copy, if there is one."""
+        if self._index is not None:
+            write_index(self._index, folder / f"{self.spec.name}.faiss")
+
+
+def _vectors_of(index: Any) -> np.ndarray:
+    """View a flat index's vectors; the view holds no reference, so the index must live as long."""
+    shape = (int(index.ntotal), int(index.d))
+    vector_Nw: np.ndarray = faiss.rev_swig_ptr(index.get_xb(), shape[0] * shape[1]).reshape(shape)
+    return vector_Nw
+
+
+def _scan(query_Bw: np.ndarray, vector_Nw: np.ndarray, num: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scan vectors where they lie: what ``IndexFlatIP.search`` does, for an array that FAISS need not own."""
+    rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
+    scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
+    faiss.knn_inner_product(
+        faiss.swig_ptr(query_Bw),
+        faiss.swig_ptr(vector_Nw),
+        vector_Nw.shape[1],
+        len(query_Bw),
+        len(vector_Nw),
+        num,
+        faiss.swig_ptr(scores_BC),
+        faiss.swig_ptr(rows_BC),
+        selector,
+    )
+    return rows_BC, scores_BC

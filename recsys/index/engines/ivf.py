@@ -1,0 +1,177 @@
+"""Inverted files: cells of near vectors, of which a search scans the nearest few.
+
+Three widths' worth of choice: cells are made and chosen at the routing width, their vectors are kept and scanned at the
+index's width, in the index's code. Cells are chosen here and handed to FAISS (``search_preassigned``), so routing may
+be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
+
+RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's mean, PQ 4 bits
+for every 2 or 4 coordinates of it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16
+bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
+for.
+
+Shapes: ``vector_Nw`` (items, width), ``cell_N`` (items,), ``cell_BP`` (batch, probes).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recsys.index.cells import Cells, cell_means
+from recsys.index.checks import checked_query_at
+from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.faiss_files import check_index, read_index, write_index
+from recsys.index.specs import Code, IndexSpec, RungSpec
+from recsys.widths import WidthLadder, truncate
+
+_KINDS: dict[Code, Any] = {
+    "float32": faiss.IndexIVFFlat,
+    "fp16": faiss.IndexIVFScalarQuantizer,
+    "sq8": faiss.IndexIVFScalarQuantizer,
+    "rabitq": faiss.IndexIVFRaBitQFastScan,
+    "pq2": faiss.IndexIVFPQFastScan,
+    "pq4": faiss.IndexIVFPQFastScan,
+}
+_BITS = 4
+_FAST_SCAN_BLOCK = 32
+_PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024 items, more than most hold
+_PAGE = 1 << 16
+
+
+class IvfIndex:
+    """Scans the nearest cells.
+
+    Args:
+        spec: engine ``ivf``.
+        cells: at its routing width.
+        index: the FAISS index of the cells' vectors.
+        widths: the trained widths.
+    """
+
+    def __init__(self, spec: IndexSpec, *, cells: Cells, index: Any, widths: WidthLadder) -> None:
+        self.spec = spec
+        self.cells = cells
+        self._index = index
+        self._widths = widths
+        self._lists_bytes = _lists_bytes(index)
+        residual = spec.code in ("rabitq", "pq2", "pq4")
+        self._means_Cw = index.quantizer.reconstruct_n(0, cells.key[1]) if residual else None
+
+    @classmethod
+    def build(
+        cls, spec: IndexSpec, store_ND: np.ndarray, *, cells: Cells, cell_N: np.ndarray, widths: WidthLadder
+    ) -> IvfIndex:
+        """Encode the vectors into their cells."""
+        vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
+        means: Any = faiss.IndexFlatIP(spec.width)
+        means.add(cell_means(vector_Nw, cell_N, num=cells.key[1]))
+        index = _empty(spec, means, cells.key[1])
+        index.train(vector_Nw)
+        for start in range(0, len(vector_Nw), _PAGE):
+            rows = np.arange(start, min(start + _PAGE, len(vector_Nw)))
+            part = vector_Nw[rows[0] : rows[-1] + 1], rows, cell_N[rows[0] : rows[-1] + 1]
+            index.add_core(len(rows), *(faiss.swig_ptr(np.ascontiguousarray(array)) for array in part))
+        if spec.code == "rabitq":
+            index = faiss.IndexIVFRaBitQFastScan(index, _FAST_SCAN_BLOCK)
+        elif spec.code.startswith("pq"):
+            index = faiss.IndexIVFPQFastScan(index, _FAST_SCAN_BLOCK)
+        means.this.disown()
+        index.own_fields = True
+        return cls(spec, cells=cells, index=index, widths=widths)
+
+    @classmethod
+    def load(cls, folder: Path, spec: IndexSpec, *, num_items: int, cells: Cells, widths: WidthLadder) -> IvfIndex:
+        """Open what `save` wrote, or raise `ArtifactError`."""
+        path = folder / f"{spec.name}.faiss"
+        index = read_index(path)
+        others: dict[str, tuple[object, object]] = {}
+        if isinstance(index, faiss.IndexIVF):
+            others["cells"] = int(index.nlist), cells.key[1]
+        if spec.levels and isinstance(index, faiss.IndexIVFFlatPanorama):
+            others["levels"] = int(index.n_levels), spec.levels
+        if isinstance(index, faiss.IndexIVFScalarQuantizer):
+            others["code"] = int(index.sq.qtype), _scalar_type(spec.code)
+        if isinstance(index, faiss.IndexIVFPQFastScan):
+            others["coordinates per code"] = spec.width // int(index.pq.M), int(spec.code[2:] or 0)
+        kind = faiss.IndexIVFFlatPanorama if spec.levels else _KINDS[spec.code]
+        check_index(path, index, kind=kind, width=spec.width, num_items=num_items, **others)
+        return cls(spec, cells=cells, index=index, widths=widths)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of codes, ids and norms with their padding, and of the cells' centres at both widths."""
+        return self._lists_bytes + 4 * self.spec.width * self.cells.key[1] + self.cells.size_bytes
+
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+        """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
+        cell_BP = self.cells.nearest(query_BU, effort.nprobe)
+        query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
+        score_BP = self._score_means(query_Bw, cell_BP)
+        rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
+        scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
+        wanted = {"nprobe": cell_BP.shape[1]} | ({} if excluded is None else {"sel": excluded.selector})
+        parameters = faiss.SearchParametersIVF(**wanted)
+        self._index.search_preassigned_c(
+            len(query_Bw),
+            faiss.swig_ptr(query_Bw),
+            num,
+            faiss.swig_ptr(cell_BP),
+            faiss.swig_ptr(score_BP),
+            faiss.swig_ptr(scores_BC),
+            faiss.swig_ptr(rows_BC),
+            False,  # rows, not places in lists
+            parameters,
+        )
+        return Found(rows_BC, scores_BC)
+
+    def _score_means(self, query_Bw: np.ndarray, cell_BP: np.ndarray) -> np.ndarray:
+        """Return what codes of differences from a cell's mean are added to; the others do without."""
+        score_BP = np.zeros(cell_BP.shape, dtype=np.float32)
+        if self._means_Cw is not None:
+            faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
+                faiss.swig_ptr(score_BP),
+                faiss.swig_ptr(query_Bw),
+                faiss.swig_ptr(self._means_Cw),
+                faiss.swig_ptr(cell_BP),
+                self.spec.width,
+                *cell_BP.shape,
+            )
+        return score_BP
+
+    def save(self, folder: Path) -> None:
+        """Write the vectors; the cells have a file of their own."""
+        write_index(self._index, folder / f"{self.spec.name}.faiss")
+
+
+def _empty(spec: IndexSpec, means: Any, num: int) -> Any:
+    """Return an index to be filled cell by cell; fast-scan ones can only be made from such a one."""
+    width, metric = spec.width, faiss.METRIC_INNER_PRODUCT
+    if spec.levels:
+        return faiss.IndexIVFFlatPanorama(means, width, num, spec.levels, metric, True, _PANORAMA_BLOCK)
+    if spec.code == "float32":
+        return faiss.IndexIVFFlat(means, width, num, metric)
+    if spec.code == "rabitq":
+        return faiss.IndexIVFRaBitQ(means, width, num, metric)
+    if spec.code in ("fp16", "sq8"):
+        return faiss.IndexIVFScalarQuantizer(means, width, num, _scalar_type(spec.code), metric, False)
+    return faiss.IndexIVFPQ(means, width, num, width // int(spec.code[2]), _BITS, metric)
+
+
+def _scalar_type(code: Code) -> int:
+    kind = faiss.ScalarQuantizer.QT_fp16 if code == "fp16" else faiss.ScalarQuantizer.QT_8bit
+    return int(kind)
+
+
+def _lists_bytes(index: Any) -> int:
+    """Return the bytes of all cells' codes and ids; fast-scan pads each to whole blocks, Panorama adds norms."""
+    size_C = np.array([index.invlists.list_size(cell) for cell in range(int(index.nlist))], dtype=np.int64)
+    if isinstance(index, faiss.IndexIVFFastScan):
+        blocks_C, stride = -(-size_C // _FAST_SCAN_BLOCK), index.get_block_stride()  # type: ignore[attr-defined]
+        return int(stride * blocks_C.sum() + 8 * size_C.sum())
+    if isinstance(index, faiss.IndexIVFFlatPanorama):
+        padded = -(-size_C // index.batch_size) * index.batch_size
+        return int((padded * (index.code_size + 4 * (index.n_levels + 1))).sum() + 8 * size_C.sum())
+    return int(size_C.sum()) * (int(index.code_size) + 8)

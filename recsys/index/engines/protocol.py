@@ -1,0 +1,75 @@
+"""What every engine is to the searcher, and what a scan may not return.
+
+Shapes: ``query_BU`` (batch, query size), ``rows_BC`` (batch, candidates).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Int64
+
+from recsys.index.specs import IndexSpec, RungSpec
+
+
+class Excluded:
+    """Item rows that a scan may not return.
+
+    Args:
+        rows: int64 item rows, in any order.
+    """
+
+    def __init__(self, rows: Int64[np.ndarray, " rows"]) -> None:
+        self.rows = np.unique(rows)
+
+    @cached_property
+    def selector(self) -> Any:
+        """FAISS's form of it. FAISS keeps bare pointers: this object must outlive the search."""
+        self._batch = faiss.IDSelectorBatch(self.rows)
+        return faiss.IDSelectorNot(self._batch)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a scan found, per query, best first.
+
+    Args:
+        rows_BC: int64 item rows, `recsys.index.exact.NOTHING` where there were no more.
+        scores_BC: float32 scores at the scan's width, as good as its code; minus infinity where there were no more.
+        touched_share: bytes of vectors and norms that were read over those of whole vectors, where the engine counts.
+    """
+
+    rows_BC: Int64[np.ndarray, "batch candidates"]
+    scores_BC: Float[np.ndarray, "batch candidates"]
+    touched_share: float | None = None
+
+
+class Index(Protocol):
+    """One index over the item vectors; nothing in it changes after it is made, so threads may share it."""
+
+    @property
+    def spec(self) -> IndexSpec:
+        """What it is."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its vectors, ids, cells and links; the shared full-width store is not among them."""
+
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+        """Return the best ``num`` items at the index's width that are not excluded.
+
+        Args:
+            query_BU: unit queries that were checked.
+            num: candidates per query, from 1 to the number of items.
+            effort: a rung of this index.
+            excluded: what no query may get. It is left out while scanning, so ``num`` others are found wherever the
+                effort reaches that many.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write it into an existing folder, under its own name."""

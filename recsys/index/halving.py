@@ -1,0 +1,196 @@
+"""Measure many ways to search in little time: all of them on a few queries, what survives on more.
+
+Source: successive halving, Jamieson and Talwalkar, *Non-stochastic Best Arm Identification and Hyperparameter
+Optimization* (AISTATS 2016). There the best half survives; here, where several objectives count, what is best by
+non-dominated rank (`recsys.index.frontier`). Whatever can be called one query at a time is measured alike: the rungs of
+a ladder, and other libraries that are compared with them.
+
+Shapes: ``ms_PQ`` (passes, queries), ``overlap_QK`` (queries, ks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from recsys.index import frontier
+from recsys.index.timing import Search, percentile, time_searches, undisturbed
+from recsys.index.truth import Truth
+
+Spec = TypeVar("Spec")
+
+ETA = 3
+"""A round measures on this many times the queries of the one before what is left after dropping all but this part."""
+FIRST_QUERIES = 16
+
+
+@dataclass(frozen=True)
+class Trial(Generic[Spec]):
+    """One way to search, as measured on some queries.
+
+    Args:
+        spec: the way.
+        ks: the k of each overlap.
+        queries: which queries were asked.
+        rows_QK: what each of them got at the largest k.
+        overlap_QK: share of the exact top-k found.
+        ms_PQ: milliseconds of each call.
+        size_bytes: memory that a search may read.
+        disturbed_share: share of the calls, of all that were timed together, that another process disturbed.
+    """
+
+    spec: Spec
+    ks: tuple[int, ...]
+    queries: Int64[np.ndarray, " queries"]
+    rows_QK: Int64[np.ndarray, "queries k"]
+    overlap_QK: Float[np.ndarray, "queries ks"]
+    ms_PQ: Float[np.ndarray, "passes queries"]
+    size_bytes: int
+    disturbed_share: float
+
+    @cached_property
+    def overlap(self) -> dict[int, float]:
+        """The mean overlap by k."""
+        return dict(zip(self.ks, self.overlap_QK.mean(axis=0).tolist(), strict=True))
+
+    @cached_property
+    def p50_ms(self) -> float:
+        """The median call."""
+        return percentile(self.ms_PQ, 50)
+
+    @cached_property
+    def p99_ms(self) -> float:
+        """The 99th percentile of the calls."""
+        return percentile(self.ms_PQ, 99)
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain figures."""
+        return {
+            "num_queries": len(self.overlap_QK),
+            "overlap": {str(k): share for k, share in self.overlap.items()},
+            "p50_ms": self.p50_ms,
+            "p99_ms": self.p99_ms,
+            "size_bytes": self.size_bytes,
+        }
+
+
+class Bench(Generic[Spec]):
+    """Measures ways to search against the same truth, on the same queries.
+
+    Args:
+        search: answers one query in one way.
+        truth: the exact answers.
+        size_bytes: the memory of each way.
+        seed: fixes the order of queries and ways.
+    """
+
+    def __init__(self, search: Search[Spec], truth: Truth, *, size_bytes: Callable[[Spec], int], seed: int) -> None:
+        self.search = search
+        self.truth = truth
+        self.size_bytes = size_bytes
+        self._order = np.random.default_rng(seed)
+        self.queries = self._order.permutation(len(truth.query_QD))
+
+    def measure(
+        self,
+        specs: Sequence[Spec],
+        *,
+        num_queries: int,
+        repeats: int = 1,
+        exact_ks: bool = False,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> list[Trial[Spec]]:
+        """Time every spec at the largest k, and take every overlap.
+
+        Args:
+            specs: the ways to search.
+            num_queries: how many of the queries, the first of one fixed order.
+            repeats: passes through them.
+            exact_ks: search for each smaller k anew, as a request for it does, instead of cutting the longest answer.
+            progress: called with the share that is done.
+        """
+        queries, ks = np.sort(self.queries[:num_queries]), self.truth.ks
+        with undisturbed():
+            timed = time_searches(
+                self.search, specs, queries=queries, k=ks[-1], repeats=repeats, order=self._order, progress=progress
+            )
+            overlap_RQK = [
+                self._overlap(spec, timed.rows_RQK[r], queries, exact_ks=exact_ks) for r, spec in enumerate(specs)
+            ]
+        return [
+            Trial(
+                spec=spec,
+                ks=ks,
+                queries=queries,
+                rows_QK=timed.rows_RQK[r],
+                overlap_QK=overlap_RQK[r],
+                ms_PQ=timed.ms_RPQ[r],
+                size_bytes=self.size_bytes(spec),
+                disturbed_share=timed.disturbed_share,
+            )
+            for r, spec in enumerate(specs)
+        ]
+
+    def _overlap(self, spec: Spec, rows_QK: np.ndarray, queries: np.ndarray, *, exact_ks: bool) -> np.ndarray:
+        largest = self.truth.ks[-1]
+        columns = []
+        for k in self.truth.ks:
+            rows_Qk = rows_QK
+            if exact_ks and k < largest:
+                rows_Qk = np.stack([self.search(int(query), spec, k) for query in queries])
+            columns.append(self.truth.overlap(rows_Qk, k=k, queries=queries))
+        return np.column_stack(columns)
+
+    def halve(
+        self,
+        specs: Sequence[Spec],
+        *,
+        keep: int,
+        budget_s: float = math.inf,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> tuple[list[Spec], list[list[Trial[Spec]]]]:
+        """Drop all but the ``keep`` most promising specs.
+
+        Args:
+            specs: the ways to search.
+            keep: how many survive at least, if there are as many.
+            budget_s: seconds after which no further round starts; what survived so far is then returned.
+            progress: called with the share of the rounds that is done.
+
+        Returns:
+            the survivors, in the order given, and the trials of each round.
+        """
+        started, left = perf_counter(), list(specs)
+        rounds: list[list[Trial[Spec]]] = []
+        num_rounds = max(1, math.ceil(math.log(max(1.0, len(left) / keep), ETA)))
+        num_queries = min(FIRST_QUERIES, len(self.queries))
+        while len(left) > keep and perf_counter() - started < budget_s:
+            done = len(rounds)
+            trials = self.measure(
+                left, num_queries=num_queries, progress=partial(_tell, progress, done=done, num=num_rounds)
+            )
+            rounds.append(trials)
+            num = max(keep, math.ceil(len(left) / ETA))
+            left = [left[place] for place in frontier.best(costs(trials, tail=False), num=num)]
+            num_queries = min(num_queries * ETA, len(self.queries))
+        return left, rounds
+
+
+def _tell(progress: Callable[[float], None], share: float, *, done: int, num: int) -> None:
+    progress(min(1.0, (done + share) / num))
+
+
+def costs(trials: Sequence[Trial[Any]], *, tail: bool) -> list[Float[np.ndarray, "trials objectives"]]:
+    """Return the objectives of trials for each k: what is missed, the median call, with ``tail`` the p99, and bytes."""
+    overlap_TK = np.stack([trial.overlap_QK.mean(axis=0) for trial in trials])
+    p50_T, p99_T, bytes_T = (
+        np.array([getattr(trial, name) for trial in trials]) for name in ("p50_ms", "p99_ms", "size_bytes")
+    )
+    return frontier.objectives(overlap_TK, *((p50_T, p99_T, bytes_T) if tail else (p50_T, bytes_T)))

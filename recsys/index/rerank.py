@@ -1,0 +1,82 @@
+"""Score candidates again at a wider width, from the one copy of the item vectors that all rungs share.
+
+A score at a width is a sum over columns, so where the scan's score is such a sum over the first of them (both heads of
+the query are one vector, and the scan kept float32), only the blocks beyond are read and added. With norm ``prefix`` a
+score is that sum divided by the norms of two prefixes; those of items are stored per width.
+
+Shapes: ``query_BU`` (batch, query size), ``query_BD`` (batch, full width), ``code_ND`` (items, full width), ``rows_BC``
+(batch, candidates), ``rows_BK`` (batch, k), ``norm_N`` (items,) or empty.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.index.checks import checked_query_at
+from recsys.index.exact import NOTHING
+from recsys.index.kernels import best_candidates
+from recsys.index.store import Store
+from recsys.widths import WidthLadder
+
+_NO_NORMS = np.empty(0, dtype=np.float32)
+
+
+class Rescorer:
+    """Scores candidates at a width, from one store.
+
+    Args:
+        store: what is read.
+        widths: the trained widths.
+    """
+
+    def __init__(self, store: Store, *, widths: WidthLadder) -> None:
+        self._store = store
+        self._widths = widths
+
+    def best(
+        self,
+        query_BU: np.ndarray,
+        rows_BC: np.ndarray,
+        scores_BC: np.ndarray,
+        *,
+        known: int,
+        width: int,
+        num: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return each query's ``num`` best candidates by their scores at a width, best first, ties by row.
+
+        Args:
+            query_BU: unit queries that were checked.
+            rows_BC: int64 item rows; `NOTHING` stays at the end.
+            scores_BC: the candidates' float32 scores at the width ``known``.
+            known: a trained width at which the scores are exact up to rounding, which spares reading that prefix; 0
+                where there is none.
+            width: a trained width, wider than ``known``.
+            num: how many to keep, at most as many as there are candidates.
+        """
+        widths, store = self._widths, self._store
+        if widths.head == "per_width":
+            known = 0
+        query_BD = np.zeros((len(query_BU), widths.full), dtype=np.float32)
+        query_BD[:, :width] = checked_query_at(query_BU, width, widths)
+        shrink_B = np.linalg.norm(query_BD[:, :known], axis=1) if known and widths.norm == "prefix" else None
+        if shrink_B is None:
+            shrink_B = np.ones(len(query_BD), dtype=np.float32)
+        if store.scale_D is not None:
+            query_BD *= store.scale_D
+        rows_BK = np.full((len(rows_BC), num), NOTHING, dtype=np.int64)
+        scores_BK = np.full((len(rows_BC), num), -np.inf, dtype=np.float32)
+        best_candidates(
+            query_BD,
+            store.code_ND,
+            np.ascontiguousarray(rows_BC),
+            np.ascontiguousarray(scores_BC),
+            known,
+            width,
+            shrink_B.astype(np.float32, copy=False),
+            store.norm_of.get(known, _NO_NORMS),
+            store.norm_of.get(width, _NO_NORMS),
+            rows_BK,
+            scores_BK,
+        )
+        return rows_BK, scores_BK

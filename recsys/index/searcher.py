@@ -1,0 +1,219 @@
+"""Search over the item vectors at any rung: scan at one width, then score the candidates again at wider ones.
+
+The full-width vectors are stored once: the exact scan at full width and every rerank read that one array, usually
+mapped from the bundle's safetensors file, or a smaller copy of it in another code. What vectors and queries are at a
+width, `recsys.widths` says; how each engine scans, `recsys.index.engines`.
+
+Filters are given to the scan itself: an answer never lacks an item because one that may not be given took its place.
+
+Shapes: ``query_BU`` (batch, query size), ``store_ND`` (items, full width), ``rows_BC`` (batch, candidates), ``rows_BK``
+(batch, k).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Int64
+
+from recsys.errors import RequestError
+from recsys.index.checks import check_queries, check_shape, checked_query_at
+from recsys.index.engines.protocol import Excluded, Index
+from recsys.index.exact import NOTHING
+from recsys.index.rerank import Rescorer
+from recsys.index.specs import IndexSpec, RungSpec, StoreCode
+from recsys.index.store import Store
+from recsys.widths import WidthLadder
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best items per query, best first.
+
+    Args:
+        rows_BK: int64 item rows, `NOTHING` where no item was left.
+        scores_BK: float32 inner products of query and item at the rung's width, or at the width of its last stage (as
+            good as the code that was read); minus infinity where no item was left.
+        scan_ms: time in the index, for the whole batch.
+        rerank_ms: time scoring candidates again, for the whole batch.
+        touched_share: share of all items' coordinates that a certified search read; None for other engines.
+    """
+
+    rows_BK: Int64[np.ndarray, "batch k"]
+    scores_BK: Float[np.ndarray, "batch k"]
+    scan_ms: float
+    rerank_ms: float
+    touched_share: float | None = None
+
+
+class Searcher:
+    """Answers queries at any rung; safe for concurrent searches, since nothing in it changes after it is made.
+
+    Args:
+        store_ND: float32, C-contiguous, unit rows: the one full-width copy of the item vectors.
+        widths: the trained widths.
+        indexes: by what they are.
+        stores: what candidates are scored from, by code; float32 among them, which is ``store_ND`` itself.
+    """
+
+    def __init__(
+        self,
+        store_ND: Float[np.ndarray, "items full"],
+        *,
+        widths: WidthLadder,
+        indexes: Mapping[IndexSpec, Index],
+        stores: Mapping[StoreCode, Store],
+    ) -> None:
+        check_shape(store_ND, widths)
+        self.widths = widths
+        self.store_ND = store_ND
+        self.indexes = dict(indexes)
+        self.stores = dict(stores)
+        self._rescorers = {code: Rescorer(store, widths=widths) for code, store in stores.items()}
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.store_ND)
+
+    def supports(self, spec: RungSpec) -> bool:
+        """Whether there is an index for the rung, and the store that it reads."""
+        return spec.index in self.indexes and spec.store in self.stores
+
+    def only(self, specs: Sequence[RungSpec]) -> Searcher:
+        """Return a searcher with what these rungs need and no more; it shares everything with this one."""
+        kept, codes = {spec.index for spec in specs}, {"float32", *(spec.store for spec in specs)}
+        return Searcher(
+            self.store_ND,
+            widths=self.widths,
+            indexes={spec: index for spec, index in self.indexes.items() if spec in kept},
+            stores={code: store for code, store in self.stores.items() if code in codes},
+        )
+
+    def size_bytes(self, spec: RungSpec) -> int:
+        """Bytes that a search at the rung may read: its index, and the store and norms where those are read too."""
+        size = self.indexes[spec.index].size_bytes
+        whole = spec.engine == "exact" and spec.width == self.widths.full and not spec.levels
+        if spec.depth or whole or spec.engine == "certified":
+            size += self.stores[spec.store].size_bytes
+        if spec.depth:
+            # Prefixes' norms undo the scan's scaling, where its scores are of use, and scale those of the funnel.
+            read = {width for width, _ in spec.funnel} | ({spec.width} if self._known_width(spec) else set())
+            size += sum(norm_N.nbytes for width, norm_N in self.stores[spec.store].norm_of.items() if width in read)
+        return size
+
+    def search(
+        self,
+        query_BU: np.ndarray,
+        *,
+        k: int,
+        rung: RungSpec,
+        exclude: np.ndarray | None = None,
+    ) -> SearchResult:
+        """Return each query's best items at a rung.
+
+        A rung that scores candidates again scans for at least ``k`` of them, and for as many as its first stage takes,
+        with the query of its width; each stage scores with the query of its own. An exact or certified rung finds ``k``
+        items whenever that many are not excluded; others find as many as their effort reaches.
+
+        Args:
+            query_BU: ``(batch, query size)`` float32 unit vectors, as `recsys.widths.unit_queries` gives them.
+            k: items to return per query, at least 1.
+            rung: how to search.
+            exclude: int64 item rows that no query of the batch may get; rows outside the catalogue exclude nothing.
+
+        Raises:
+            WidthError: the queries are not of the query size, not finite or not unit vectors, what is to be scaled at
+                one of the rung's widths is all zeros, or such a width was not trained.
+            RequestError: ``k`` or ``exclude`` is out of range, or the bundle has no index for the rung.
+        """
+        self._check(query_BU, k=k, rung=rung, exclude=exclude)
+        started = time.perf_counter()
+        excluded = Excluded(exclude) if exclude is not None and len(exclude) else None
+        num = min(max(k, rung.depth), self.num_items)
+        found = self.indexes[rung.index].search(query_BU, num, effort=rung, excluded=excluded)
+        rows_BC, scores_BC = found.rows_BC, found.scores_BC
+        scores_BC[rows_BC == NOTHING] = -np.inf
+        scanned = time.perf_counter()
+        known = self._known_width(rung)
+        for width, kept in self._stages(rung, k):
+            rows_BC, scores_BC = self._rescorers[rung.store].best(
+                query_BU, rows_BC, scores_BC, known=known, width=width, num=min(kept, rows_BC.shape[1])
+            )
+            known = width
+        rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
+        finished = time.perf_counter()
+        return SearchResult(
+            rows_BK,
+            scores_BK,
+            scan_ms=1e3 * (scanned - started),
+            rerank_ms=1e3 * (finished - scanned),
+            touched_share=found.touched_share,
+        )
+
+    def score(
+        self, query_BU: Float[np.ndarray, "batch query"], rows_BC: Int64[np.ndarray, "batch candidates"]
+    ) -> Float[np.ndarray, "batch candidates"]:
+        """Return full-width cosines of unit queries with chosen items, minus infinity where a row is `NOTHING`.
+
+        Reads the rows where they lie: no copy of the candidates' vectors is made.
+        """
+        query_BD = checked_query_at(query_BU, self.widths.full, self.widths)
+        rows_BC = np.ascontiguousarray(rows_BC)
+        scores_BC = np.empty(rows_BC.shape, dtype=np.float32)
+        faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
+            faiss.swig_ptr(scores_BC),
+            faiss.swig_ptr(query_BD),
+            faiss.swig_ptr(self.store_ND),
+            faiss.swig_ptr(rows_BC),
+            self.widths.full,
+            *rows_BC.shape,
+        )
+        return scores_BC
+
+    def _stages(self, rung: RungSpec, k: int) -> list[tuple[int, int]]:
+        """Return the width of each stage after the scan, and how many candidates it leaves."""
+        widths = [width for width, _ in rung.funnel] + ([self.widths.full] if rung.rerank else [])
+        taken = [depth for _, depth in rung.funnel] + ([rung.rerank] if rung.rerank else [])
+        return [(width, max(k, left)) for width, left in zip(widths, [*taken[1:], k][: len(widths)], strict=True)]
+
+    def _known_width(self, rung: RungSpec) -> int:
+        """Return the width at which the scan's scores are exact and the beginning of wider ones, 0 for none."""
+        return rung.width if rung.code == "float32" and self.widths.head == "tied" else 0
+
+    def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, exclude: np.ndarray | None) -> None:
+        for width in (rung.width, rung.routing_width, *(width for width, _ in rung.funnel)):
+            self.widths.require(width)
+        if rung.funnel and rung.funnel[-1][0] == self.widths.full:
+            raise RequestError("rung", f"got {rung.name}, expected a funnel below the full width, which rerank is for")
+        if not self.supports(rung):
+            have = sorted(index.name for index in self.indexes), sorted(self.stores)
+            raise RequestError("rung", f"got {rung.name}, expected one of indexes {have[0]} and stores {have[1]}")
+        check_queries(query_BU, self.widths)
+        if k < 1:
+            raise RequestError("k", f"got {k}, expected at least 1")
+        if exclude is not None and (exclude.ndim != 1 or exclude.dtype != np.int64):
+            raise RequestError(
+                "exclude", f"got shape {exclude.shape} of {exclude.dtype}, expected one dimension of int64 item rows"
+            )
+
+
+def use_one_thread() -> None:
+    """Make FAISS search on the calling thread alone.
+
+    OpenMP's thread count belongs to each calling thread: call it in the initialiser of a thread pool, so that the
+    pool's size is the number of threads that compute. More of those than cores ruins the tail of the latency.
+    """
+    faiss.omp_set_num_threads(1)
+
+
+def _pad(rows_BC: np.ndarray, scores_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    short = k - rows_BC.shape[1]
+    if short <= 0:
+        return rows_BC[:, :k], scores_BC[:, :k]
+    wider = ((0, 0), (0, short))
+    return np.pad(rows_BC, wider, constant_values=NOTHING), np.pad(scores_BC, wider, constant_values=-np.inf)

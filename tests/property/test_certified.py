@@ -1,0 +1,80 @@
+"""Certified search never leaves out what belongs to the best, whatever the vectors."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.index.build import build_searcher
+from recsys.index.engines.certified import CertifiedIndex
+from recsys.index.engines.protocol import Excluded
+from recsys.index.exact import NOTHING, exact_top_k
+from recsys.index.specs import IndexSpec, RungSpec
+from recsys.ragged import Ragged
+from recsys.testing import vectors, width_ladders
+from recsys.widths import WidthLadder, truncate
+
+ROUNDING = 3e-6
+
+
+@st.composite
+def catalogues(draw):
+    """Items with duplicates, neighbours one rounding away, and tails of zeros; queries that are items or not."""
+    widths = draw(width_ladders(max_width=40, heads=("tied",)))
+    pool = draw(vectors(widths, rows=draw(st.integers(1, 12))))
+    items = pool[draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=40))]
+    items = np.where(draw(st.booleans()), np.nextafter(items, np.float32(draw(st.sampled_from([-9, 9])))), items)
+    if draw(st.booleans()):
+        items[draw(st.integers(0, len(items) - 1)) :, widths.widths[0] :] = 0
+    items[~items[:, : widths.widths[0]].any(axis=1), 0] = 1
+    queries = draw(vectors(widths, rows=2)) if draw(st.booleans()) else items[:2] * draw(st.sampled_from([1, -1]))
+    return widths, *(np.ascontiguousarray(truncate(rows, widths.full, widths)) for rows in (items, queries))
+
+
+@given(catalogues(), st.integers(1, 12), st.data())
+def test_the_answer_is_that_of_reading_everything(catalogue, k, data):
+    widths, items, queries = catalogue
+    width = data.draw(st.sampled_from(widths.widths))
+    rung = RungSpec(engine="certified", width=width)
+    excluded = np.unique(data.draw(st.lists(st.integers(0, len(items) - 1), max_size=5))).astype(np.int64)
+    built = CertifiedIndex.build(rung.index, items, widths=widths, seed=1)
+    # With a slack without end nothing is ever ruled out.
+    whole = CertifiedIndex(rung.index, store_ND=items, tensors=built._tensors, error=math.inf, widths=widths)
+    one, other = (index.search(queries, k, effort=rung, excluded=Excluded(excluded)) for index in (built, whole))
+    assert (one.rows_BC == other.rows_BC).all()
+    assert (one.scores_BC == other.scores_BC).all()
+    score_Qk, row_Qk = exact_top_k(queries, items, k=k, masked=Ragged.from_lists([excluded] * len(queries)))
+    np.testing.assert_allclose(one.scores_BC, score_Qk, atol=ROUNDING)
+    assert ((one.rows_BC == NOTHING) == (row_Qk == NOTHING)).all()
+
+
+@given(catalogues(), st.data())
+def test_equal_items_come_in_order_of_rows(catalogue, data):
+    widths, items, queries = catalogue
+    items = np.repeat(items[:1], len(items), axis=0)
+    rung = RungSpec(engine="certified", width=data.draw(st.sampled_from(widths.widths)))
+    index = CertifiedIndex.build(rung.index, items, widths=widths, seed=1)
+    found = index.search(queries, len(items), effort=rung, excluded=None)
+    assert (found.rows_BC == np.arange(len(items))).all()
+
+
+def test_items_in_many_cells_are_searched_exactly_and_read_in_part():
+    widths = (8, 16, 32)
+    random = np.random.default_rng(1)
+    themes = random.normal(size=(64, 32)) * 0.8 ** np.arange(32)
+    items = (themes[random.integers(64, size=5000)] + 0.1 * random.normal(size=(5000, 32))).astype(np.float32)
+    items[2500:] = items[:2500]  # every item twice
+    for norm in ("prefix", "full"):
+        ladder = WidthLadder(widths, norm=norm)
+        unit_ND = np.ascontiguousarray(truncate(items, 32, ladder))
+        specs = [IndexSpec(engine="certified", width=width, routing=8) for width in widths]
+        searcher = build_searcher(unit_ND, widths=ladder, seed=1, indexes=specs)
+        queries = unit_ND[:20]
+        score_Qk, row_Qk = exact_top_k(queries, unit_ND, k=50)
+        for width in widths:
+            found = searcher.search(queries, k=50, rung=RungSpec(engine="certified", width=width, routing=8))
+            np.testing.assert_allclose(found.scores_BK, score_Qk, atol=ROUNDING)
+            assert (found.rows_BK == row_Qk).mean() > 0.95  # but for ties that another order of summing breaks
+            assert found.touched_share is not None
+            assert 2 / 32 < found.touched_share < 0.6

@@ -1,0 +1,60 @@
+"""The ladder benchmark: its table, the page that shows it, and refusals."""
+
+import pytest
+
+from benchmarks import ladder
+from benchmarks._harness import recorded_parts
+from benchmarks._plots import plot_frontier
+from benchmarks.ladder import BEGIN, END, HEADLINES, PAGE, summary, table
+
+
+def part(**changed):
+    figures = dict.fromkeys(HEADLINES, 1.5) | {"best_at_099": {"speedup": 25.04, "name": "ivf64", "overlap": 0.9912}}
+    return {"figures": figures | {"space": {}} | changed}
+
+
+def test_the_table_has_a_column_for_each_catalogue():
+    rows = table({"a-10": part(), "b-20": part(certified_speedup=None)}).splitlines()
+    assert rows[0] == "| figure | a-10 | b-20 |"
+    assert "| `best_at_099` | 25.0 times (ivf64, overlap 0.9912) | 25.0 times (ivf64, overlap 0.9912) |" in rows
+    assert "| `certified_speedup` | 1.5 | — |" in rows
+    assert len(rows) == 2 + len(HEADLINES)
+
+
+def test_nothing_recorded_shows_dashes():
+    assert table({}).count("| — |") == len(HEADLINES)
+
+
+def test_the_summary_holds_the_headlines_alone():
+    assert summary({"a": part()})["a"].keys() == set(HEADLINES)
+
+
+def test_the_page_shows_what_is_recorded_and_explains_it():
+    text = PAGE.read_text()
+    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table(recorded_parts("ladder"))
+    meanings = text[text.index(END) :]
+    for key in HEADLINES:
+        assert f"`{key.replace('_0999', '_099').replace('_095', '_099')}`" in meanings
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--towers", "run"], "got one of them, expected both or neither"),
+        (["--only", "annoy"], "got ['annoy'], expected some of"),
+        (["--quick", "--record"], "got it with --quick"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(words, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ladder", *words])
+    with pytest.raises(SystemExit):
+        ladder._parse()
+    assert message in capsys.readouterr().err
+
+
+def test_the_frontier_is_drawn(tmp_path):
+    point = {"name": "ivf16-p4", "speedup": 8.0, "overlap": 0.99}
+    rivals = {"flat": {"points": [point | {"speedup": 1.0, "overlap": 1.0}]}, "scann": {"skipped": "not installed"}}
+    figures = {"ours": {"points": [point]}, "rivals": rivals, "simulated": True, "num_items": 1000}
+    plot_frontier("toy", figures, tmp_path / "plots" / "toy.png")
+    assert (tmp_path / "plots" / "toy.png").stat().st_size > 10_000

@@ -1,0 +1,73 @@
+"""Successive halving on searches whose speed and overlap are known."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from recsys.index.halving import Bench
+from recsys.index.truth import Truth
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(1)
+    item_ND = rng.standard_normal((400, 8)).astype(np.float32)
+    item_ND /= np.linalg.norm(item_ND, axis=1, keepdims=True)
+    return Truth.find(item_ND[:120], item_ND, ks=(5, 20))
+
+
+def way(right, ms, size=1):
+    """A search that finds the first ``right`` of 20 and takes ``ms``."""
+    return SimpleNamespace(name=f"{right}-{ms}", right=right, ms=ms, size=size)
+
+
+def bench_of(truth):
+    def search(query, spec, k):
+        started = time.perf_counter()
+        rows = truth.exact_QK[query].copy()
+        rows[spec.right :] = -1
+        while 1e3 * (time.perf_counter() - started) < spec.ms:
+            pass
+        return rows[:k]
+
+    return Bench(search, truth, size_bytes=lambda spec: spec.size, seed=1)
+
+
+def test_overlap_time_and_rows_are_measured(truth):
+    slow, fast = bench_of(truth).measure([way(10, 0.5), way(20, 0.05)], num_queries=30, repeats=2)
+    assert slow.overlap == {5: 1.0, 20: 0.5}
+    assert fast.overlap == {5: 1.0, 20: 1.0}
+    assert slow.p50_ms == pytest.approx(0.5, rel=0.3)
+    assert slow.ms_PQ.shape == (2, 30)
+    assert (slow.rows_QK == fast.rows_QK)[:, :10].all()
+    assert slow.summary().keys() == {"num_queries", "overlap", "p50_ms", "p99_ms", "size_bytes"}
+
+
+def test_what_survives_is_the_frontier(truth):
+    good = [way(20, 0.4), way(15, 0.2), way(10, 0.1)]
+    bad = [way(right, 0.6 + 0.05 * n) for n in range(5) for right in (3, 7)]
+    left, rounds = bench_of(truth).halve([*bad, *good], keep=3)
+    assert left == good
+    assert [len(one) for one in rounds] == [13, 5]
+    assert [len(one[0].overlap_QK) for one in rounds] == [16, 48]
+
+
+def test_few_ways_are_not_halved(truth):
+    ways = [way(20, 0.1), way(3, 0.1)]
+    assert bench_of(truth).halve(ways, keep=3) == (ways, [])
+
+
+def test_no_round_starts_past_the_budget(truth):
+    ways = [way(20, 0.1 + 0.01 * n) for n in range(30)]
+    left, rounds = bench_of(truth).halve(ways, keep=2, budget_s=0.01)
+    assert len(rounds) == 1
+    assert len(left) == 10
+
+
+def test_progress_never_goes_back(truth):
+    told = []
+    bench_of(truth).halve([way(20, 0.05 + 0.01 * n) for n in range(12)], keep=2, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
