@@ -234,14 +234,18 @@ class TrainConfig:
     """Passes over the training events at most."""
     patience: int = 3
     """Stop after this many epochs without a better validation ndcg@10 at full width."""
-    table_optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
-    """How tables learn, inside the backward pass. ``rowwise_adagrad`` keeps one number per row; ``adagrad`` one per
-    coordinate, as much memory again as the table, and so does not starve coordinates that only the wider widths train:
-    for towers that are little more than their tables."""
+    table_optimizer: Literal["rowwise_adagrad", "adagrad", "adam"] = "rowwise_adagrad"
+    """How tables learn. ``rowwise_adagrad`` (inside the backward pass, rows spread over processes) keeps one number per
+    row; ``adagrad`` one per coordinate, as much memory again as the table, and so does not starve coordinates that only
+    the wider widths train. ``adam`` moves every row in every step, so each process holds the whole table, its gradient
+    and its moments, four times the table's memory: for tables of some ten thousand rows, where it finds better
+    vectors than the others."""
     table_learning_rate: float = 0.2
-    """The table optimizer's rate."""
+    """The table optimizer's rate; Adam's is far smaller than Adagrad's, about 0.01."""
     dense_learning_rate: float = 1e-3
     """AdamW's rate for the towers."""
+    rate_schedule: Literal["constant", "cosine"] = "constant"
+    """Whether rates stay as they are or fall along half a cosine, step by step, to nothing at the end of ``epochs``."""
     weight_decay: float = 1e-2
     """AdamW's decay."""
     include_validation: bool = False
@@ -259,9 +263,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        optimizers = typing.get_args(typing.get_type_hints(TrainConfig)["table_optimizer"])
-        expected = f"one of {', '.join(optimizers)}"
-        _require(self.table_optimizer in optimizers, "table_optimizer", self.table_optimizer, expected)
+        for name in ("table_optimizer", "rate_schedule"):
+            known = typing.get_args(typing.get_type_hints(TrainConfig)[name])
+            _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

@@ -33,6 +33,9 @@ class MatryoshkaHead(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.projection = nn.Linear(in_features, out_features)
+        # Turned, but neither stretched nor shifted: a shift that all vectors share would hide what tells them apart.
+        nn.init.orthogonal_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
 
     def forward(self, hidden_BH: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch out"]:
         """Return ``(batch, out_features)`` vectors."""

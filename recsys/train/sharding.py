@@ -1,4 +1,4 @@
-"""Put a model's tables where the planner wants them, with their optimizer inside the backward pass."""
+"""Put a model's tables where the planner wants them, and give everything its optimizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.optim import Adagrad, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -35,7 +35,7 @@ _PLACEMENTS = ParameterConstraints(
     compute_kernels=[EmbeddingComputeKernel.FUSED.value],
 )
 
-_TABLE_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad}
+_FUSED_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad}
 
 _MEMORY_RESERVE = 0.25
 """Share of a device's memory that the planner leaves to activations, towers and the loss."""
@@ -48,8 +48,8 @@ class Sharded:
     Args:
         model: TorchRec's wrapper; call it like `TwoTower`.
         loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
-        dense_optimizer: AdamW over the towers and the loss. The tables' optimizer needs no call: it runs in the
-            backward pass.
+        dense_optimizer: AdamW over the towers and the loss, and over tables that learn by Adam. The others' optimizer
+            needs no call: it runs in the backward pass.
     """
 
     model: DistributedModelParallel
@@ -62,6 +62,13 @@ class Sharded:
         loss: MatryoshkaLoss = self.loss.module if isinstance(self.loss, DistributedDataParallel) else self.loss
         return loss
 
+    def scale_rates(self, share: float) -> None:
+        """Make every learning rate from the next step on this share of the configured one."""
+        for optimizer in (self.dense_optimizer, self.model.fused_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
+        self.model.fused_optimizer.zero_grad()  # which is how it takes its rate to the kernel
+
     def tensors(self) -> dict[str, Any]:
         """Return every tensor that training changes, by name: weights and both optimizers' state, not copied."""
         state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
@@ -73,14 +80,25 @@ class Sharded:
 
 
 def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
-    """Build the model on the meta device, plan, place and initialise it.
+    """Build the model, place it and initialise it.
 
     Every rank starts the dense layers from the same seed; tables are initialised shard by shard.
     """
     torch.manual_seed(config.seed)
+    place = _replicate if config.table_optimizer == "adam" else _spread
+    parallel = place(layout, config, process)
+    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
+    if list(loss.parameters()):
+        # Every process keeps a queue of its own.
+        loss = DistributedDataParallel(loss, broadcast_buffers=False)
+    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
+
+
+def _spread(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:
+    """Describe tables on the meta device, plan where their shards go, give each its optimizer in the backward pass."""
     model = TwoTower(layout, device=torch.device("meta"))
     apply_optimizer_in_backward(
-        _TABLE_OPTIMIZERS[config.table_optimizer],
+        _FUSED_OPTIMIZERS[config.table_optimizer],
         model.tables.parameters(),
         {"lr": config.table_learning_rate, "eps": 1e-8},
     )
@@ -92,25 +110,35 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     )
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     torch.manual_seed(config.seed + process.rank)
-    parallel = DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
-    loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
-    if list(loss.parameters()):
-        # Every process keeps a queue of its own.
-        loss = DistributedDataParallel(loss, broadcast_buffers=False)
-    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
+    return DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
+
+
+def _replicate(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:
+    """Give every process all tables as plain parameters with dense gradients, averaged like the towers'.
+
+    Adam moves rows that a batch does not touch too, which no fused kernel does; and the kernel that TorchRec plans for
+    replicated tables has no gradient on CPUs (fbgemm-gpu 1.7).
+    """
+    model = TwoTower(layout, device=process.device)
+    torch.manual_seed(config.seed + process.rank)
+    return DistributedModelParallel(module=model, device=process.device, plan=ShardingPlan(plan={}), sharders=[])
 
 
 def _dense_optimizer(
     model: DistributedModelParallel, loss: MatryoshkaLoss | DistributedDataParallel, config: TrainConfig
 ) -> KeyedOptimizerWrapper:
-    """Return AdamW over all that is not optimized in the backward pass; what the loss learns does not decay."""
-    towers = dict(in_backward_optimizer_filter(model.named_parameters()))
+    """Return AdamW over all that is not optimized in the backward pass; only the towers' weights decay."""
+    of_model = dict(in_backward_optimizer_filter(model.named_parameters()))
+    tables = {name: parameter for name, parameter in of_model.items() if name.startswith("tables.")}
     of_loss = {f"loss.{name}": parameter for name, parameter in loss.named_parameters()}
-    groups: list[dict[str, Any]] = [{"params": list(towers.values())}]
+    groups: list[dict[str, Any]] = [{"params": [of_model[name] for name in of_model if name not in tables]}]
+    if tables:
+        rate = config.table_learning_rate
+        groups.append({"params": list(tables.values()), "lr": rate, "weight_decay": 0.0})
     if of_loss:
         groups.append({"params": list(of_loss.values()), "weight_decay": 0.0})
     return KeyedOptimizerWrapper(
-        towers | of_loss,
+        of_model | of_loss,
         lambda _: torch.optim.AdamW(groups, lr=config.dense_learning_rate, weight_decay=config.weight_decay),
     )
 

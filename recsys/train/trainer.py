@@ -44,7 +44,8 @@ _DECIDING = f"ndcg@{_DEPTH}"
 """The validation score at full width that picks the best towers and stops training."""
 
 _FREE_TO_CHANGE = ("config.epochs", "config.patience")
-"""Settings that a resumed run may change: they say when to stop, not what is learned."""
+"""Settings that a resumed run may change: they say when to stop, not what is learned. Where rates fall, they fall to
+nothing by the last epoch, so its number is part of what is learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,9 @@ class Trainer:
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
         for examples in batches:
+            if config.rate_schedule == "cosine":
+                done = progress.total_steps / (config.epochs * self.steps_per_epoch)
+                self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
             losses = self._step(examples)
             progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
             progress.step += 1
@@ -280,7 +284,8 @@ class Trainer:
         if not is_taken:
             raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
         before = json.loads(path.read_text())
-        if changed := [name for name in _differences(before, here) if name not in _FREE_TO_CHANGE]:
+        free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or self.config.rate_schedule == "constant"]
+        if changed := [name for name in _differences(before, here) if name not in free]:
             raise TrainingError(
                 f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
             )

@@ -96,3 +96,13 @@ def test_one_process_goes_on_where_two_stopped(run, simulated):
     assert len(history) == 3
     assert history[2]["loss"]["8"] < history[0]["loss"]["8"]
     assert history[2]["temperature"]["8"] == pytest.approx(history[1]["temperature"]["8"], rel=0.1)
+
+
+def test_two_processes_keep_replicated_tables_alike(simulated, tmp_path):
+    run, adam = tmp_path / "run", ["--table-optimizer", "adam", "--table-learning-rate", "0.01"]
+    finished = torchrun(2, "--dataset", str(simulated), "--out", str(run), "--epochs", "1", *adam)
+    assert finished.returncode == 0, finished.stderr
+    again = torchrun(1, "--dataset", str(simulated), "--out", str(run), "--epochs", "2", "--resume", *adam)
+    assert again.returncode == 0, again.stderr
+    history = progress(run)["history"]
+    assert history[1]["loss"]["8"] < history[0]["loss"]["8"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from recsys import artifact
 from recsys.config import LossConfig, ModelConfig, TrainConfig
@@ -121,13 +122,56 @@ def test_rows_of_every_kind_learn_and_are_resumed(simulated, tmp_path, monkeypat
         assert whole[-1]["loss"][width] < whole[0]["loss"][width]
 
 
-def test_coordinates_of_their_own_rate_learn_and_are_resumed(finished, simulated, tmp_path):
-    settings = {"table_optimizer": "adagrad"}
+@pytest.mark.parametrize(("optimizer", "rate"), [("adagrad", 0.2), ("adam", 0.01)])
+def test_every_table_optimizer_learns_and_is_resumed(finished, simulated, tmp_path, optimizer, rate):
+    settings = {"table_optimizer": optimizer, "table_learning_rate": rate}
     whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
     train(options(simulated, tmp_path / "parts", epochs=1, **settings))
     assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
     assert whole[-1]["loss"]["8"] < whole[0]["loss"]["8"]
     assert whole[-1]["loss"] != record_of(finished)[-1]["loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])
+def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
+    settings = {"table_optimizer": optimizer, "rate_schedule": "cosine", "patience": 9}
+    moved = []
+    step = Trainer._step
+
+    def measured_step(self, examples):
+        before = {name: value.clone() for name, value in self.sharded.model.state_dict().items()}
+        losses = step(self, examples)
+        after = self.sharded.model.state_dict()
+        moved.append({name: float((_plain(after[name]) - _plain(value)).abs().max()) for name, value in before.items()})
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", measured_step)
+        train(options(simulated, tmp_path / "run", epochs=4, **settings))
+    for name in moved[0]:
+        assert 0 < moved[-1][name] < 0.05 * moved[0][name]
+
+
+def _plain(value):
+    return value.local_tensor() if isinstance(value, ShardedTensor) else value
+
+
+def test_a_run_whose_rates_fall_is_resumed_with_its_length_alone(simulated, tmp_path, monkeypatch):
+    settings = {"rate_schedule": "cosine"}
+    whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
+    finish = Trainer._finish_epoch
+
+    def interrupted_finish(self, record):
+        finish(self, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish_epoch", interrupted_finish)
+        with pytest.raises(KeyboardInterrupt):
+            train(options(simulated, tmp_path / "run", **settings))
+    with pytest.raises(TrainingError, match=r"config\.epochs"):
+        train(options(simulated, tmp_path / "run", resume=True, epochs=9, **settings))
+    assert record_of(train(options(simulated, tmp_path / "run", resume=True, **settings))) == whole
 
 
 def test_the_best_towers_are_kept(finished, simulated):
