@@ -39,6 +39,10 @@ class ModelConfig:
     head: Head = "tied"
     """What a user is at a width: ``tied``, a prefix of one vector (MRL-E), or ``per_width``, a vector from a projection
     of that width's own (MRL). An item is one vector and its prefixes either way."""
+    projection: bool = True
+    """Whether a learned projection leads from what a tower sees to its vector. Without one a row of the tower's only
+    table is the vector, as in matrix factorisation: for one input a side, no features and no hidden layers. Such a
+    projection would turn all vectors of a side at once, in every step, and so unsettle what the rows have learned."""
     embedding_dim: int = 64
     """Dimensions of every embedding table; a multiple of 4."""
     hidden: tuple[int, ...] = (256,)
@@ -103,6 +107,7 @@ class ModelConfig:
             self.time_bias,
             f"false with history {self.history}: only the sequence encoder has one",
         )
+        self._check_projection()
         for name in ("dropout", "input_dropout", "item_id_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(
@@ -111,6 +116,18 @@ class ModelConfig:
             self.history,
             "mean without user_id: there is nothing else to tell users apart by",
         )
+
+    def _check_projection(self) -> None:
+        if self.projection:
+            return
+        num_inputs = len(self.windows) + (self.encoded_history > 0) + self.user_id
+        for name, expected, fits in (
+            ("hidden", "none", not self.hidden),
+            ("head", "tied", self.head == "tied"),
+            ("embedding_dim", f"the full width, {self.widths[-1]}", self.embedding_dim == self.widths[-1]),
+            ("user_id", "one input: history in one window, or encoded, or the id", num_inputs == 1),
+        ):
+            _require(fits, name, getattr(self, name), f"{expected} without projection")
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -255,6 +272,9 @@ class TrainConfig:
     """Users whose validation targets are ranked after each epoch; a seeded sample where there are more."""
     max_events_per_user: int | None = None
     """Train only on each user's latest events (histories still reach further back); none means all."""
+    recency_half_life: float | None = None
+    """Days after which an event is half as likely to be a row of an epoch: makes epochs shorter and the present count
+    more; none means that every epoch has all of them."""
     seed: int = 1
     """Fixes initial weights, shuffles, negatives and dropout."""
     device: str = "auto"
@@ -269,11 +289,14 @@ class TrainConfig:
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        for name in ("max_events_per_user", "recency_half_life"):
+            given = getattr(self, name)
+            _require(given is None or given > 0, name, given, "above 0")
         _require(
-            self.max_events_per_user is None or self.max_events_per_user > 0,
-            "max_events_per_user",
-            self.max_events_per_user,
-            "above 0",
+            self.recency_half_life is None or self.model.history in ("mean", "attention"),
+            "recency_half_life",
+            self.recency_half_life,
+            f"none with history {self.model.history}: its rows are of many events",
         )
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "one of auto, cpu, cuda")
         for name in ("temperature", "weights"):

@@ -9,6 +9,8 @@ ranges of the item column. Four kinds of rows come of that:
 * The tower reads a sequence: one row per window of a user's events (`recsys.data.windows`). It makes a vector at every
   position, whose positive is the event after it.
 * The log has no order: one row per user again, whose items every epoch splits at random into a history and positives.
+
+Rows of single events may be drawn by how recent they are, anew in every epoch: old ones then seldom take part.
 """
 
 from __future__ import annotations
@@ -71,6 +73,8 @@ class TrainingEvents:
         max_events_per_user: make positives only of each user's latest events (of so many at most, where the log has
             no order); None means of all.
         include_validation: learn from the validation split too.
+        half_life: days after which an event is half as likely to be a row of an epoch; None means that all are. Only
+            where rows are of single events, of a dataset with times.
         seed: of everything random here; epochs and steps derive theirs from it.
     """
 
@@ -82,18 +86,28 @@ class TrainingEvents:
         by_position: bool = False,
         max_events_per_user: int | None = None,
         include_validation: bool = False,
+        half_life: float | None = None,
         seed: int,
     ) -> None:
         assert dataset.ordered or not by_position, "by_position: got a dataset without an order"
+        by_event = dataset.ordered and longest > 0 and not by_position
+        assert half_life is None or (by_event and dataset.has_times), "half_life: got rows of many events"
         events = dataset.events(*(("train", "validation") if include_validation else ("train",)))
         self._user, self._item = events.user, events.item
         self._time = events.time if dataset.ordered and dataset.has_times else None
         self._longest, self._by_position, self._seed = longest, by_position, seed
         self._is_split = not dataset.ordered and longest > 0
         self.num_items = len(dataset.items)
-        self._rows, share = self._make_rows(len(dataset.users), max_events_per_user, by_event=dataset.ordered)
+        self._rows, share = self._make_rows(len(dataset.users), max_events_per_user, by_event=by_event)
+        self._weight_R: np.ndarray | None = None
+        if half_life is not None:
+            age_E = (events.time.max() - events.time) / dataset.ticks_per_day
+            share = share * 0.5 ** (age_E / half_life)
+            share *= np.floor(share.sum()) / share.sum()
+            self._weight_R = share[self._rows.first]
+        self._num_rows = len(self._rows) if self._weight_R is None else round(self._weight_R.sum())
         total = np.bincount(self._item, weights=share, minlength=self.num_items)
-        self.item_rate: Float[np.ndarray, " items"] = total / max(1, len(self._rows))
+        self.item_rate: Float[np.ndarray, " items"] = total / max(1, self._num_rows)
         """How often each item is expected among one row's positives; the sum is the mean number of positives."""
 
     def _make_rows(self, num_users: int, most: int | None, *, by_event: bool) -> tuple[_Rows, np.ndarray]:
@@ -107,7 +121,7 @@ class TrainingEvents:
             user, place, end = cut_windows(split, stop, length=self._longest)
             # What is predicted is what is read, one event later.
             return _Rows(user, np.maximum(first[user], place - 1), end - 1, place, end), is_latest
-        if by_event and self._longest > 0:
+        if by_event:
             place, user = np.flatnonzero(is_latest), self._user[is_latest]
             return _Rows(user, np.maximum(first[user], place - self._longest), place, place, place + 1), is_latest
         user = np.flatnonzero(per_user)
@@ -121,7 +135,7 @@ class TrainingEvents:
 
     def __len__(self) -> int:
         """Rows in one epoch."""
-        return len(self._rows)
+        return self._num_rows
 
     def steps_per_epoch(self, *, batch_size: int, world_size: int) -> int:
         """Full global batches in an epoch; the remainder is left to other epochs' shuffles.
@@ -158,7 +172,7 @@ class TrainingEvents:
             skip: leave out the first so many batches (to go on from a checkpoint).
         """
         shuffle = np.random.default_rng([self._seed, epoch])
-        item, rows = self._split(shuffle) if self._is_split else (self._item, self._rows)
+        item, rows = self._split(shuffle) if self._is_split else (self._item, self._drawn(shuffle))
         steps = self.steps_per_epoch(batch_size=batch_size, world_size=world_size)
         batches = self._batches(rows, shuffle, steps=steps, batch_size=batch_size, world_size=world_size)
         for step in range(skip, steps):
@@ -174,6 +188,16 @@ class TrainingEvents:
                 negative=negatives.draw(random, positives.values),
                 time=None if self._time is None else gather_ranges(self._time, start, end),
             )
+
+    def _drawn(self, random: np.random.Generator) -> _Rows:
+        """Return the rows of an epoch: all, or some drawn by weight, none twice."""
+        if self._weight_R is None:
+            return self._rows
+        # Systematic sampling (Madow, 1949): a comb of equal distances over rows as long as their weights, so that
+        # each is drawn with exactly the chance that logQ is told of.
+        chosen = np.searchsorted(np.cumsum(self._weight_R), random.random() + np.arange(self._num_rows), side="right")
+        rows = self._rows
+        return _Rows(rows.user[chosen], rows.start[chosen], rows.end[chosen], rows.first[chosen], rows.stop[chosen])
 
     def _batches(
         self, rows: _Rows, random: np.random.Generator, *, steps: int, batch_size: int, world_size: int

@@ -11,7 +11,15 @@ import numpy as np
 import polars as pl
 
 from recsys import artifact
-from recsys.data.schema import FEATURE_PREFIX, SPLITS, Events, FeatureSpec, Side
+from recsys.data.schema import (
+    FEATURE_PREFIX,
+    SECONDS_PER_DAY,
+    SPLITS,
+    TICKS_PER_SECOND,
+    Events,
+    FeatureSpec,
+    Side,
+)
 from recsys.ids import Vocabulary
 from recsys.ragged import Ragged
 
@@ -80,6 +88,11 @@ class Dataset:
     def has_times(self) -> bool:
         """Whether it is known when an event was, not only in which order a user's events came."""
         return self.manifest.get("time_unit") not in (None, "order")
+
+    @property
+    def ticks_per_day(self) -> int:
+        """How many of its unit a day has, of a dataset whose times are known."""
+        return SECONDS_PER_DAY * TICKS_PER_SECOND[self.manifest["time_unit"]]
 
     @property
     def mask_seen(self) -> bool:

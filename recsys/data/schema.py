@@ -26,6 +26,9 @@ from recsys.errors import ConfigError
 
 SPLITS = ("train", "fold_in", "validation", "test")
 FEATURE_PREFIX = "feature:"
+TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+"""By the unit of a log's times."""
+SECONDS_PER_DAY = 86_400
 
 Side = Literal["user", "item"]
 Kind = Literal["categorical", "multi_hot", "bucketed", "text"]

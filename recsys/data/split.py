@@ -20,13 +20,12 @@ import numpy as np
 import polars as pl
 
 from recsys.data.counting import count_values
-from recsys.data.schema import SPLITS
+from recsys.data.schema import SPLITS, TICKS_PER_SECOND
 from recsys.errors import ConfigError, DataError
 
 TRAIN, FOLD_IN, VALIDATION, TEST = range(len(SPLITS))
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +223,7 @@ def _instant(name: str, given: str | int, time_unit: str) -> int:
             f"protocol: {name}: got {given!r}, expected an integer or ISO 8601 such as 2024-05-31"
         ) from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) * _TICKS_PER_SECOND[time_unit] // timedelta(seconds=1)
+    return (moment - _EPOCH) * TICKS_PER_SECOND[time_unit] // timedelta(seconds=1)
 
 
 def _leave_last_out(chunk: Chunk) -> np.ndarray:

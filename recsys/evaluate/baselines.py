@@ -17,13 +17,11 @@ from jaxtyping import Float32, Int64
 from scipy import sparse
 
 from recsys.data.dataset import Dataset, Queries
-from recsys.data.schema import Events
+from recsys.data.schema import SECONDS_PER_DAY, TICKS_PER_SECOND, Events
 from recsys.errors import ConfigError
 from recsys.index.exact import mask_, select_top_k
 from recsys.ragged import Ragged
 
-_SECONDS_PER_DAY = 86_400
-_TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -165,7 +163,7 @@ def fit_baselines(dataset: Dataset, *, recent_days: int = 7) -> list[Baseline]:
     events = dataset.events("train")
     num_users, num_items = len(dataset.users), len(dataset.items)
     baselines: list[Baseline] = [Popularity(events.item, num_items=num_items)]
-    if (unit := dataset.manifest.get("time_unit")) in _TICKS_PER_SECOND and events.time is not None:
+    if (unit := dataset.manifest.get("time_unit")) in TICKS_PER_SECOND and events.time is not None:
         recent = last_days(events, recent_days, unit=unit)
         baselines.append(Popularity(events.item[recent], num_items=num_items, name=f"popularity, {recent_days} days"))
     baselines.append(ItemFilter(events.user, events.item, num_users=num_users, num_items=num_items))
@@ -174,6 +172,6 @@ def fit_baselines(dataset: Dataset, *, recent_days: int = 7) -> list[Baseline]:
 
 def last_days(events: Events, days: int, *, unit: str) -> np.ndarray:
     """Say which events happened less than ``days`` times 24 hours before the last one; ``unit`` is s, ms or us."""
-    window = days * _SECONDS_PER_DAY * _TICKS_PER_SECOND[unit]
+    window = days * SECONDS_PER_DAY * TICKS_PER_SECOND[unit]
     recent: np.ndarray = events.time > events.time.max() - window
     return recent

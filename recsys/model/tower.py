@@ -64,7 +64,9 @@ class Tower(nn.Module):
         self.deep = nn.Sequential(*layers)
         widths = config.ladder
         out_features = widths.query_size if side == "user" else widths.full
-        self.head = MatryoshkaHead(size + width if layers else size, out_features)
+        self.head: nn.Module = nn.Identity()
+        if config.projection:
+            self.head = MatryoshkaHead(size + width if layers else size, out_features)
 
     def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch out"]:
         """Return unnormalised vectors: of full width for items, of the query size for users."""

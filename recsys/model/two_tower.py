@@ -102,7 +102,7 @@ class TwoTower(nn.Module):
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
-        """Return unnormalised vectors of items, and of users: one per list, or one per position of every list."""
+        """Return unnormalised vectors of users, one per list or one per position of every list, and of items."""
         pooled = self.tables(batch.features).to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
         if batch.histories is not None:

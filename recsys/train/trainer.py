@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from recsys.config import ModelConfig, TrainConfig, to_mapping
+from recsys.config import TrainConfig, to_mapping
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
@@ -99,7 +99,7 @@ class Trainer:
         self.run_folder = options.out
         self.dataset_name, self.fingerprint = dataset.name, dataset.manifest["fingerprint"]
         model = self.config.model
-        _check_readable(model, dataset)
+        _check_readable(self.config, dataset)
         self._claim_run_folder()
         self.widths = model.ladder
         self.layout = Layout(
@@ -113,6 +113,7 @@ class Trainer:
             by_position=model.history == "sequence",
             max_events_per_user=self.config.max_events_per_user,
             include_validation=self.config.include_validation,
+            half_life=self.config.recency_half_life,
             seed=self.config.seed,
         )
         self.steps_per_epoch = self.events.steps_per_epoch(
@@ -291,12 +292,20 @@ class Trainer:
             )
 
 
-def _check_readable(model: ModelConfig, dataset: Dataset) -> None:
+def _check_readable(config: TrainConfig, dataset: Dataset) -> None:
     """Refuse settings that ask of a dataset what it does not hold."""
+    model = config.model
     if model.history == "sequence" and not dataset.ordered:
         raise DataError(f"history: got 'sequence', expected another one: the log of {dataset.path} has no order")
     if model.time_bias and not dataset.has_times:
         raise DataError(f"time_bias: got true, expected false: {dataset.path} does not say when events were")
+    if config.recency_half_life is not None and not (dataset.ordered and dataset.has_times):
+        got = config.recency_half_life
+        raise DataError(f"recency_half_life: got {got}, expected none: {dataset.path} does not say when events were")
+    if not model.projection and dataset.specs:
+        raise DataError(
+            f"projection: got false, expected true: {dataset.path} has features, such as {dataset.specs[0].name!r}"
+        )
     if model.item_id_dropout > 0 and not any(spec.side == "item" for spec in dataset.specs):
         raise DataError(
             f"item_id_dropout: got {model.item_id_dropout}, expected 0: the items of {dataset.path} have no features"

@@ -116,6 +116,21 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: ModelConfig(history="attention", num_heads=5), "num_heads: got 5"),
         (lambda: ModelConfig(time_bias=True), "time_bias: got True, expected false with history mean"),
         (lambda: ModelConfig(item_id_dropout=1.0), "item_id_dropout: got 1.0"),
+        (lambda: ModelConfig(projection=False), r"hidden: got \(256,\), expected none without projection"),
+        (
+            lambda: ModelConfig(projection=False, hidden=(), widths=(8, 64), history_windows=(1, 5)),
+            "user_id: got False, expected one input",
+        ),
+        (
+            lambda: ModelConfig(projection=False, hidden=(), embedding_dim=32, history="none", user_id=True),
+            "embedding_dim: got 32, expected the full width, 128 without projection",
+        ),
+        (lambda: TrainConfig(recency_half_life=0.0), "recency_half_life: got 0.0, expected above 0"),
+        (
+            lambda: TrainConfig(recency_half_life=9.0, model=ModelConfig(history="none", user_id=True)),
+            "recency_half_life: got 9.0, expected none with history none",
+        ),
+        (lambda: TrainConfig(rate_schedule="step"), "rate_schedule: got 'step', expected one of constant, cosine"),
         (lambda: ModelConfig(history="none"), "history: got 'none', expected mean without user_id"),
         (lambda: ModelConfig(dropout=1.0), "dropout: got 1.0"),
         (lambda: ModelConfig(hidden=(0,)), "hidden: got"),

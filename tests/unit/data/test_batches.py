@@ -99,6 +99,26 @@ def test_only_the_latest_events_become_examples_if_asked(dataset):
             assert batch.item[place] in log.item[log.user == user][-2:]
 
 
+def test_recent_events_are_rows_as_often_as_their_half_life_says(dataset):
+    log = dataset.events("train")
+    days = (log.time.max() - log.time) / 86_400
+    half_life = float(np.median(days))
+    events = TrainingEvents(dataset, longest=100, half_life=half_life, seed=1)
+    weight = 0.5 ** (days / half_life)
+    assert len(events) == int(weight.sum()) < len(log.item)
+    place_of = {pair: place for place, pair in enumerate(zip(log.user, log.item, strict=True))}
+    count, num_epochs = np.zeros(len(log.item)), 400
+    for epoch in range(num_epochs):
+        (batch,) = all_batches(events, epoch, batch_size=len(events))
+        place = np.array([place_of[pair] for pair in zip(batch.user, batch.item, strict=True)])
+        assert len(np.unique(place)) == len(events)
+        count[place] += 1
+    error = np.sqrt(weight * (1 - weight) / num_epochs)
+    assert (np.abs(count / num_epochs - weight) < 5 * error + 0.01).all()
+    expected = np.bincount(log.item, weights=weight, minlength=len(dataset.items)) / len(events)
+    np.testing.assert_allclose(events.item_rate, expected, rtol=0.01)
+
+
 def test_without_an_order_each_epoch_splits_every_users_items_anew(unordered):
     log = unordered.events("train")
     events = TrainingEvents(unordered, longest=100, seed=1)

@@ -174,6 +174,25 @@ def test_a_run_whose_rates_fall_is_resumed_with_its_length_alone(simulated, tmp_
     assert record_of(train(options(simulated, tmp_path / "run", resume=True, **settings))) == whole
 
 
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])
+def test_without_a_projection_a_vector_is_a_row_of_its_table(simulated, tmp_path, monkeypatch, optimizer):
+    opened = artifact.read_manifest
+    monkeypatch.setattr(artifact, "read_manifest", lambda *given: opened(*given) | {"features": []})
+    model = ModelConfig(
+        widths=(4, 8), embedding_dim=8, hidden=(), dropout=0.0, history="none", user_id=True, projection=False
+    )
+    settings = {"model": model, "batch_size": 20, "table_optimizer": optimizer, "table_learning_rate": 0.05}
+    whole = train(options(simulated, tmp_path / "whole", **settings))
+    assert record_of(whole)[-1]["loss"]["8"] < record_of(whole)[0]["loss"]["8"]
+    train(options(simulated, tmp_path / "parts", epochs=1, **settings))
+    assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == record_of(whole)
+    found = weights(whole)
+    assert found.keys() == {"tables.user.weight", "tables.item.weight"}
+    item_ND = item_vectors(load_towers(whole)[0], {})
+    expected_ND = torch.nn.functional.normalize(found["tables.item.weight"]).numpy()
+    np.testing.assert_allclose(item_ND, expected_ND, atol=1e-6)
+
+
 def test_the_best_towers_are_kept(finished, simulated):
     towers, manifest = load_towers(finished)
     dataset = Dataset(simulated)
@@ -303,6 +322,11 @@ def test_history_encoders_learn_and_are_resumed(simulated, tmp_path, model):
     [
         ({"history": "sequence"}, {"ordered": False}, "history: got 'sequence'.* has no order"),
         ({"history": "sequence", "time_bias": True}, {"time_unit": "order"}, "time_bias: got true, expected false"),
+        (
+            {"projection": False, "hidden": (), "history_windows": (9,)},
+            {},
+            "projection: got false, expected true: .* has features, such as",
+        ),
         ({"item_id_dropout": 0.5}, {"features": []}, "item_id_dropout: got 0.5, expected 0: .* have no features"),
     ],
 )
