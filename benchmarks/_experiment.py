@@ -136,7 +136,9 @@ def alone(config: TrainConfig, width: int) -> TrainConfig:
     single = replace(
         loss, temperature=temperature, weights=(1.0,), learn_weights=False, distillation=0.0, energy_weight=0.0
     )
-    return replace(config, model=replace(config.model, widths=(width,)), loss=single)
+    # Without a projection rows are the vectors, and as wide.
+    dim = config.model.embedding_dim if config.model.projection else width
+    return replace(config, model=replace(config.model, widths=(width,), embedding_dim=dim), loss=single)
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

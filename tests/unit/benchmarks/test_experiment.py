@@ -77,3 +77,10 @@ def test_a_quick_run_is_not_recorded(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse(parser("an experiment"))
     assert "--record: got it with --quick" in capsys.readouterr().err
+
+
+def test_rows_that_are_the_vectors_are_as_wide_as_the_width_alone():
+    model = ModelConfig(widths=(8, 16, 32), embedding_dim=32, hidden=(), history="none", user_id=True, projection=False)
+    single = alone(TrainConfig(model=model), 8)
+    assert single.model.widths == (8,)
+    assert single.model.embedding_dim == 8
