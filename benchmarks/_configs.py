@@ -1,4 +1,8 @@
-"""The benchmarks with published figures: one TOML file each in ``configs/``, with targets and training settings."""
+"""The benchmarks with published figures: one TOML file each in ``configs/``, with targets and training settings.
+
+Published figures are of 64 dimensions. What compares widths with each other trains wider models, where there are
+settings for them in ``configs/wide/``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from recsys.config import TrainConfig, from_toml
 from recsys.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "configs"
+_WIDE = _FOLDER / "wide"
 _SPACES = Path(__file__).parent / "spaces"
 
 
@@ -59,12 +64,17 @@ def benchmark_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def load_benchmark(name: str) -> Benchmark:
+def load_benchmark(name: str, *, wide: bool = False) -> Benchmark:
     """Read a benchmark.
+
+    Args:
+        name: of its file.
+        wide: prefer the settings of ``configs/wide``, which have no targets.
 
     Raises:
         ConfigError: there is none of this name, or a setting in it is unknown or out of range.
     """
     if name not in benchmark_names():
         raise ConfigError(f"benchmark: got {name!r}, expected one of {', '.join(benchmark_names())}")
-    return from_toml(Benchmark, _FOLDER / f"{name}.toml")
+    wider = _WIDE / f"{name}.toml"
+    return from_toml(Benchmark, wider if wide and wider.is_file() else _FOLDER / f"{name}.toml")

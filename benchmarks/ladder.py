@@ -189,7 +189,7 @@ def _source(given: argparse.Namespace, work: Path) -> _Source:
     name = SIMULATED if given.quick else given.dataset
     if not given.quick and name not in benchmark_names():
         raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}, or --towers")
-    benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name)
+    benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name, wide=True)
     config = replace(benchmark.train, seed=1)
     dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
     model, twin = (

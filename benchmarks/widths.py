@@ -78,7 +78,7 @@ def _benchmark(given: argparse.Namespace) -> tuple[str, Benchmark]:
     if given.quick or (given.config is not None and name not in benchmark_names()):
         benchmark = Benchmark(recipe=name, train=quick_config())
     else:
-        benchmark = load_benchmark(name)
+        benchmark = load_benchmark(name, wide=True)
     if given.config is not None:
         benchmark = replace(benchmark, train=from_toml(TrainConfig, given.config))
     widths = benchmark.train.model.widths

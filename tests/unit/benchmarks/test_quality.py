@@ -29,6 +29,13 @@ def test_every_configuration_has_targets_and_is_64_wide(name):
     assert benchmark.train.model.widths[-1] == 64
 
 
+@pytest.mark.parametrize("name", benchmark_names())
+def test_wider_settings_are_of_the_same_data_and_of_no_published_figure(name):
+    wide, benchmark = load_benchmark(name, wide=True), load_benchmark(name)
+    assert (wide.recipe, wide.protocol) == (benchmark.recipe, benchmark.protocol)
+    assert wide == benchmark or (wide.train.model.widths[-1] > 64 and not wide.targets)
+
+
 def test_an_unknown_benchmark_is_refused():
     with pytest.raises(ConfigError, match="benchmark: got 'netflix', expected one of beauty"):
         load_benchmark("netflix")
