@@ -255,8 +255,7 @@ class TrainConfig:
     """How tables learn. ``rowwise_adagrad`` (inside the backward pass, rows spread over processes) keeps one number per
     row; ``adagrad`` one per coordinate, as much memory again as the table, and so does not starve coordinates that only
     the wider widths train. ``adam`` moves every row in every step, so each process holds the whole table, its gradient
-    and its moments, four times the table's memory: for tables of some ten thousand rows, where it finds better
-    vectors than the others."""
+    and its moments, four times the table's memory: for tables of some ten thousand rows."""
     table_learning_rate: float = 0.2
     """The table optimizer's rate; Adam's is far smaller than Adagrad's, about 0.01."""
     dense_learning_rate: float = 1e-3

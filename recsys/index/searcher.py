@@ -24,6 +24,7 @@ from recsys.errors import RequestError
 from recsys.index.checks import check_queries, check_shape, checked_query_at
 from recsys.index.engines.protocol import Excluded, Index
 from recsys.index.exact import NOTHING
+from recsys.index.products import products_with_rows
 from recsys.index.rerank import Rescorer
 from recsys.index.specs import IndexSpec, RungSpec, StoreCode
 from recsys.index.store import Store
@@ -163,17 +164,7 @@ class Searcher:
         Reads the rows where they lie: no copy of the candidates' vectors is made.
         """
         query_BD = checked_query_at(query_BU, self.widths.full, self.widths)
-        rows_BC = np.ascontiguousarray(rows_BC)
-        scores_BC = np.empty(rows_BC.shape, dtype=np.float32)
-        faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
-            faiss.swig_ptr(scores_BC),
-            faiss.swig_ptr(query_BD),
-            faiss.swig_ptr(self.store_ND),
-            faiss.swig_ptr(rows_BC),
-            self.widths.full,
-            *rows_BC.shape,
-        )
-        return scores_BC
+        return products_with_rows(query_BD, self.store_ND, rows_BC)
 
     def _stages(self, rung: RungSpec, k: int) -> list[tuple[int, int]]:
         """Return the width of each stage after the scan, and how many candidates it leaves."""

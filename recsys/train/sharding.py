@@ -116,8 +116,8 @@ def _spread(layout: Layout, config: TrainConfig, process: Process) -> Distribute
 def _replicate(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:
     """Give every process all tables as plain parameters with dense gradients, averaged like the towers'.
 
-    Adam moves rows that a batch does not touch too, which no fused kernel does; and the kernel that TorchRec plans for
-    replicated tables has no gradient on CPUs (fbgemm-gpu 1.7).
+    Adam moves rows that a batch does not touch too, which no fused kernel does. The kernel that TorchRec plans for
+    replicated tables has no registered gradient on CPUs (fbgemm-gpu 1.8): torch warns of that.
     """
     model = TwoTower(layout, device=process.device)
     torch.manual_seed(config.seed + process.rank)

@@ -26,13 +26,17 @@ SETTINGS = [
 
 
 def torchrun(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return launched(num_processes, "-m", "recsys.train", *arguments, *SETTINGS)
+
+
+def launched(num_processes: int, *program: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes),
-            "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "recsys.train", *arguments, *SETTINGS,
+            "--master-addr", "127.0.0.1", "--master-port", str(port), *program,
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
@@ -98,11 +102,39 @@ def test_one_process_goes_on_where_two_stopped(run, simulated):
     assert history[2]["temperature"]["8"] == pytest.approx(history[1]["temperature"]["8"], rel=0.1)
 
 
+REPLICAS = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from recsys.config import LossConfig, ModelConfig, TrainConfig
+from recsys.data.dataset import Dataset
+from recsys.train.process import joined
+from recsys.train.trainer import Trainer, TrainOptions
+
+dataset, out, epochs, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["resume"]
+model = ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5))
+config = TrainConfig(
+    model=model, loss=LossConfig(num_uniform_negatives=16), batch_size=32, epochs=epochs, device="cpu",
+    table_optimizer="adam", table_learning_rate=0.01,
+)
+with joined("cpu") as process:
+    trainer = Trainer(TrainOptions(dataset=dataset, out=out, resume=resume, config=config), Dataset(dataset), process)
+    before = trainer.sharded.model.state_dict()["tables.embedding_bags.item.weight"].clone()
+    trainer.run()
+    after = trainer.sharded.model.state_dict()["tables.embedding_bags.item.weight"]
+    assert not torch.equal(before, after), "the table has not moved"
+    of_ranks = [torch.empty_like(after) for _ in range(process.world_size)]
+    dist.all_gather(of_ranks, after.contiguous())
+    assert all(torch.equal(one, after) for one in of_ranks), "the ranks' tables differ"
+"""
+
+
 def test_two_processes_keep_replicated_tables_alike(simulated, tmp_path):
-    run, adam = tmp_path / "run", ["--table-optimizer", "adam", "--table-learning-rate", "0.01"]
-    finished = torchrun(2, "--dataset", str(simulated), "--out", str(run), "--epochs", "1", *adam)
-    assert finished.returncode == 0, finished.stderr
-    again = torchrun(1, "--dataset", str(simulated), "--out", str(run), "--epochs", "2", "--resume", *adam)
-    assert again.returncode == 0, again.stderr
+    program, run = tmp_path / "replicas.py", tmp_path / "run"
+    program.write_text(REPLICAS)
+    for num_processes, *words in ((2, "1"), (2, "2", "resume"), (1, "3", "resume")):
+        finished = launched(num_processes, str(program), str(simulated), str(run), *words)
+        assert finished.returncode == 0, finished.stderr
     history = progress(run)["history"]
-    assert history[1]["loss"]["8"] < history[0]["loss"]["8"]
+    assert history[2]["loss"]["8"] < history[1]["loss"]["8"] < history[0]["loss"]["8"]

@@ -91,7 +91,10 @@ def test_vectors_without_a_direction_are_named(folder, change, message):
 
 def test_a_zero_prefix_is_fine_where_prefixes_are_not_scaled(folder):
     replaced(folder, zero_prefix)
-    make_ladder(options(folder, norm="full", space=SCANS))
+    ladder = make_ladder(options(folder, norm="full", space=SCANS))
+    assert {rung.width for rung in ladder.rungs} == {4, 8, 16}
+    assert all(0 <= rung.overlap[20] <= 1 for rung in ladder.rungs)
+    assert max(rung.overlap[20] for rung in ladder.rungs if rung.width == 16) == 1
 
 
 @pytest.mark.parametrize(

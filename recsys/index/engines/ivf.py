@@ -24,6 +24,7 @@ from recsys.index.cells import Cells, cell_means
 from recsys.index.checks import checked_query_at
 from recsys.index.engines.protocol import Excluded, Found
 from recsys.index.faiss_files import check_index, read_index, write_index
+from recsys.index.products import products_with_rows
 from recsys.index.specs import Code, IndexSpec, RungSpec
 from recsys.widths import WidthLadder, truncate
 
@@ -129,17 +130,9 @@ class IvfIndex:
 
     def _score_means(self, query_Bw: np.ndarray, cell_BP: np.ndarray) -> np.ndarray:
         """Return what codes of differences from a cell's mean are added to; the others do without."""
-        score_BP = np.zeros(cell_BP.shape, dtype=np.float32)
-        if self._means_Cw is not None:
-            faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
-                faiss.swig_ptr(score_BP),
-                faiss.swig_ptr(query_Bw),
-                faiss.swig_ptr(self._means_Cw),
-                faiss.swig_ptr(cell_BP),
-                self.spec.width,
-                *cell_BP.shape,
-            )
-        return score_BP
+        if self._means_Cw is None:
+            return np.zeros(cell_BP.shape, dtype=np.float32)
+        return products_with_rows(query_Bw, self._means_Cw, cell_BP)
 
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""
