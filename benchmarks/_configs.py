@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recsys.config import TrainConfig, from_toml
+from recsys.config import TrainConfig
 from recsys.errors import ConfigError
+from recsys.settings import from_toml
 
 _FOLDER = Path(__file__).parent / "configs"
 _WIDE = _FOLDER / "wide"

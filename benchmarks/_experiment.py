@@ -24,13 +24,14 @@ import numpy as np
 from scipy import stats
 
 from benchmarks._harness import commit
-from recsys.config import LossConfig, ModelConfig, TrainConfig, to_mapping
+from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.options import PrepareOptions
 from recsys.data.prepare import prepare
 from recsys.data.synthetic import SimulatedWorld
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import load_towers
+from recsys.settings import to_mapping
 from recsys.train.checkpoint import read_progress
 from recsys.train.trainer import TrainOptions, train
 

@@ -31,13 +31,13 @@ from benchmarks._frontiers import FLOORS, Point, compare, fastest
 from benchmarks._harness import RESULTS, Parts, finish_part, parser, recorded_parts
 from benchmarks._plots import plot_frontier
 from benchmarks.rivals import Rival, faiss_indexes, libraries
-from recsys.config import to_mapping
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.index.space import LadderSpace
 from recsys.model.best import load_towers, load_towers_and_dataset
 from recsys.model.exported import ExportedTowers
+from recsys.settings import to_mapping
 from recsys.widths import WidthLadder, unit_queries
 
 PAGE = Path(__file__).parents[1] / "docs" / "ladder.md"

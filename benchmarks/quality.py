@@ -33,9 +33,10 @@ from benchmarks._experiment import (
     trained,
 )
 from benchmarks._harness import Parts, finish_part, parser, recorded_parts
-from recsys.config import TrainConfig, to_mapping
+from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import Quality, evaluate_baselines, evaluate_vectors
+from recsys.settings import to_mapping
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 BEGIN, END = "<!-- table: python -m benchmarks.quality --table -->\n", "<!-- end of table -->"

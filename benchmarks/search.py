@@ -23,9 +23,10 @@ from rich.table import Table
 from benchmarks._configs import Benchmark, load_benchmark
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
 from benchmarks._harness import Parts, finish_part, parser
-from recsys.config import TrainConfig, from_mapping, to_mapping
+from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, TrainingError
+from recsys.settings import from_mapping, to_mapping
 
 _SCORE = "ndcg@10"
 

@@ -39,9 +39,10 @@ from benchmarks._experiment import (
 from benchmarks._harness import RESULTS, Parts, finish_part, parser
 from benchmarks._plots import plot_widths
 from benchmarks._rivals import METRICS, NUM_LEVELS, Probe, measure_dedicated, measure_twin
-from recsys.config import TrainConfig, from_toml, to_mapping
+from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
+from recsys.settings import from_toml, to_mapping
 from recsys.widths import WidthLadder, energy_shares
 
 _DECIDING = "ndcg@20"

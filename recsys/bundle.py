@@ -34,7 +34,6 @@ import polars as pl
 from jaxtyping import Float
 
 from recsys import artifact
-from recsys.config import to_mapping
 from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, SPLITS
@@ -49,6 +48,7 @@ from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
+from recsys.settings import to_mapping
 from recsys.users import UserStore, distinct
 from recsys.widths import WidthLadder
 

@@ -15,8 +15,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from recsys.config import from_toml
 from recsys.errors import ConfigError, RecsysError
+from recsys.settings import from_toml
 
 CONFIG_FILE = "--config-file"
 

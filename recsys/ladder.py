@@ -16,7 +16,6 @@ import tyro
 from safetensors import SafetensorError, safe_open
 
 from recsys import artifact
-from recsys.config import to_mapping
 from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
 from recsys.index.build import build_for
 from recsys.index.calibrate import MIN_QUERIES, calibrate
@@ -25,6 +24,7 @@ from recsys.index.files import write_indexes
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.store import NOTES
+from recsys.settings import to_mapping
 from recsys.widths import Norm, WidthLadder, truncate
 
 KIND, INDEX, LADDER = "ladder", "index", "ladder.json"

@@ -16,10 +16,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-from recsys.config import from_mapping
 from recsys.data.schema import Kind
 from recsys.data.split import GlobalTime, LeaveLastOut, ProtocolConfig, Published, StrongGeneralization
 from recsys.errors import ConfigError
+from recsys.settings import from_mapping
 
 TimeUnit = Literal["s", "ms", "us", "order"]
 Deduplicate = Literal["none", "exact", "pairs"]

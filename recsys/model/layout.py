@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recsys.config import ModelConfig, from_mapping
+from recsys.config import ModelConfig
 from recsys.data.schema import FeatureSpec, Side
 from recsys.errors import DataError
 from recsys.ragged import Ragged
+from recsys.settings import from_mapping
 
 ITEM_TABLE = "item"
 USER_TABLE = "user"

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from recsys.config import TrainConfig, to_mapping
+from recsys.config import TrainConfig
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
@@ -26,6 +26,7 @@ from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.model.losses.samples import Samples, samples_of
 from recsys.model.two_tower import Batch, make_batch
+from recsys.settings import to_mapping
 from recsys.train.checkpoint import (
     CONFIG,
     Progress,

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from recsys.config import LossConfig, ModelConfig, TrainConfig, from_mapping, from_toml, to_mapping
+from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.errors import ConfigError, WidthError
+from recsys.settings import from_mapping, from_toml, to_mapping
 
 
 def test_mapping_is_a_way_there_and_back():
