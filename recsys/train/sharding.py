@@ -139,7 +139,9 @@ def _dense_optimizer(
         groups.append({"params": list(of_loss.values()), "weight_decay": 0.0})
     return KeyedOptimizerWrapper(
         of_model | of_loss,
-        lambda _: torch.optim.AdamW(groups, lr=config.dense_learning_rate, weight_decay=config.weight_decay),
+        lambda _: torch.optim.AdamW(
+            groups, lr=config.dense_learning_rate, weight_decay=config.weight_decay, fused=True
+        ),
     )
 
 
