@@ -179,9 +179,12 @@ class LossConfig:
     """Weight of each narrower width's cross-entropy to the full width's softmax, beside its own to the positive."""
     energy_weight: float = 0.0
     """Weight of the penalty on vectors whose prefixes hold less of the squared norm than the energy profile asks."""
-    energy_alpha: float = 0.5
-    """The profile asks for (w/D)**alpha of the squared norm in the first w of D coordinates: 1 is an even spread,
-    towards 0 all of it at the front."""
+    energy_decay: float = 5.0
+    """The profile lets the first w of D coordinates leave out (1 - w/D)**energy_decay of the squared norm: 1 is an even
+    spread, 5 lets the first quarter leave out 24%."""
+    energy_ramp: float = 0.0
+    """Share of training over which the penalty's weight grows from 0, in a straight line, to ``energy_weight``. Vectors
+    that are first free to find their places, and then move energy forward, end up better than vectors never free."""
 
     def __post_init__(self) -> None:
         _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")
@@ -203,7 +206,8 @@ class LossConfig:
             _require(given == 1 or self.kind == "bilateral_softmax", name, given, expected)
         for name in ("distillation", "energy_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
-        _require(0 < self.energy_alpha <= 1, "energy_alpha", self.energy_alpha, "above 0 and at most 1")
+        _require(1 <= self.energy_decay < math.inf, "energy_decay", self.energy_decay, "1 or more, and finite")
+        _require(0 <= self.energy_ramp <= 1, "energy_ramp", self.energy_ramp, "0 to 1: a share of training")
         self._check_negatives()
 
     def _check_negatives(self) -> None:

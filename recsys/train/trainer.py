@@ -160,10 +160,10 @@ class Trainer:
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
         for examples in batches:
+            done = progress.total_steps / (config.epochs * self.steps_per_epoch)
             if config.rate_schedule == "cosine":
-                done = progress.total_steps / (config.epochs * self.steps_per_epoch)
                 self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
-            losses = self._step(examples)
+            losses = self._step(examples, done)
             progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
             progress.step += 1
             progress.total_steps += 1
@@ -180,11 +180,11 @@ class Trainer:
             "weight": self._by_width(self.sharded.plain_loss.weights),
         }
 
-    def _step(self, examples: Examples) -> list[float]:
+    def _step(self, examples: Examples, done: float) -> list[float]:
         batch, samples = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
         user_VU, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples)
+        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples, done=done)
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
@@ -286,7 +286,9 @@ class Trainer:
         if not is_taken:
             raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
         before = json.loads(path.read_text())
-        free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or self.config.rate_schedule == "constant"]
+        # What changes in the course of training, over a share of it, depends on how long it is meant to be.
+        is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0
+        free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or is_open_ended]
         if changed := [name for name in _differences(before, here) if name not in free]:
             raise TrainingError(
                 f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"

@@ -6,6 +6,7 @@ drawn, and a vector as often as it has positives.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -193,28 +194,35 @@ def naive_distillation(problem, user_VU, item_SD, *, temperatures):
     return torch.stack([*losses, user_VU.new_zeros(())]) / len(teachers)
 
 
-def naive_penalty(vector_ND, *, widths, alpha):
+def naive_penalty(vector_ND, *, widths, decay):
     total = vector_ND.new_zeros(())
     for vector in vector_ND:
-        for width in widths.widths[:-1]:
-            share = vector[:width].square().sum() / vector.square().sum()
-            total = total + torch.relu((width / widths.full) ** alpha - share) ** 2 / len(vector_ND)
+        for low, high in itertools.pairwise(widths.widths):
+            held = vector[:low].square().sum() / vector[:high].square().sum()
+            asked = (1 - (1 - low / widths.full) ** decay) / (1 - (1 - high / widths.full) ** decay)
+            total = total + torch.relu(asked - held) ** 2 / len(vector_ND)
     return total
 
 
-@given(problem=problems(), weight=st.floats(0.1, 10), alpha=st.floats(0.1, 1))
-def test_what_is_added_equals_the_naive_additions(problem, weight, alpha):
+@given(problem=problems(), weight=st.floats(0.1, 10), decay=st.floats(1, 9), done=st.floats(0, 1))
+def test_what_is_added_equals_the_naive_additions(problem, weight, decay, done):
     temperatures, weights = settings(problem)
     ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(
-        temperature=temperatures, weights=weights, distillation=weight, energy_weight=2 * weight, energy_alpha=alpha
+        temperature=temperatures,
+        weights=weights,
+        distillation=weight,
+        energy_weight=2 * weight,
+        energy_decay=decay,
+        energy_ramp=0.5,
     )
-    loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples)
+    loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples, done=done)
     expected_L = naive_loss(problem, **theirs, temperatures=temperatures)
     expected_L = expected_L + weight * naive_distillation(problem, **theirs, temperatures=temperatures)
     expected = weighted(expected_L, weights)
     for vector in (theirs["user_VU"][:, -problem.widths.full :], theirs["item_SD"]):
-        expected = expected + 2 * weight * naive_penalty(vector, widths=problem.widths, alpha=alpha)
+        penalty = naive_penalty(vector, widths=problem.widths, decay=decay)
+        expected = expected + 2 * weight * min(1, done / 0.5) * penalty
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
@@ -276,10 +284,10 @@ def test_distillation_is_least_where_widths_agree(problem):
     assert other >= equal - 1e-12
 
 
-@given(problem=problems(), alpha=st.floats(0.1, 1))
-def test_vectors_that_meet_the_profile_pay_nothing(problem, alpha):
+@given(problem=problems(), decay=st.floats(1, 9))
+def test_vectors_that_meet_the_profile_pay_nothing(problem, decay):
     widths, item_SD = problem.widths, problem.vectors["item_SD"]
-    profile = energy_profile(widths, alpha=alpha)
+    profile = energy_profile(widths, decay=decay)
     # Each block holds exactly what the profile asks beyond the block before, whatever its direction.
     block_energies = np.diff([0.0, *profile])
     vector = torch.cat(
@@ -300,8 +308,8 @@ def test_vectors_that_meet_the_profile_pay_nothing(problem, alpha):
 
 def test_a_steeper_profile_asks_for_more():
     widths = WidthLadder([2, 4, 8])
-    assert energy_profile(widths, alpha=1) == (0.25, 0.5, 1.0)
-    assert energy_profile(widths, alpha=0.5) == pytest.approx((0.5, 0.5**0.5, 1.0))
+    assert energy_profile(widths, decay=1) == (0.25, 0.5, 1.0)
+    assert energy_profile(widths, decay=2) == pytest.approx((1 - 0.75**2, 0.75, 1.0))
 
 
 def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio, weight):

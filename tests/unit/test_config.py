@@ -99,7 +99,8 @@ def test_a_missing_file_is_named(tmp_path):
             lambda: TrainConfig(model=ModelConfig(history="sequence")),
             "loss.num_batch_negatives: got None, expected a number with history sequence",
         ),
-        (lambda: LossConfig(energy_alpha=0.0), "energy_alpha: got 0.0, expected above 0"),
+        (lambda: LossConfig(energy_decay=0.5), "energy_decay: got 0.5, expected 1 or more, and finite"),
+        (lambda: LossConfig(energy_ramp=1.5), "energy_ramp: got 1.5, expected 0 to 1"),
         (
             lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),
             "loss.energy_weight: got 1.0, expected 0 with the single width 8",

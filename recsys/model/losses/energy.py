@@ -9,6 +9,7 @@ Shapes: ``vector_ND`` (rows, full width), ``L`` widths.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -19,23 +20,25 @@ from recsys.model.losses.blocks import TINY, squares_by_width
 from recsys.widths import WidthLadder
 
 
-def energy_profile(widths: WidthLadder, *, alpha: float) -> tuple[float, ...]:
-    """Return the least share of the squared norm that each width's prefix should hold: ``(w / full)**alpha``."""
-    return tuple((width / widths.full) ** alpha for width in widths)
+def energy_profile(widths: WidthLadder, *, decay: float) -> tuple[float, ...]:
+    """Return the share of the squared norm that each width's prefix should hold: ``1 - (1 - w / full)**decay``."""
+    return tuple(1 - (1 - width / widths.full) ** decay for width in widths)
 
 
 def energy_penalty(
     vector_ND: Float[Tensor, "rows full"], widths: WidthLadder, profile: Sequence[float]
 ) -> Float[Tensor, ""]:
-    """Return the mean over vectors of the sum over widths of ``relu(profile - share)**2``; 0 where the profile is met.
+    """Return the mean over vectors of the sum over widths of ``relu(asked - held)**2``; 0 where the profile is met.
+
+    What counts is a prefix's share of the next wider prefix. Asked for a share of the whole vector, narrow prefixes
+    that hold too little would drain every later block, most of all the last, which the loss itself holds on to least.
 
     Args:
         vector_ND: ``(rows, full)``, any scale.
         widths: the trained widths.
-        profile: the least share at each width, narrowest first; the full width's share is always 1.
+        profile: the least share of the full vector at each width, narrowest first; the last is 1.
     """
     square_NL = torch.cat(list(squares_by_width(vector_ND, widths)), dim=1)
-    share_NL = square_NL / square_NL[:, -1:].clamp_min(TINY)
-    # The full width is left out: its share is 1 but for rounding, and 0 only of a zero vector.
-    missing_NL = (share_NL.new_tensor(profile) - share_NL)[:, :-1].relu()
-    return missing_NL.square().sum(dim=1).mean()
+    held_NL = square_NL[:, :-1] / square_NL[:, 1:].clamp_min(TINY)
+    asked_L = held_NL.new_tensor([low / high for low, high in itertools.pairwise(profile)])
+    return (asked_L - held_NL).relu().square().sum(dim=1).mean()

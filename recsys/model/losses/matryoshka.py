@@ -35,7 +35,8 @@ class MatryoshkaLoss(nn.Module):
 
     With ``c_w`` the chosen loss at width w, ``d_w`` the cross-entropy to the full width's softmax (0 at the full
     width), ``p_w`` the energy penalty on full-width vectors and ``a_w`` the weights, the loss is
-    ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * sum(p_w)``.
+    ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * ramp * sum(p_w)``, where ``ramp`` grows from 0 to
+    1 over the first ``energy_ramp`` of training.
 
     Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below. Learned
     weights are ``a_w = exp(-s_w)``, and the sum is then the mean over widths of ``a_w * (...) + s_w``: without the
@@ -76,7 +77,12 @@ class MatryoshkaLoss(nn.Module):
         return tuple((-self.log_noise_L.detach()).exp().tolist())
 
     def forward(
-        self, user_VU: Float[Tensor, "vectors query"], item_SD: Float[Tensor, "samples full"], samples: Samples
+        self,
+        user_VU: Float[Tensor, "vectors query"],
+        item_SD: Float[Tensor, "samples full"],
+        samples: Samples,
+        *,
+        done: float = 1.0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " widths"]]:
         """Return the loss and, for watching, each width's own loss.
 
@@ -86,6 +92,7 @@ class MatryoshkaLoss(nn.Module):
                 are the whole catalogue.
             samples: which of them meet as positives, and which as negatives. In training mode the negatives then
                 enter the queue, where there is one.
+            done: share of training that lies behind, 0 to 1.
 
         Returns:
             the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
@@ -94,10 +101,11 @@ class MatryoshkaLoss(nn.Module):
         loss_L = own_L + self.config.distillation * distilled_L
         loss = self._balance(loss_L)
         if self.config.energy_weight > 0:
-            profile = energy_profile(self.widths, alpha=self.config.energy_alpha)
+            profile = energy_profile(self.widths, decay=self.config.energy_decay)
             user_VD = user_VU[:, self.widths.query_blocks[-1]]
             penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_VD, item_SD)]
-            loss = loss + self.config.energy_weight * sum(penalties)
+            ramp = min(1.0, done / self.config.energy_ramp) if self.config.energy_ramp > 0 else 1.0
+            loss = loss + self.config.energy_weight * ramp * sum(penalties)
         return loss, own_L.detach()
 
     def _balance(self, loss_L: Tensor) -> Tensor:

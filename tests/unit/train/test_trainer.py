@@ -64,13 +64,13 @@ def test_the_run_folder_says_what_ran(finished, simulated):
 
 
 def test_the_energy_of_prefixes_is_recorded_and_follows_the_profile(finished, simulated, tmp_path):
-    shaped = replace(CONFIG.loss, distillation=1.0, energy_weight=20.0, energy_alpha=0.2)
+    shaped = replace(CONFIG.loss, distillation=1.0, energy_weight=20.0, energy_decay=3.0)
     with_profile = train(options(simulated, tmp_path / "run", loss=shaped))
     for side in ("user", "item"):
         plain, pushed = (record_of(folder)[-1]["energy"][side] for folder in (finished, with_profile))
         assert pushed["8"] == pytest.approx(1)
         assert 0 < plain["4"] < pushed["4"] < 1
-        assert pushed["4"] > 0.5**0.2 - 0.1
+        assert pushed["4"] > 1 - 0.5**3 - 0.1
 
 
 def test_the_state_of_the_loss_is_resumed_too(finished, simulated, tmp_path):
