@@ -35,8 +35,8 @@ class MatryoshkaLoss(nn.Module):
 
     With ``c_w`` the chosen loss at width w, ``d_w`` the cross-entropy to the full width's softmax (0 at the full
     width), ``p_w`` the energy penalty on full-width vectors and ``a_w`` the weights, the loss is
-    ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * ramp * sum(p_w)``, where ``ramp`` grows from 0 to
-    1 over the first ``energy_ramp`` of training.
+    ``sum(a_w * (c_w + distillation * d_w)) / sum(a_w) + energy_weight * ramp * sum(p_w)``, where ``ramp`` grows from 0
+    to 1 over the first ``energy_ramp`` of training.
 
     Learned temperatures are ``LEAST_TEMPERATURE + exp(parameter)``: no step can bring one to zero or below. Learned
     weights are ``a_w = exp(-s_w)``, and the sum is then the mean over widths of ``a_w * (...) + s_w``: without the

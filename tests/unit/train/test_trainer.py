@@ -138,9 +138,9 @@ def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
     moved = []
     step = Trainer._step
 
-    def measured_step(self, examples):
+    def measured_step(self, examples, done):
         before = {name: value.clone() for name, value in self.sharded.model.state_dict().items()}
-        losses = step(self, examples)
+        losses = step(self, examples, done)
         after = self.sharded.model.state_dict()
         moved.append({name: float((_plain(after[name]) - _plain(value)).abs().max()) for name, value in before.items()})
         return losses
@@ -156,8 +156,15 @@ def _plain(value):
     return value.local_tensor() if isinstance(value, ShardedTensor) else value
 
 
-def test_a_run_whose_rates_fall_is_resumed_with_its_length_alone(simulated, tmp_path, monkeypatch):
-    settings = {"rate_schedule": "cosine"}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rate_schedule": "cosine"},
+        {"loss": replace(CONFIG.loss, distillation=1.0, energy_weight=5.0, energy_ramp=0.8)},
+    ],
+    ids=["cosine", "ramp"],
+)
+def test_a_run_that_changes_on_its_way_is_resumed_with_its_length_alone(simulated, tmp_path, monkeypatch, settings):
     whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
     finish = Trainer._finish_epoch
 
