@@ -252,10 +252,10 @@ def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp
     steps = iter(range(100))
     step = Trainer._step
 
-    def interrupted_step(self, examples):
+    def interrupted_step(self, examples, done):
         if next(steps) == 12:
             raise KeyboardInterrupt
-        return step(self, examples)
+        return step(self, examples, done)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted_step)
