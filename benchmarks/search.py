@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from benchmarks._harness import Parts, finish_part, parser
 from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, TrainingError
-from recsys.settings import from_mapping, to_mapping
+from recsys.settings import from_mapping, read_toml, to_mapping
 
 _SCORE = "ndcg@10"
 
@@ -67,12 +66,7 @@ def read_space(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or not TOML, or has another table than ``fixed`` and ``draw``.
     """
-    try:
-        space = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    space = read_toml(path)
     if unknown := sorted(space.keys() - {"fixed", "draw"}):
         raise ConfigError(f"{path}: got the table {unknown[0]!r}, expected fixed and draw")
     return space

@@ -183,8 +183,8 @@ class LossConfig:
     """The profile lets the first w of D coordinates leave out (1 - w/D)**energy_decay of the squared norm: 1 is an even
     spread, 5 lets the first quarter leave out 24%."""
     energy_ramp: float = 0.0
-    """Share of training over which the penalty's weight grows from 0, in a straight line, to ``energy_weight``. Vectors
-    that are first free to find their places, and then move energy forward, end up better than vectors never free."""
+    """Share of training over which the penalty's weight grows from 0, in a straight line, to ``energy_weight``, so that
+    vectors may find their places first; 0: it is there from the start."""
 
     def __post_init__(self) -> None:
         _require(bool(self.temperature) and min(self.temperature) > 0, "temperature", self.temperature, "above 0")

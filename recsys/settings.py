@@ -23,13 +23,21 @@ def from_toml(kind: type[T], path: Path) -> T:
         ConfigError: the file is missing or not TOML, a key is unknown (the nearest known one is named), or a value
             has the wrong type or is out of range.
     """
+    return from_mapping(kind, read_toml(path), where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as plain values.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
     try:
-        content = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    return from_mapping(kind, content, where=str(path))
 
 
 def from_mapping(kind: type[T], content: Mapping[str, Any], *, where: str) -> T:

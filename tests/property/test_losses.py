@@ -306,6 +306,15 @@ def test_vectors_that_meet_the_profile_pay_nothing(problem, decay):
         assert energy_penalty(back_loaded, widths, profile) > 0
 
 
+def test_what_a_narrow_prefix_lacks_does_not_drain_the_last_block():
+    widths = WidthLadder([2, 4, 8])
+    vector = torch.tensor([[0.1, 0.1, 3.0, 3.0, 0.5, 0.5, 0.5, 0.5]], dtype=torch.float64, requires_grad=True)
+    energy_penalty(vector, widths, energy_profile(widths, decay=2)).backward()
+    assert (vector.grad[:, :2] < 0).all()
+    assert (vector.grad[:, 2:4] > 0).all()
+    assert (vector.grad[:, 4:] == 0).all()
+
+
 def test_a_steeper_profile_asks_for_more():
     widths = WidthLadder([2, 4, 8])
     assert energy_profile(widths, decay=1) == (0.25, 0.5, 1.0)
