@@ -98,7 +98,7 @@ class _Catalogue:
         if spec.engine == "hnsw":
             return HnswIndex.build(spec, self._store_ND, widths=self._widths, seed=self._seed)
         if spec.engine == "certified":
-            return CertifiedIndex.build(spec, self._store_ND, widths=self._widths, seed=self._seed)
+            return CertifiedIndex.build(spec, self._store_ND, widths=self._widths)
         cells, cell_N = self._cells_of(cells_key(spec, len(self._store_ND)))
         return IvfIndex.build(spec, self._store_ND, cells=cells, cell_N=cell_N, widths=self._widths)
 

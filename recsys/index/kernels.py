@@ -30,8 +30,9 @@ _FAST = {"reassoc", "contract", "nsz"}
 _LINE_BYTES = 64
 _NUM_AHEAD = 6
 """Candidates whose vectors are asked for before they are needed."""
-_UP = 1 + 2.0**-20
-"""More than a conversion to float32 and the float64 sum before it can round down."""
+_PAGE = 256
+_SEEDS = 2
+"""Items, for each that is to be found, whose full scores set a certified search's bar."""
 
 
 def _compiled(*signatures: Any) -> Callable[[Function], Function]:
@@ -200,38 +201,109 @@ def best_candidates(
         _sort_heap(scores_BK[query], rows_BK[query])
 
 
-@_part
-def _turn(query_D: Any, center_CD: Any, cell: int, along: Any, edge_L1: Any, rest_D: Any, reach_L1: Any) -> None:
-    """Write what of the query is not along a centre, and its norms beyond each edge."""
-    full = len(query_D)
-    for column in range(full):
-        rest_D[column] = query_D[column] - along * center_CD[cell, column]
-    square, high = 0.0, full
-    for level in range(len(edge_L1) - 1, -1, -1):
-        for column in range(edge_L1[level], high):
-            square += float(rest_D[column]) * float(rest_D[column])
-        high = edge_L1[level]
-        reach_L1[level] = np.float32(np.sqrt(square) * _UP)
+_BYTES, _SHORTS = _array(types.int8, 1), _array(types.int16, 2)
 
 
 @_part
-def _screen(along: Any, reach: Any, along_P: Any, tail_TP: Any, start: int, stop: int, bar: Any, left: Any) -> int:
-    """Write the places that 8 bytes each do not rule out; return how many they are."""
-    count, along_c, tail_c = 0, along_P[start:stop], tail_TP[0, start:stop]
-    for offset in range(stop - start):
-        left[count] = start + offset
-        count += along * along_c[offset] + reach * tail_c[offset] >= bar
+def _code_product(weight_w: Any, code_w: Any) -> Any:
+    """Return the inner product of whole numbers, exactly."""
+    total = np.int32(0)
+    for column in range(len(weight_w)):
+        # numba would go on with 64 bits, of which a vector unit multiplies far fewer at a time.
+        total = np.int32(total + np.int32(weight_w[column]) * np.int32(code_w[column]))
+    return total
+
+
+@_part
+def _first_pass(
+    weight_w: Any,
+    unit: Any,
+    reach: Any,
+    code_Nw: Any,
+    tail_N: Any,
+    excluded: Any,
+    bound_N: Any,
+    scores_M: Any,
+    rows_M: Any,
+) -> None:
+    """Write each item's bound, and the items whose prefixes score best; a page at a time, whose scores stay cached."""
+    score_P = np.empty(_PAGE, dtype=np.float32)
+    for begin in range(0, len(bound_N), _PAGE):
+        size = min(_PAGE, len(bound_N) - begin)
+        bound_p, tail_p, best = bound_N[begin : begin + size], tail_N[begin : begin + size], np.float32(-np.inf)
+        for place in range(size):
+            score_P[place] = unit * np.float32(_code_product(weight_w, code_Nw[begin + place]))
+        for place in range(size):
+            bound_p[place] = score_P[place] + reach * tail_p[place]
+            best = max(best, score_P[place])
+        if best > scores_M[0]:
+            for place in range(size):
+                if score_P[place] > scores_M[0] and not _holds(excluded, begin + place):
+                    _offer(score_P[place], begin + place, scores_M, rows_M)
+
+
+@_part
+def _answer(num: int) -> Any:
+    return np.empty(num, dtype=np.int64), np.empty(num, dtype=np.float32)
+
+
+@_part
+def _compress(rows: Any) -> int:
+    """Move the rows that are there to the front; return how many they are."""
+    count = 0
+    for place in range(len(rows)):
+        rows[count] = rows[place]
+        count += rows[place] >= 0
     return count
 
 
 @_part
-def _block_product(rest_D: Any, block_X: Any, place: int, start: int, stop: int, num_places: int) -> Any:
-    base = num_places * start + place * (stop - start)
-    weight_w, block_w = rest_D[start:stop], block_X[base : base + stop - start]
-    total = np.float32(0)
-    for column in range(stop - start):
-        total += weight_w[column] * block_w[column]
-    return total
+def _screen(bound_N: Any, bar: Any, left: Any) -> int:
+    """Write the rows whose bounds reach the bar; return how many they are."""
+    count = 0
+    for row in range(len(bound_N)):
+        left[count] = row
+        count += bound_N[row] >= bar
+    return count
+
+
+@_part
+def _narrow(
+    weight_w: Any,
+    unit: Any,
+    enter: Any,
+    leave: Any,
+    code_Nw: Any,
+    tail_LN: Any,
+    bound_N: Any,
+    bar: Any,
+    left: Any,
+    size: int,
+) -> int:
+    """Bound the items that are left with one block more; keep those whose bounds reach the bar, return how many.
+
+    Before the block the query's norm beyond is ``enter``, after it ``leave``; so of the items, by the rows of tail_LN.
+    """
+    count = 0
+    for place in range(size):
+        _fetch_ahead(code_Nw, left[min(place + _NUM_AHEAD, size - 1)], 0, len(weight_w))
+        row = left[place]
+        score = bound_N[row] - enter * tail_LN[0, row] + unit * np.float32(_code_product(weight_w, code_Nw[row]))
+        bound_N[row], left[count] = score + leave * tail_LN[1, row], row
+        count += bound_N[row] >= bar
+    return count
+
+
+@_part
+def _score_all(query_D: Any, store_ND: Any, rows: Any, count: int, excluded: Any, scores_K: Any, rows_K: Any) -> None:
+    """Score whole items, and keep the best that are not excluded."""
+    full = store_ND.shape[1]
+    for place in range(count):
+        _fetch_ahead(store_ND, rows[min(place + _NUM_AHEAD, count - 1)], 0, full)
+        row = rows[place]
+        score = _inner_product(query_D, store_ND, row, 0, full)
+        if _better(score, row, scores_K[0], rows_K[0]) and not _holds(excluded, row):
+            _offer(score, row, scores_K, rows_K)
 
 
 @_part
@@ -242,71 +314,67 @@ def _holds(sorted_rows: Any, row: int) -> Any:
 
 @_compiled(
     types.int64(
-        *(_MATRIX, _MATRIX, _WHOLES, _MATRIX, _WHOLES, _WHOLES, _FLOATS, _MATRIX, _FLOATS, _WHOLES, types.float64),
+        *(_MATRIX, _SHORTS, _FLOATS, _MATRIX, _MATRIX, _WHOLES, _BYTES, _MATRIX, _MATRIX, _WHOLES),
         *_ANSWERS,
     )
 )
 def search_certified(
     query_BD: np.ndarray,
-    store_ND: np.ndarray,
+    weight_Bw: np.ndarray,
+    unit_B: np.ndarray,
+    reach_BL: np.ndarray,
+    slack_BL: np.ndarray,
     edge_L1: np.ndarray,
-    center_CD: np.ndarray,
-    start_C1: np.ndarray,
-    row_P: np.ndarray,
-    along_P: np.ndarray,
-    tail_TP: np.ndarray,
-    block_X: np.ndarray,
+    code_X: np.ndarray,
+    tail_LN: np.ndarray,
+    store_ND: np.ndarray,
     excluded: np.ndarray,
-    slack: float,
     rows_BK: np.ndarray,
     scores_BK: np.ndarray,
 ) -> int:
-    """Write the exact best items of each query into two arrays; return how many numbers were read.
+    """Write the exact best items of each query into two arrays; return how many bytes were read.
 
     Args:
         query_BD: unit queries.
+        weight_Bw: their coded columns as whole numbers.
+        unit_B: what one of those is worth, times a byte.
+        reach_BL: their norms beyond each edge.
+        slack_BL: how far below the k-th best score a bound at each edge must lie.
+        edge_L1: 0 and the edges.
+        code_X: the items' bytes, block after block between neighbouring edges.
+        tail_LN: the items' norms beyond each edge.
         store_ND: unit items.
-        edge_L1: from 0 to the widest width of which there is a block.
-        center_CD: unit directions of cells, or zeros.
-        start_C1: first place of each cell.
-        row_P: the item at each place.
-        along_P: inner products of items with their cell's direction.
-        tail_TP: norms of the rest beyond each edge, rounded up.
-        block_X: the rest's columns between neighbouring edges, block by block.
         excluded: sorted rows that may not be found.
-        slack: how far below the k-th best score a bound must lie.
         rows_BK: filled with -1.
         scores_BK: filled with minus infinity.
     """
-    num_cells, num_places, full = len(center_CD), len(row_P), query_BD.shape[1]
-    along_C = np.empty(num_cells, dtype=np.float32)
-    rest_D = np.empty(full, dtype=np.float32)
-    reach_L1 = np.empty(len(edge_L1), dtype=np.float32)
-    left = np.empty(np.diff(start_C1).max() + 1, dtype=np.int64)
-    num_read = 0
+    num_items, full = store_ND.shape
+    num_found = rows_BK.shape[1]
+    bound_N, left = np.empty(num_items, dtype=np.float32), np.empty(num_items + 1, dtype=np.int64)
+    seed_rows, seed_scores = _answer(min(num_items, _SEEDS * num_found))
+    bar_rows, bar_scores = _answer(num_found)
+    num_bytes = 0
     for query in range(len(query_BD)):
-        query_D, rows_K, scores_K = query_BD[query], rows_BK[query], scores_BK[query]
-        for cell in range(num_cells):
-            along_C[cell] = _inner_product(query_D, center_CD, cell, 0, full)
-        num_read += num_cells * full + 2 * num_places
-        for cell in np.argsort(-along_C):
-            along, start, stop = along_C[cell], start_C1[cell], start_C1[cell + 1]
-            _turn(query_D, center_CD, cell, along, edge_L1, rest_D, reach_L1)
-            count = _screen(along, reach_L1[0], along_P, tail_TP, start, stop, scores_K[0] - slack, left)
-            for turn in range(count):
-                place = left[turn]
-                score, level = along * along_P[place], 0
-                while (
-                    level + 1 < len(edge_L1) and score + reach_L1[level] * tail_TP[level, place] >= scores_K[0] - slack
-                ):
-                    score += _block_product(rest_D, block_X, place, edge_L1[level], edge_L1[level + 1], num_places)
-                    num_read += edge_L1[level + 1] - edge_L1[level] + 1
-                    level += 1
-                if score + reach_L1[level] * tail_TP[level, place] < scores_K[0] - slack:
-                    continue
-                row = row_P[place]
-                if not _holds(excluded, row):
-                    num_read += full
-                    _offer(_inner_product(query_D, store_ND, row, 0, full), row, scores_K, rows_K)
-        _sort_heap(scores_K, rows_K)
-    return num_read
+        query_D, weight_w, unit, reach_L = query_BD[query], weight_Bw[query], unit_B[query], reach_BL[query]
+        seed_rows[:], seed_scores[:], bar_rows[:], bar_scores[:] = -1, -np.inf, -1, -np.inf
+        for level in range(len(edge_L1) - 1):
+            start, stop = edge_L1[level], edge_L1[level + 1]
+            code_Nw = code_X[num_items * start : num_items * stop].reshape((num_items, stop - start))
+            if level == 0:
+                _first_pass(
+                    weight_w[:stop], unit, reach_L[0], code_Nw, tail_LN[0], excluded, bound_N, seed_scores, seed_rows
+                )
+                num_kept = _compress(seed_rows)
+                _score_all(query_D, store_ND, seed_rows, num_kept, excluded, bar_scores, bar_rows)
+                bar = bar_scores[0]
+                num_bytes += num_items * (stop + 4) + num_kept * 4 * full
+                count = _screen(bound_N, bar - slack_BL[query, 0], left)
+            else:
+                num_bytes += count * (stop - start + 4)
+                enter, leave, tails = reach_L[level - 1], reach_L[level], tail_LN[level - 1 : level + 1]
+                least = bar - slack_BL[query, level]
+                count = _narrow(weight_w[start:stop], unit, enter, leave, code_Nw, tails, bound_N, least, left, count)
+        _score_all(query_D, store_ND, left, count, excluded, scores_BK[query], rows_BK[query])
+        _sort_heap(scores_BK[query], rows_BK[query])
+        num_bytes += count * 4 * full
+    return num_bytes

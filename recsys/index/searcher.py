@@ -41,7 +41,7 @@ class SearchResult:
             good as the code that was read); minus infinity where no item was left.
         scan_ms: time in the index, for the whole batch.
         rerank_ms: time scoring candidates again, for the whole batch.
-        touched_share: share of all items' coordinates that a certified search read; None for other engines.
+        touched_share: bytes that a certified search read, as a share of those of all vectors; None for other engines.
     """
 
     rows_BK: Int64[np.ndarray, "batch k"]

@@ -18,7 +18,7 @@ from recsys.index.cells import num_cells
 from recsys.index.specs import Code, Engine, RungSpec, StoreCode
 from recsys.widths import WidthLadder
 
-_HNSW_ITEMS = 1000
+_MANY_ITEMS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class LadderSpace:
     def specs(self, widths: WidthLadder, *, num_items: int, k: int, seed: int) -> list[RungSpec]:
         """Return the rungs of a catalogue: always those that are exact, and every other that makes sense there.
 
-        Cells need `recsys.index.cells.MIN_ITEMS_FOR_IVF` items, graphs a thousand. Nothing scores the whole catalogue
-        again, nor at full width what was scanned there as it is.
+        Cells need `recsys.index.cells.MIN_ITEMS_FOR_IVF` items, graphs and certified search a thousand. Nothing scores
+        the whole catalogue again, nor at full width what was scanned there as it is.
 
         Args:
             widths: the trained widths.
@@ -80,8 +80,9 @@ class LadderSpace:
         for width in (*self.widths, *filter(None, self.routings)):
             widths.require(width)
         always = [RungSpec(engine="exact", width=widths.full)]
-        if "certified" in self.engines and num_cells(num_items):
-            always.append(RungSpec(engine="certified", width=widths.full))
+        if "certified" in self.engines and num_items >= _MANY_ITEMS:
+            first = widths.widths[:-1] or (0,)
+            always += [RungSpec(engine="certified", width=widths.full, routing=width) for width in first]
         others = {spec for spec in self._all(widths, num_items, k) if spec not in always and spec.depth < num_items}
         drawn = sorted(others, key=lambda spec: spec.name)
         most = max(0, self.max_trials - len(always))
@@ -99,7 +100,7 @@ class LadderSpace:
                         yield RungSpec(engine="exact", width=width, levels=levels, **again)
             if "ivf" in self.engines and cells:
                 yield from self._ivf(width, widths, cells, k)
-            if "hnsw" in self.engines and num_items >= _HNSW_ITEMS:
+            if "hnsw" in self.engines and num_items >= _MANY_ITEMS:
                 for ef, again in itertools.product(self.efs, self._again(width, widths, "float32", k)):
                     if ef >= max(k, again.get("rerank", 0)) and "funnel" not in again:
                         yield RungSpec(engine="hnsw", width=width, ef=ef, **again)

@@ -17,7 +17,7 @@ Engine = Literal["exact", "ivf", "hnsw", "certified"]
 Code = Literal["float32", "fp16", "sq8", "rabitq", "pq2", "pq4"]
 StoreCode = Literal["float32", "fp16", "sq8"]
 
-_CELLED: tuple[Engine, ...] = ("ivf", "certified")
+_ROUTED: tuple[Engine, ...] = ("ivf", "certified")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,9 @@ class IndexSpec:
     Args:
         engine: ``exact`` scans all items, ``ivf`` those of the nearest cells, ``hnsw`` walks a graph, ``certified`` is
             exact at full width but reads only as much of each item as it takes to rule it out.
-        width: embedding width of what is scanned; of certified, the widest at which items are ruled out.
-        routing: width at which cells are made and chosen (ivf, certified); 0 stands for ``width``.
+        width: embedding width of what is scanned; of certified, the full one.
+        routing: width at which cells are made and chosen (ivf), or up to which every item is read (certified); 0 stands
+            for ``width``.
         code: how an ivf keeps its vectors: whole, as halves, as bytes, as one bit per coordinate (RaBitQ), or with 4
             bits for every 2 or 4 coordinates (product quantiser, fast-scan).
         cells: number of cells; 0 lets the number of items decide (`recsys.index.cells.num_cells`).
@@ -51,8 +52,9 @@ class IndexSpec:
         if self.width < 1 or min(self.routing, self.cells, self.levels) < 0:
             got = f"width {self.width}, routing {self.routing}, cells {self.cells}, levels {self.levels}"
             raise ConfigError(f"index: got {got}, expected a positive width and nothing negative")
-        if (self.routing or self.cells) and self.engine not in _CELLED:
-            raise ConfigError(f"routing, cells: got them for {self.engine}, expected them for {list(_CELLED)} only")
+        if (self.routing and self.engine not in _ROUTED) or (self.cells and self.engine != "ivf"):
+            got = f"routing {self.routing}, cells {self.cells} for {self.engine}"
+            raise ConfigError(f"index: got {got}, expected a routing for {list(_ROUTED)} only, and cells for ivf only")
         if self.code != "float32" and self.engine != "ivf":
             raise ConfigError(f"code: got {self.code} for {self.engine}, expected float32 for all but ivf")
         if self.code in ("pq2", "pq4") and self.width % int(self.code[2]):
@@ -63,7 +65,7 @@ class IndexSpec:
 
     @property
     def routing_width(self) -> int:
-        """The width at which cells are made and chosen."""
+        """The width at which cells are made and chosen, or that every item is read up to."""
         return self.routing or self.width
 
     @property

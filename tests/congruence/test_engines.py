@@ -45,7 +45,7 @@ EXACT_AT_WIDTH = [
 """Answer with exact scores at their width."""
 
 EXACT_AT_FULL = [
-    *(RungSpec(engine="certified", width=width, routing=8) for width in WIDTHS),
+    *(RungSpec(engine="certified", width=WIDTHS.full, routing=width) for width in (0, *WIDTHS)),
     *(
         RungSpec(engine="ivf", width=width, routing=8, code=code, nprobe=CELLS, rerank=NUM_ITEMS)
         for width, code in product((8, 32), get_args(Code))

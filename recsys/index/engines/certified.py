@@ -1,24 +1,26 @@
 """Exact search at full width that reads only as much of each item as it takes to rule it out.
 
 An inner product is that of two prefixes plus that of what is left, which is at most the product of the norms of what is
-left (Cauchy-Schwarz; Panorama, arXiv 2510.00566, does this with equal levels). An item whose bound is below the k-th
-best score so far is left there, at whichever trained width that happens. Each block of columns is stored on its own,
-so what is not needed is not read either; what is never ruled out is scored from the shared store.
+left (Cauchy-Schwarz; Panorama, arXiv 2510.00566, leaves items at equal levels that way). So an item whose bound is
+below the k-th best score can be left there. The first pass reads a prefix of every item; those it cannot rule out are
+looked at again at each wider trained width, and what is left is scored from the shared store. The answer is that of
+reading everything, bit by bit.
 
-Bounds are taken not of the items but of how they differ from their cell: with c the direction of the cell's mean, an
-item is x = a c + r and the query q = b c + s, and <q, x> = a b + <s, r>, as r and s are orthogonal to c. Near vectors
-differ little, so |r| is small: a and |r| alone, 8 bytes, rule most items out. Cells are visited by falling <q, c>,
-since good items early make high bars. The order never changes the answer.
+Prefixes are read as bytes, a quarter of the memory: a bound then also allows for what the rounding of items and query
+may change (the VA-file, Weber et al., VLDB 1998, scans approximations so). The bar is known before anything is ruled
+out: the first pass keeps some more than k items whose prefixes score best, and the k-th best of their full scores is
+close to the k-th best of all where prefixes predict the full ranking, which is what the model is trained for.
 
-No item is lost to rounding. A sum of D float32 products of vectors of norms at most 1 is off by at most D u, with
-u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), whatever the order of summing; a bound takes
-four such sums (b, s, the partial product, and the score it is compared with). What storing a and r in float32 loses was
-measured for every item when the index was built, and its largest value is added. Norms are rounded up. Ties go to the
-lower row.
+No item is lost to rounding. Products of bytes are summed as whole numbers. With x = y + e (y the item's bytes, scaled)
+and q = p + f (p the query in 16 bits, scaled), all up to the same column, <q, x> differs from <p, y> by at most
+|q| |e| + |f| |y|; the largest |e| is measured when the index is built, |f| for each query. A sum of D float32 products
+of vectors of norms at most 1 is off by at most D u, with u = 2^-24 (Higham, Accuracy and Stability of Numerical
+Algorithms, 3.1), whatever the order of summing; a bound's own few float32 operations, and the score it is compared
+with, take fewer than three such sums. Norms are rounded up. Ties go to the lower row.
 
-Shapes: ``query_BD`` (batch, full width), ``store_ND`` (items, full width), ``center_CD`` (cells, full width), ``row_P``
-(places: items by cell), ``along_P`` the a of each, ``tail_TP`` (bounds, places) the norms of r beyond each edge,
-``block_X`` the blocks of r one after another, ``start_C1`` (cells + 1,) first place of each cell.
+Shapes: ``query_BD`` (batch, full width), ``store_ND`` (items, full width), ``code_X`` the bytes, block after block
+between neighbouring edges, ``scale_w`` (coded columns,), ``tail_LN`` (edges, items) the norms beyond each edge,
+``error_L`` (edges,) the largest norms of e.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.errors import ArtifactError
-from recsys.index.cells import Cells, cell_means, num_cells
+from recsys.errors import ArtifactError, ConfigError
 from recsys.index.checks import checked_query_at
 from recsys.index.engines.protocol import Excluded, Found
 from recsys.index.exact import NOTHING
@@ -38,80 +39,82 @@ from recsys.index.specs import IndexSpec, RungSpec
 from recsys.index.store import map_tensors, save_tensors
 from recsys.widths import WidthLadder
 
-_ITEMS_OF_CELL = 4
-"""How many times as many items a cell has here as in an inverted file: every cell costs, few are skipped."""
 _UNIT_ROUNDOFF = 2.0**-24
-_NUM_SUMS = 6  # the four of the module's description, with vectors of norms up to 1.001, and two to spare
+_NUM_SUMS = 4  # three, of vectors of norms up to 1.001, and one to spare
+_LARGEST_BYTE, _LARGEST_SHORT, _LARGEST_SUM = 127, 2**15 - 1, 2**31 - 1
+_PAGE = 1 << 16
 _NOBODY = np.empty(0, dtype=np.int64)
-_NAMES = ["centers", "starts", "rows", "along", "tails", "blocks"]
+_NAMES = ["codes", "scales", "tails", "errors"]
 
 
 class CertifiedIndex:
     """Finds the exact best items at full width.
 
     Args:
-        spec: engine ``certified``; its width is the widest at which items are ruled out.
+        spec: engine ``certified`` of full width; every item is read up to its routing width.
         store_ND: the full-width vectors.
         tensors: what `build` made of them.
-        error: the most that storing their parts in float32 changes an inner product.
         widths: the trained widths.
     """
 
     def __init__(
-        self,
-        spec: IndexSpec,
-        *,
-        store_ND: np.ndarray,
-        tensors: dict[str, np.ndarray],
-        error: float,
-        widths: WidthLadder,
+        self, spec: IndexSpec, *, store_ND: np.ndarray, tensors: dict[str, np.ndarray], widths: WidthLadder
     ) -> None:
         self.spec = spec
         self._store_ND = store_ND
         self._tensors = tensors
-        self._error = error
         self._widths = widths
         self._edges = _edges(spec, widths)
 
     @classmethod
-    def build(cls, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder, seed: int) -> CertifiedIndex:
-        """Lay the vectors out by cell and block."""
-        num = spec.cells or max(1, num_cells(len(store_ND)) // _ITEMS_OF_CELL)
-        cell_N = np.zeros(len(store_ND), dtype=np.int64)
-        if num > 1:
-            cell_N = Cells.train(store_ND, (spec.routing_width, num), widths=widths, seed=seed).of_items(store_ND)
-        row_P = np.argsort(cell_N, kind="stable")
-        center_CD = _directions(cell_means(store_ND, cell_N, num=num))
-        along_P, rest_PD, error = _split(store_ND[row_P], center_CD[cell_N[row_P]])
+    def build(cls, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder) -> CertifiedIndex:
+        """Round the vectors' prefixes to bytes, and measure what that loses.
+
+        Raises:
+            ConfigError: the index is of another width than the full one.
+        """
         edges = _edges(spec, widths)
-        blocks = [rest_PD[:, low:high].ravel() for low, high in itertools.pairwise(edges)]
+        scale_w = np.zeros(edges[-1], dtype=np.float32)
+        for page_Pw in _pages(store_ND[:, : edges[-1]]):
+            scale_w = np.maximum(scale_w, np.abs(page_Pw).max(axis=0) / _LARGEST_BYTE)
+        codes = [np.empty((len(store_ND), high - low), dtype=np.int8) for low, high in itertools.pairwise([0, *edges])]
+        tail_LN = np.empty((len(edges), len(store_ND)), dtype=np.float32)
+        error_L = np.zeros(len(edges))
+        for number, page_PD in enumerate(_pages(store_ND)):
+            rows = slice(number * _PAGE, number * _PAGE + len(page_PD))
+            code_Pw, lost_Pw = _rounded(page_PD[:, : edges[-1]], scale_w)
+            for level, (low, high) in enumerate(itertools.pairwise([0, *edges])):
+                codes[level][rows] = code_Pw[:, low:high]
+                tail_LN[level, rows] = _up(_norms(page_PD[:, high:]))
+                error_L[level] = max(error_L[level], _norms(lost_Pw[:, :high]).max())
         tensors = {
-            "centers": center_CD,
-            "starts": np.concatenate([[0], np.cumsum(np.bincount(cell_N, minlength=num))]).astype(np.int64),
-            "rows": row_P,
-            "along": along_P,
-            "tails": _tail_norms(rest_PD, edges),
-            "blocks": np.concatenate(blocks),
+            "codes": np.concatenate([code.ravel() for code in codes]),
+            "scales": scale_w,
+            "tails": tail_LN,
+            "errors": _up(error_L),
         }
-        return cls(spec, store_ND=store_ND, tensors=tensors, error=error, widths=widths)
+        return cls(spec, store_ND=store_ND, tensors=tensors, widths=widths)
 
     @classmethod
     def load(cls, folder: Path, spec: IndexSpec, store_ND: np.ndarray, *, widths: WidthLadder) -> CertifiedIndex:
         """Open what `save` wrote for these vectors, or raise `ArtifactError`."""
         path = folder / f"{spec.name}.safetensors"
-        tensors, notes = map_tensors(path, names=_NAMES)
-        num, cells = len(store_ND), len(tensors["centers"])
-        shapes = ((cells, widths.full), (cells + 1,), (num,), (num,), (len(_edges(spec, widths)), num))
-        for name, shape in zip(_NAMES, (*shapes, (num * spec.width,)), strict=True):
+        tensors, _ = map_tensors(path, names=_NAMES)
+        num, edges = len(store_ND), _edges(spec, widths)
+        shapes = ((num * edges[-1],), (edges[-1],), (len(edges), num), (len(edges),))
+        for name, shape in zip(_NAMES, shapes, strict=True):
             if tensors[name].shape != shape:
                 raise ArtifactError(f"{path}: {name}: got shape {tensors[name].shape}, expected {shape}")
-        if "error" not in notes:
-            raise ArtifactError(f"{path}: got no error of its vectors in the header, expected one")
-        return cls(spec, store_ND=store_ND, tensors=tensors, error=float.fromhex(notes["error"]), widths=widths)
+        rows = np.unique(np.linspace(0, num - 1, num=8, dtype=np.int64))
+        code_Rw = tensors["codes"][: num * edges[0]].reshape(num, edges[0])[rows]
+        lost_Rw = store_ND[rows, : edges[0]].astype(np.float64) - code_Rw * tensors["scales"][: edges[0]].astype(float)
+        if not (_norms(lost_Rw) <= tensors["errors"][0]).all():
+            raise ArtifactError(f"{path}: codes: not those of the item vectors")
+        return cls(spec, store_ND=store_ND, tensors=tensors, widths=widths)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of parts, norms, rows and centres; the shared store, which is read too, is not among them."""
+        """Bytes of codes and norms; the shared store, which is read too, is not among them."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def search(
@@ -123,60 +126,70 @@ class CertifiedIndex:
         excluded: Excluded | None,
     ) -> Found:
         """Find the exact best items, and count what was read."""
-        full = self._widths.full
-        query_BD = checked_query_at(query_BU, full, self._widths)
+        query_BD = checked_query_at(query_BU, self._widths.full, self._widths)
         rows_BK = np.full((len(query_BD), num), NOTHING, dtype=np.int64)
         scores_BK = np.full((len(query_BD), num), -np.inf, dtype=np.float32)
-        num_read = search_certified(
+        num_bytes = search_certified(
             query_BD,
-            self._store_ND,
-            self._edges,
-            self._tensors["centers"],
-            self._tensors["starts"],
-            self._tensors["rows"],
-            self._tensors["along"],
+            *self._rounded_queries(query_BD),
+            np.array([0, *self._edges], dtype=np.int64),
+            self._tensors["codes"],
             self._tensors["tails"],
-            self._tensors["blocks"],
+            self._store_ND,
             _NOBODY if excluded is None else excluded.rows,
-            _NUM_SUMS * (full + 16) * _UNIT_ROUNDOFF + self._error,
             rows_BK,
             scores_BK,
         )
-        return Found(rows_BK, scores_BK, touched_share=num_read / (max(1, len(query_BD)) * self._store_ND.size))
+        return Found(rows_BK, scores_BK, touched_share=num_bytes / (max(1, len(query_BD)) * self._store_ND.nbytes))
 
     def save(self, folder: Path) -> None:
-        """Write the layout."""
-        path = folder / f"{self.spec.name}.safetensors"
-        save_tensors(self._tensors, path, metadata={"error": self._error.hex()})
+        """Write codes, scales, norms and errors."""
+        save_tensors(self._tensors, folder / f"{self.spec.name}.safetensors")
+
+    def _rounded_queries(self, query_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return queries in 16 bits, their units, their norms beyond each edge, and what bounds have to allow for."""
+        edges, scale_w = self._edges, self._tensors["scales"].astype(np.float64)
+        exact_BD = query_BD.astype(np.float64)
+        scaled_Bw = exact_BD[:, : edges[-1]] * scale_w
+        most = min(_LARGEST_SHORT, _LARGEST_SUM // (_LARGEST_BYTE * edges[-1]))
+        unit_B = np.maximum(np.abs(scaled_Bw).max(axis=1), np.finfo(np.float32).tiny) / most
+        weight_Bw = np.rint(scaled_Bw / unit_B[:, None])
+        lost_Bw = np.divide(scaled_Bw - weight_Bw * unit_B[:, None], scale_w, out=scaled_Bw, where=scale_w > 0)
+        lost_Bw[:, scale_w == 0] = 0  # where items have nothing, nothing is lost
+        reach_BL, slack_BL = np.empty((2, len(query_BD), len(edges)))
+        rounding = _NUM_SUMS * (self._widths.full + 16) * _UNIT_ROUNDOFF
+        for level, (edge, error) in enumerate(zip(edges, self._tensors["errors"].tolist(), strict=True)):
+            reach_BL[:, level] = _norms(exact_BD[:, edge:])
+            of_items, of_query = error * _norms(exact_BD[:, :edge]), (1 + error) * _norms(lost_Bw[:, :edge])
+            slack_BL[:, level] = of_items + of_query + rounding
+        return weight_Bw.astype(np.int16), unit_B.astype(np.float32), _up(reach_BL), _up(slack_BL)
 
 
-def _edges(spec: IndexSpec, widths: WidthLadder) -> np.ndarray:
-    """Return where blocks begin and the last one ends."""
-    return np.array([0, *(width for width in widths if width <= spec.width)], dtype=np.int64)
+def _edges(spec: IndexSpec, widths: WidthLadder) -> list[int]:
+    """Return the widths at which items are ruled out: that of the first pass and all trained ones up to the last."""
+    if spec.width != widths.full:
+        raise ConfigError(f"{spec.name}: width: got {spec.width}, expected the full width {widths.full} of its answers")
+    first = spec.routing_width
+    return [first, *(width for width in widths if first < width < widths.full)]
 
 
-def _directions(mean_CD: np.ndarray) -> np.ndarray:
-    """Return unit vectors; a mean of zeros has no direction and stays."""
-    norm_C1 = np.linalg.norm(mean_CD, axis=1, keepdims=True)
-    direction_CD: np.ndarray = np.divide(mean_CD, norm_C1, out=np.zeros_like(mean_CD), where=norm_C1 > 0)
-    return direction_CD
+def _pages(vector_ND: np.ndarray) -> list[np.ndarray]:
+    return [vector_ND[start : start + _PAGE] for start in range(0, len(vector_ND), _PAGE)]
 
 
-def _split(item_PD: np.ndarray, center_PD: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Split items along their centres; also return the most that rounding the parts changes an inner product.
-
-    With the rounded parts, x = a c + r + d and <c, r> = e: then <q, x> differs from a b + <s, r> by <q, d> + b e, which
-    is at most |d| + |e| for a unit query.
-    """
-    exact_PD, along_P = item_PD.astype(np.float64), np.einsum("pd,pd->p", item_PD, center_PD)
-    along_PD = along_P[:, None].astype(np.float64) * center_PD
-    rest_PD = (exact_PD - along_PD).astype(np.float32)
-    lost_P = np.linalg.norm(exact_PD - along_PD - rest_PD, axis=1)
-    skew_P = np.abs(np.einsum("pd,pd->p", center_PD.astype(np.float64), rest_PD.astype(np.float64)))
-    return along_P, rest_PD, float((lost_P + skew_P).max()) * 1.01
+def _rounded(vector_Pw: np.ndarray, scale_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return bytes, and what they lose; a column of zeros has no scale."""
+    ratio_Pw = np.divide(vector_Pw, scale_w, out=np.zeros_like(vector_Pw), where=scale_w > 0)
+    code_Pw = np.clip(np.rint(ratio_Pw), -_LARGEST_BYTE, _LARGEST_BYTE)
+    return code_Pw.astype(np.int8), vector_Pw.astype(np.float64) - code_Pw * scale_w.astype(np.float64)
 
 
-def _tail_norms(rest_PD: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the norms of what lies beyond each edge, rounded up."""
-    tails = [np.linalg.norm(rest_PD[:, edge:].astype(np.float64), axis=1) for edge in edges]
-    return np.nextafter(np.array(tails).astype(np.float32), np.float32(np.inf))
+def _norms(vector_Pw: np.ndarray) -> np.ndarray:
+    norm_P: np.ndarray = np.linalg.norm(vector_Pw.astype(np.float64), axis=1)
+    return norm_P
+
+
+def _up(values: np.ndarray) -> np.ndarray:
+    """Return float32 that are not below."""
+    rounded: np.ndarray = np.nextafter(values.astype(np.float32), np.float32(np.inf))
+    return rounded

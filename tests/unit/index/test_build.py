@@ -34,7 +34,7 @@ def test_cells_are_few_enough_to_train(num_items):
     assert cells <= 4 * num_items**0.5
 
 
-@pytest.mark.parametrize("engine", ["ivf", "hnsw", "certified"])
+@pytest.mark.parametrize("engine", ["ivf", "hnsw"])
 def test_files_depend_on_the_seed_alone(tmp_path, engine):
     store, spec = unit(700, 16, seed=1), IndexSpec(engine=engine, width=8)
     content = []

@@ -58,8 +58,8 @@ INDEXES = [
     IndexSpec(engine="ivf", width=16, routing=8, levels=4),
     IndexSpec(engine="ivf", width=4, routing=16),
     IndexSpec(engine="hnsw", width=8),
-    IndexSpec(engine="certified", width=8, routing=4),
-    IndexSpec(engine="certified", width=16, cells=16),
+    IndexSpec(engine="certified", width=16, routing=4),
+    IndexSpec(engine="certified", width=16),
 ]
 STORES = get_args(StoreCode)
 
@@ -136,9 +136,9 @@ def test_a_list_of_indexes_that_is_none_is_named(store, folder, text):
 
 def test_stores_and_norms_of_other_vectors_are_refused(store, tmp_path):
     other = unit(MIN_ITEMS_FOR_IVF + 1, 16, seed=3)
-    spec = IndexSpec(engine="certified", width=8)
+    spec = IndexSpec(engine="certified", width=16)
     write_indexes(build_searcher(store, widths=WIDTHS, seed=1, indexes=[spec], stores=STORES), tmp_path)
-    for name in ("norms", "store-fp16", "store-sq8", "certified8"):
+    for name in ("norms", "store-fp16", "store-sq8", "certified16"):
         (tmp_path / str(name)).mkdir()
         write_indexes(build_searcher(other, widths=WIDTHS, seed=1, indexes=[spec], stores=STORES), tmp_path / name)
         path = tmp_path / f"{name}.safetensors"

@@ -27,7 +27,7 @@ RUNGS = [
     RungSpec(engine="ivf", width=8, routing=16, code="pq2", nprobe=8, rerank=50, store="sq8"),
     RungSpec(engine="ivf", width=8, routing=4, code="sq8", nprobe=8),
     RungSpec(engine="hnsw", width=8, ef=40, rerank=50),
-    RungSpec(engine="certified", width=8, routing=4),
+    RungSpec(engine="certified", width=16, routing=4),
 ]
 
 

@@ -58,8 +58,9 @@ def test_a_lossy_scan_may_be_scored_again_at_its_own_width():
     [
         ({"engine": "tree", "width": 8}, "engine: got 'tree'"),
         ({"engine": "exact", "width": 0}, "width 0"),
-        ({"engine": "exact", "width": 8, "routing": 4}, "routing, cells: got them for exact"),
-        ({"engine": "hnsw", "width": 8, "cells": 4, "ef": 9}, "routing, cells: got them for hnsw"),
+        ({"engine": "exact", "width": 8, "routing": 4}, "routing 4, cells 0 for exact"),
+        ({"engine": "hnsw", "width": 8, "cells": 4, "ef": 9}, "routing 0, cells 4 for hnsw"),
+        ({"engine": "certified", "width": 8, "cells": 4}, "cells 4 for certified, expected .* cells for ivf only"),
         ({"engine": "ivf", "width": 8, "cells": -1, "nprobe": 1}, "cells -1"),
         ({"engine": "exact", "width": 8, "code": "sq8"}, "code: got sq8 for exact"),
         ({"engine": "ivf", "width": 8, "code": "sq4", "nprobe": 1}, "code: got 'sq4'"),
