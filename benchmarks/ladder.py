@@ -97,7 +97,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--prepared", type=Path, help="prepared dataset folder that --towers and --twin were trained on")
     add("--queries", type=int, default=512, help="users to tune on, and users to measure with (512 each)")
-    add("--trials", type=int, default=400, help="ways to search that each contender may try (400)")
+    add("--trials", type=int, default=2000, help="ways to search that each contender may try (2000)")
     add("--budget", type=float, default=600.0, help="seconds that each may take to build and tune (600)")
     add("--repeats", type=int, default=3, help="passes through the users that are measured with (3)")
     add("--only", nargs="*", help="rivals by name, instead of all of them")

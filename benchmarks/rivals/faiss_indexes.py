@@ -15,7 +15,7 @@ from recsys.index.cells import num_cells
 
 _faiss: Any = faiss
 """FAISS's Python layer adds arguments and functions that its stubs do not know."""
-_PROBE_SHARES = (1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
+_PROBE_SHARES = tuple(2.0 ** (half / 2) for half in range(-16, -3))
 _DEPTHS = (1, 2, 4, 8)
 
 

@@ -25,7 +25,6 @@ MIN_ITEMS_PER_CELL = 39
 MIN_ITEMS_FOR_IVF = MIN_CELLS * MIN_ITEMS_PER_CELL
 """Catalogues smaller than this (624 items) are only scanned: too few items to train cells on, and nothing to save."""
 _NUM_ITERATIONS = 10
-_MAX_SAMPLE_PER_CELL = 64
 
 Key = tuple[int, int]
 """Routing width and number of cells: indexes that agree in both share their cells."""
@@ -69,9 +68,7 @@ class Cells:
         """Cluster the items' prefixes by k-means on the sphere."""
         width, num = key
         vector_Nr = np.ascontiguousarray(truncate(store_ND, width, widths))
-        means = faiss.Kmeans(
-            width, num, niter=_NUM_ITERATIONS, max_points_per_centroid=_MAX_SAMPLE_PER_CELL, seed=seed, spherical=True
-        )
+        means = faiss.Kmeans(width, num, niter=_NUM_ITERATIONS, seed=seed, spherical=True)
         means.train(vector_Nr)
         assert means.centroids is not None
         index = faiss.IndexFlatIP(width)

@@ -36,7 +36,7 @@ class LadderSpace:
     """How ivf keeps vectors: float32, fp16, sq8, rabitq, pq2, pq4."""
     levels: tuple[int, ...] = (0, 8)
     """Panorama's levels, of full-width float32 scans; 0 scans without."""
-    probe_shares: tuple[float, ...] = (1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
+    probe_shares: tuple[float, ...] = tuple(2.0 ** (half / 2) for half in range(-16, -3))
     """Cells scanned (ivf), as shares of all cells."""
     efs: tuple[int, ...] = (64, 128, 256, 512)
     """Lengths of the list that a walk keeps (hnsw), where at least as long as what it must find."""
@@ -44,9 +44,9 @@ class LadderSpace:
     """Candidates scored again at full width, as multiples of the largest k; 0 is none."""
     funnels: tuple[tuple[float, float], ...] = ((8, 2),)
     """Candidates scored at the next wider width, and of those at full width, as multiples of the largest k."""
-    stores: tuple[StoreCode, ...] = ("float32", "fp16")
+    stores: tuple[StoreCode, ...] = ("fp16", "sq8")
     """What is read to score again: float32, fp16, sq8."""
-    max_trials: int = 400
+    max_trials: int = 2000
     """Most rungs to measure: a seeded draw where there are more."""
 
     def __post_init__(self) -> None:
