@@ -20,13 +20,13 @@ ROUNDING = 3e-6
 
 @st.composite
 def catalogues(draw):
-    """Items with duplicates, neighbours one rounding away, and tails of zeros; queries that are items or not."""
+    """Items with duplicates, neighbours one rounding away, and tails of nearly or really zeros; queries of any kind."""
     widths = draw(width_ladders(max_width=40, heads=("tied",)))
     pool = draw(vectors(widths, rows=draw(st.integers(1, 12))))
     items = pool[draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=40))]
     items = np.where(draw(st.booleans()), np.nextafter(items, np.float32(draw(st.sampled_from([-9, 9])))), items)
     if draw(st.booleans()):
-        items[draw(st.integers(0, len(items) - 1)) :, widths.widths[0] :] = 0
+        items[draw(st.integers(0, len(items) - 1)) :, widths.widths[0] :] *= draw(st.sampled_from([0, 1e-12]))
     items[~items[:, : widths.widths[0]].any(axis=1), 0] = 1
     queries = draw(vectors(widths, rows=2)) if draw(st.booleans()) else items[:2] * draw(st.sampled_from([1, -1]))
     return widths, *(np.ascontiguousarray(truncate(rows, widths.full, widths)) for rows in (items, queries))

@@ -13,7 +13,8 @@ close to the k-th best of all where prefixes predict the full ranking, which is 
 
 No item is lost to rounding. Products of bytes are summed as whole numbers. With x = y + e (y the item's bytes, scaled)
 and q = p + f (p the query in 16 bits, scaled), all up to the same column, <q, x> differs from <p, y> by at most
-|q| |e| + |f| |y|; the largest |e| is measured when the index is built, |f| for each query. A sum of D float32 products
+|q| |e| + sum |f_j y_j|; the largest |e| is measured when the index is built, the sum, with the largest y_j that bytes
+allow, for each query: columns in which items have next to nothing add next to nothing. A sum of D float32 products
 of vectors of norms at most 1 is off by at most D u, with u = 2^-24 (Higham, Accuracy and Stability of Numerical
 Algorithms, 3.1), whatever the order of summing; a bound's own few float32 operations, and the score it is compared
 with, take fewer than three such sums. Norms are rounded up. Ties go to the lower row.
@@ -154,14 +155,12 @@ class CertifiedIndex:
         most = min(_LARGEST_SHORT, _LARGEST_SUM // (_LARGEST_BYTE * edges[-1]))
         unit_B = np.maximum(np.abs(scaled_Bw).max(axis=1), np.finfo(np.float32).tiny) / most
         weight_Bw = np.rint(scaled_Bw / unit_B[:, None])
-        lost_Bw = np.divide(scaled_Bw - weight_Bw * unit_B[:, None], scale_w, out=scaled_Bw, where=scale_w > 0)
-        lost_Bw[:, scale_w == 0] = 0  # where items have nothing, nothing is lost
+        lost_Bw = np.abs(scaled_Bw - weight_Bw * unit_B[:, None]) * _LARGEST_BYTE
         reach_BL, slack_BL = np.empty((2, len(query_BD), len(edges)))
         rounding = _NUM_SUMS * (self._widths.full + 16) * _UNIT_ROUNDOFF
         for level, (edge, error) in enumerate(zip(edges, self._tensors["errors"].tolist(), strict=True)):
             reach_BL[:, level] = _norms(exact_BD[:, edge:])
-            of_items, of_query = error * _norms(exact_BD[:, :edge]), (1 + error) * _norms(lost_Bw[:, :edge])
-            slack_BL[:, level] = of_items + of_query + rounding
+            slack_BL[:, level] = error * _norms(exact_BD[:, :edge]) + lost_Bw[:, :edge].sum(axis=1) + rounding
         return weight_Bw.astype(np.int16), unit_B.astype(np.float32), _up(reach_BL), _up(slack_BL)
 
 
