@@ -202,15 +202,17 @@ def test_what_is_kept_for_the_backward_pass_has_no_vectors_times_negatives():
     assert max(kept) < num_users * num_items / 10
 
 
-def test_tiles_shrink_as_widths_and_negatives_grow():
-    def size(num_negatives, num_widths):
+def test_tiles_shrink_as_widths_negatives_and_threads_grow():
+    def size(num_negatives, num_widths, num_threads):
         empty = torch.empty(4096, 1), torch.empty(num_negatives, 1), torch.empty(1, 4096), torch.empty(1, num_negatives)
-        _, product_LTN = next(partition._tiles(Scores(*empty), num_widths))
-        return product_LTN.numel()
+        tiles = partition._tiles(Scores(*empty), num_widths, num_threads)
+        assert tiles[0].start == 0
+        assert [one.stop for one in tiles] == [*(one.start for one in tiles[1:]), 4096]
+        return max(one.stop - one.start for one in tiles) * num_threads * num_widths * num_negatives
 
     # Never more than the bound, but for the fewest rows that products are still quick with.
-    assert size(4096, 1) <= size(4096, 6) <= partition._TILE
-    assert size(1_000_000, 2) == partition._ROWS[0] * 2_000_000
+    assert all(size(4096, *one) <= partition._TILE for one in ((1, 1), (6, 1), (6, 2), (4, 4)))
+    assert size(1_000_000, 2, 1) == partition._ROWS[0] * 2_000_000
 
 
 def test_without_a_gradient_asked_for_there_is_none():

@@ -184,10 +184,10 @@ def _follows(log_sum: Any, floor_p: Any, weight_p: Any) -> Any:
 def do_rows(
     first: int,
     stop: int,
-    offset: int,
     is_nested: bool,
     learns: bool,
     num_hardest: int,
+    product_LTN: Any,
     scale_LV: Any,
     scale_LN: Any,
     log_weight_N: Any,
@@ -196,21 +196,20 @@ def do_rows(
     pair_start_V: Any,
     floor_LP: Any,
     weight_LP: Any,
-    product_LTN: Any,
     log_sum_LV: Any,
     row_LV: Any,
     term_LN: Any,
     column_LN: Any,
 ) -> None:
-    """Do some rows of a tile; logits, scales of vectors, weights, floors and log-sum-exps are in base 2.
+    """Do a tile; logits, scales of vectors, weights, floors and log-sum-exps are in base 2.
 
     Args:
-        first: row of the tile.
+        first: the tile's first vector.
         stop: the one after the last.
-        offset: the vector of the tile's first row.
         is_nested: whether a width's products are those of its block, to be added to the narrower widths'.
         learns: whether gradients are asked for.
         num_hardest: negatives that count for each vector and width.
+        product_LTN: inner products of columns; becomes the loss's gradient with respect to them.
         scale_LV: what products are multiplied with, by vector.
         scale_LN: and by negative.
         log_weight_N: what is added to them.
@@ -219,7 +218,6 @@ def do_rows(
         pair_start_V: where each vector's pairs begin; one more, where the last one's end.
         floor_LP: what is in a pair's log beside the negatives.
         weight_LP: what the loss multiplies it with.
-        product_LTN: inner products of columns; becomes the loss's gradient with respect to them.
         log_sum_LV: becomes the log-sum-exp of the negatives; about `MASKED` where none counts.
         row_LV: becomes the gradient with respect to the log of ``scale_LV``.
         term_LN: room for the exponentials of a row.
@@ -227,8 +225,8 @@ def do_rows(
     """
     num_widths, _, num_negatives = product_LTN.shape
     near_N = np.empty(num_negatives, dtype=term_LN.dtype)
-    for t in range(first, stop):
-        v = offset + t
+    for v in range(first, stop):
+        t = v - first
         hit_h = hit_H[hit_start_V[v] : hit_start_V[v + 1]]
         for w in range(num_widths):
             product_N, logit_N, scale = product_LTN[w, t], term_LN[w], scale_LV[w, v]

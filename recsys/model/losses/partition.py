@@ -19,7 +19,7 @@ Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width);
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recsys.model.losses.negatives import Negatives
-from recsys.model.losses.passes import CompiledPasses, EagerPasses, Pairs, Scores
+from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs, Scores
+from recsys.model.losses.threads import on_threads
 from recsys.widths import WidthLadder
 
 _TILE = 1 << 22
@@ -96,36 +97,45 @@ def _by_tile(
     scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs, *, learns: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the log-sum-exps and, if asked for, the gradient with respect to each part of the scores."""
+    scores = Scores(*(one.detach() for one in vars(scores).values()))
     query_VU, item_ND = scores.query_VU, scores.item_ND
     # With negatives side by side, products of narrow blocks are several times as fast.
     item_DN = item_ND.T.contiguous()
-    query_gradient_VU, item_gradient_DN = torch.zeros_like(query_VU), torch.zeros_like(item_DN)
-    compiled = query_VU.device.type == "cpu"
-    passes = (CompiledPasses if compiled else EagerPasses)(scores, negatives, pairs, widths, learns=learns)
-    for tile, product_LTN in _tiles(scores, len(widths)):
-        rows = tile.stop - tile.start
-        for product_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
-            torch.mm(query_VU[tile, of_query], item_DN[of_item], out=product_TN[:rows])
-        passes.run(tile, product_LTN)
-        if not learns:
-            continue
-        for slope_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
-            torch.mm(slope_TN[:rows], item_DN[of_item].T, out=query_gradient_VU[tile, of_query])
-            item_gradient_DN[of_item].addmm_(query_VU[tile, of_query].T, slope_TN[:rows])
-    passes.finish()
+    found = Found.empty(scores)
+    make = CompiledPasses if query_VU.device.type == "cpu" else EagerPasses
+    num_threads = torch.get_num_threads() if query_VU.device.type == "cpu" else 1
+
+    def run(tiles: Sequence[slice]) -> tuple[Tensor, Tensor]:
+        """Do some tiles; return what is a sum over them: gradients of items and of the logs of their scales."""
+        passes = make(scores, negatives, pairs, widths, found, learns=learns)
+        product_LTN = query_VU.new_empty(len(widths), tiles[0].stop - tiles[0].start, len(item_ND))
+        item_gradient_DN = torch.zeros_like(item_DN)
+        for tile in tiles:
+            rows = tile.stop - tile.start
+            for product_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
+                torch.mm(query_VU[tile, of_query], item_DN[of_item], out=product_TN[:rows])
+            passes.run(tile, product_LTN)
+            if not learns:
+                continue
+            for slope_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
+                torch.mm(slope_TN[:rows], item_DN[of_item].T, out=found.query_VU[tile, of_query])
+                item_gradient_DN[of_item].addmm_(query_VU[tile, of_query].T, slope_TN[:rows])
+        return item_gradient_DN, passes.column_LN
+
+    sums = on_threads(run, _tiles(scores, len(widths), num_threads), num_threads)
+    item_gradient_DN, column_LN = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
     # Passes give gradients with respect to the logs of scales.
-    of_scales = passes.row_LV / scores.query_scale_LV, passes.column_LN / scores.item_scale_LN
-    return passes.log_sum_LV, (query_gradient_VU, item_gradient_DN.T, *of_scales)
+    of_scales = found.row_LV / scores.query_scale_LV, column_LN / scores.item_scale_LN
+    return found.log_sum_LV, (found.query_VU, item_gradient_DN.T, *of_scales)
 
 
-def _tiles(scores: Scores, num_widths: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield vectors, as a slice, and room for their products, always the same."""
+def _tiles(scores: Scores, num_widths: int, num_threads: int) -> list[slice]:
+    """Return the vectors of each tile. All threads' together are of the bounded size."""
     num_vectors, num_negatives = len(scores.query_VU), len(scores.item_ND)
     least, most = _ROWS
-    rows = min(max(_TILE // max(1, num_widths * num_negatives), least), most, num_vectors)
-    product_LTN = scores.query_VU.new_empty(num_widths, rows, num_negatives)
-    for start in range(0, num_vectors, rows):
-        yield slice(start, min(start + rows, num_vectors)), product_LTN
+    rows = min(max(_TILE // max(1, num_threads * num_widths * num_negatives), least), most)
+    rows = max(1, min(rows, -(-num_vectors // num_threads)))
+    return [slice(start, min(start + rows, num_vectors)) for start in range(0, num_vectors, rows)]
 
 
 def _columns(widths: WidthLadder) -> list[tuple[slice, slice]]:

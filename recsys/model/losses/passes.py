@@ -1,8 +1,8 @@
 """All that is done to a tile's inner products between the products that make them and those that use their gradient.
 
-The same in two ways: a compiled loop for CPUs, and torch operations for other devices, each of which is a pass over
-the tile. Both take the inner products of a tile's rows at every width and leave the loss's gradient with respect to
-them in their place.
+The same in two ways: a compiled loop for CPUs, and for other devices torch operations, each of which is a pass over the
+tile. Both take the inner products of a tile's rows at every width and leave the loss's gradient with respect to them in
+their place.
 
 Shapes: ``V`` vectors, ``T`` of them in a tile; ``N`` negatives; ``P`` (vector, positive) pairs; ``L`` widths.
 """
@@ -10,9 +10,7 @@ Shapes: ``V`` vectors, ``T`` of them in a tile; ``N`` negatives; ``P`` (vector, 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -72,78 +70,74 @@ def joined(*parts: Pairs) -> Pairs:
     return Pairs(row_P, *(torch.stack(values, dim=2).flatten(1) for values in list(zip(*parts, strict=True))[1:]))
 
 
+@dataclass(frozen=True)
+class Found:
+    """What tiles fill in for their own vectors.
+
+    Args:
+        query_VU: gradient with respect to the queries.
+        log_sum_LV: log-sum-exp of the negatives; `MASKED` where none counts.
+        row_LV: gradient with respect to the logs of the vectors' scales.
+    """
+
+    query_VU: Float[Tensor, "vectors query"]
+    log_sum_LV: Float[Tensor, "widths vectors"]
+    row_LV: Float[Tensor, "widths vectors"]
+
+    @classmethod
+    def empty(cls, scores: Scores) -> Found:
+        """Make room."""
+        shape = scores.query_scale_LV.shape
+        return cls(torch.zeros_like(scores.query_VU), *(scores.query_VU.new_zeros(shape) for _ in range(2)))
+
+
 class _Passes:
-    """What both ways fill in, tile by tile.
+    """What both ways are given, and add up over tiles: the gradient with respect to the logs of the negatives' scales.
 
     Args:
         scores: what logits are made of.
         negatives: their weights, and which do not count.
         pairs: what the loss makes of the sums.
         widths: the trained widths; with tied heads, products come block by block and add up.
+        found: what to fill in.
         learns: whether gradients are asked for.
     """
 
     def __init__(
-        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, *, learns: bool
+        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, found: Found, *, learns: bool
     ) -> None:
-        self.scores, self.negatives, self.pairs, self.learns = scores, negatives, pairs, learns
+        self.scores, self.negatives, self.pairs, self.found, self.learns = scores, negatives, pairs, found, learns
         self.is_nested = widths.head == "tied"
-        shape = scores.query_scale_LV.shape
-        self.log_sum_LV, self.row_LV = (scores.query_VU.new_empty(shape) for _ in range(2))
-        """Gradient with respect to the logs of the vectors' scales."""
         self.column_LN = scores.item_ND.new_zeros(scores.item_scale_LN.shape)
-        """Gradient with respect to the logs of the negatives' scales."""
 
     def run(self, tile: slice, product_LTN: Tensor) -> None:
         """Do a tile, which may have less rows than there is room for."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Bring together what was found; nothing is to be read before."""
-
 
 class CompiledPasses(_Passes):
-    """One pass over the tile, on as many threads as torch uses, each with rows of its own."""
+    """One pass over the tile, on the calling thread."""
 
     def __init__(
-        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, *, learns: bool
+        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, found: Found, *, learns: bool
     ) -> None:
-        super().__init__(scores, negatives, pairs, widths, learns=learns)
+        super().__init__(scores, negatives, pairs, widths, found, learns=learns)
         vectors = torch.arange(len(scores.query_VU) + 1)
-        num_widths, num_negatives = scores.item_scale_LN.shape
-        self._fixed = (
-            *_arrays(scores.query_scale_LV * _LOG2_E, scores.item_scale_LN, negatives.log_weight_N * _LOG2_E),
-            *_arrays(torch.searchsorted(negatives.hit_row_H, vectors), negatives.hit_negative_H),
-            *_arrays(torch.searchsorted(pairs.row_P, vectors), pairs.floor_LP * _LOG2_E, pairs.weight_LP),
-        )
-        num_hardest = negatives.num_hardest or num_negatives
-        self._flags = self.is_nested, learns, min(num_hardest, num_negatives)
-        num_threads = torch.get_num_threads()
+        num_negatives = len(scores.item_ND)
         # torch aligns what it allocates to cache lines, which vector instructions need to be fast.
-        self._term_KLN = scores.query_VU.new_empty(num_threads, num_widths, num_negatives)
-        self._column_KLN = torch.zeros_like(self._term_KLN)
-        self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        term_LN = torch.empty_like(self.column_LN)
+        self._flags = self.is_nested, learns, min(negatives.num_hardest or num_negatives, num_negatives)
+        self._arrays = (
+            *_read(scores.query_scale_LV * _LOG2_E, scores.item_scale_LN, negatives.log_weight_N * _LOG2_E),
+            *_read(torch.searchsorted(negatives.hit_row_H, vectors), negatives.hit_negative_H),
+            *_read(torch.searchsorted(pairs.row_P, vectors), pairs.floor_LP * _LOG2_E, pairs.weight_LP),
+            *(one.numpy() for one in (found.log_sum_LV, found.row_LV, term_LN, self.column_LN)),
+        )
 
     def run(self, tile: slice, product_LTN: Tensor) -> None:
         """Do a tile."""
-        edges = np.linspace(0, tile.stop - tile.start, len(self._term_KLN) + 1).astype(np.int64).tolist()
-        shared = [one.numpy() for one in (product_LTN, self.log_sum_LV, self.row_LV)]
-        given = [
-            (first, stop, tile.start, *self._flags, *self._fixed, *shared, term_LN.numpy(), column_LN.numpy())
-            for (first, stop), term_LN, column_LN in zip(pairwise(edges), self._term_KLN, self._column_KLN, strict=True)
-        ]
-        if self._pool is None:
-            do_rows(*given[0])
-            return
-        for done in [self._pool.submit(do_rows, *one) for one in given]:
-            done.result()
-
-    def finish(self) -> None:
-        """Bring together what threads have found."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self.column_LN = self._column_KLN.sum(dim=0)
-        self.log_sum_LV.mul_(1 / _LOG2_E).clamp_min_(MASKED)
+        do_rows(tile.start, tile.stop, *self._flags, product_LTN.numpy(), *self._arrays)
+        self.found.log_sum_LV[:, tile] = (self.found.log_sum_LV[:, tile] / _LOG2_E).clamp_min(MASKED)
 
 
 class EagerPasses(_Passes):
@@ -158,7 +152,7 @@ class EagerPasses(_Passes):
         for width, (term_TN, slope_T) in reversed(list(enumerate(found))):
             gradient_TN = term_TN.mul_(slope_T[:, None]).mul_(self.scores.item_scale_LN[width])
             together_TN = gradient_TN * product_LTN[width]
-            self.row_LV[width, tile] = together_TN.sum(dim=1)
+            self.found.row_LV[width, tile] = together_TN.sum(dim=1)
             self.column_LN[width] += together_TN.sum(dim=0)
             wider_TN = product_LTN[width + 1] if self.is_nested and width + 1 < len(found) else 0
             product_LTN[width] = gradient_TN + wider_TN
@@ -178,7 +172,7 @@ class EagerPasses(_Passes):
         term_TN = logit_TN.sub_(most_T[:, None]).exp_()
         total_T = term_TN.sum(dim=1)
         log_sum_T = torch.where(most_T > MASKED / 2, most_T + total_T.log(), MASKED)
-        self.log_sum_LV[width, tile] = log_sum_T
+        self.found.log_sum_LV[width, tile] = log_sum_T
         first, stop = torch.searchsorted(
             self.pairs.row_P, self.pairs.row_P.new_tensor([tile.start, tile.stop])
         ).tolist()
@@ -189,6 +183,6 @@ class EagerPasses(_Passes):
         return term_TN, torch.where(most_T > MASKED / 2, weight_T * scale_T / total_T, 0)
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+def _read(*tensors: Tensor) -> list[np.ndarray]:
     """Return tensors to read as the kernel takes them."""
-    return [one.detach().contiguous().numpy() for one in tensors]
+    return [one.contiguous().numpy() for one in tensors]

@@ -22,7 +22,7 @@ class MatryoshkaSoftmax(nn.Module):
     """Softmax cross-entropy to each user's item among negatives, at every width for about the price of the widest.
 
     It is the loss of `recsys train` with one positive per user (sums over prefixes: arXiv 2205.13147; sampled softmax
-    with logQ). Scores are cosines of prefixes, over the temperature. It never holds batch x negatives numbers for the
+    with logQ). Scores are cosines of prefixes, over the temperature. Nothing of size batch x negatives is kept for the
     backward pass, and differentiates once. Any two towers do, of any dimensions but the last::
 
         towers = nn.ModuleDict({"user": nn.EmbeddingBag(10_000, 256), "item": nn.Embedding(10_000, 256)})
