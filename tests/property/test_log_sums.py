@@ -221,3 +221,11 @@ def test_without_a_gradient_asked_for_there_is_none():
         found = one.ours(one.leaves())
     assert not found.carrier.requires_grad
     torch.testing.assert_close(found.log_sum_LV, one.naive(**one.scores))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["query_VU", "item_ND", "query_scale_LV", "item_scale_LN"])
+def test_what_is_not_finite_is_seen_in_the_sums(name, value):
+    one = Sums(np.random.default_rng(4), widths=WidthLadder([2, 4]), num_vectors=5, num_negatives=6)
+    one.scores[name][1, 1] = value
+    assert one.ours(one.leaves()).log_sum_LV.isnan().any()

@@ -124,6 +124,8 @@ def _by_tile(
 
     sums = on_threads(run, _tiles(scores, len(widths), num_threads), num_threads)
     item_gradient_DN, column_LN = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
+    # Vector instructions that find a maximum pass over NaN, which must not go unseen.
+    found.log_sum_LV.add_(sum(one.sum() for one in vars(scores).values()) * 0)
     # Passes give gradients with respect to the logs of scales.
     of_scales = found.row_LV / scores.query_scale_LV, column_LN / scores.item_scale_LN
     return found.log_sum_LV, (found.query_VU, item_gradient_DN.T, *of_scales)

@@ -23,7 +23,7 @@ class MatryoshkaSoftmax(nn.Module):
 
     It is the loss of `recsys train` with one positive per user (sums over prefixes: arXiv 2205.13147; sampled softmax
     with logQ). Scores are cosines of prefixes, over the temperature. Nothing of size batch x negatives is kept for the
-    backward pass, and differentiates once. Any two towers do, of any dimensions but the last::
+    backward pass, which has no second derivative. Any two towers do::
 
         towers = nn.ModuleDict({"user": nn.EmbeddingBag(10_000, 256), "item": nn.Embedding(10_000, 256)})
         softmax = MatryoshkaSoftmax([16, 64, 256], temperature=0.1)
