@@ -10,6 +10,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+# Compiled, and so not to be wrapped below.
+import recsys.model.losses.kernels
+
 # In these modules the shapes of arguments and results are checked on every call. Those that refuse wrong shapes with
 # messages of their own (widths, exact search, engines) are left to speak for themselves.
 with install_import_hook(["recsys.model", "recsys.evaluate.metrics", "recsys.index.calibrate"], "shapes.check"):

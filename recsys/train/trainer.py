@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,16 +141,20 @@ class Trainer:
         if tensorboard is not None:
             tensorboard.close()
 
-    def _train_epoch(self, reporter: Reporter) -> dict[str, Any]:
-        progress, config = self.progress, self.config
-        batches = self.events.epoch(
-            progress.epoch,
-            batch_size=config.batch_size,
+    def batches(self) -> Iterator[Examples]:
+        """Yield what is left of this process's batches of the pass that is under way."""
+        return self.events.epoch(
+            self.progress.epoch,
+            batch_size=self.config.batch_size,
             negatives=self.negatives,
             rank=self.process.rank,
             world_size=self.process.world_size,
-            skip=progress.step,
+            skip=self.progress.step,
         )
+
+    def _train_epoch(self, reporter: Reporter) -> dict[str, Any]:
+        progress, config = self.progress, self.config
+        batches = self.batches()
         self.sharded.model.train()
         started, seen = time.perf_counter(), 0
         progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
@@ -163,7 +167,7 @@ class Trainer:
             done = progress.total_steps / (config.epochs * self.steps_per_epoch)
             if config.rate_schedule == "cosine":
                 self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
-            losses = self._step(examples, done)
+            losses = self.step(examples, done)
             progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
             progress.step += 1
             progress.total_steps += 1
@@ -180,7 +184,16 @@ class Trainer:
             "weight": self._by_width(self.sharded.plain_loss.weights),
         }
 
-    def _step(self, examples: Examples, done: float) -> list[float]:
+    def step(self, examples: Examples, done: float) -> list[float]:
+        """Learn from one batch; return the loss at each width.
+
+        Args:
+            examples: the batch.
+            done: share of training that lies behind, 0 to 1.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         batch, samples = self._batch(examples)
         self.sharded.dense_optimizer.zero_grad()
         user_VU, item_SD = self.sharded.model(batch)

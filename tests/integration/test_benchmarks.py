@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from benchmarks.ladder import HEADLINES as LADDER_HEADLINES
+from benchmarks.training import HEADLINES as TRAINING_HEADLINES
 from benchmarks.widths import HEADLINES
 
 METRIC = {"mean", "interval", "by_seed", "seeds", "must", "aim", "source", "best_baseline"}
@@ -63,3 +64,11 @@ def test_ladder():
     # The exact scan is among the rungs and everyone finds it all.
     assert one["speed_ratio_to_best_rival_at_0999"] > 0
     assert one["speed_ratio_to_best_rival_on_twin"] > 0
+
+
+def test_training():
+    figures = last_line("training")
+    assert figures.keys() >= set(TRAINING_HEADLINES)
+    assert all(one["wall"] > 0 for one in (figures["all_widths_vs_one"], figures["loss_vs_naive_speedup"]))
+    assert figures["examples_per_s"] > 0
+    assert figures["widths"] == [8, 16, 32]

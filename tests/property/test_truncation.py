@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.model.losses.blocks import items_by_width, queries_by_width
+from recsys.model.losses.blocks import item_scales, items_by_width, queries_by_width, query_scales
 from recsys.testing import queries, vectors, width_ladders
 from recsys.widths import as_queries, query_at, truncate, unit_queries
 
@@ -148,12 +148,18 @@ def test_truncating_a_batch_is_truncating_each_row(world, data):
     np.testing.assert_allclose(truncate(vector_BD, width, ladder), one_by_one, atol=1e-6)
 
 
+def scaled_by_width(query_BU, item_ND, ladder):
+    return (
+        queries_by_width(query_BU, query_scales(query_BU, ladder), ladder),
+        items_by_width(item_ND, item_scales(item_ND, ladder), ladder),
+    )
+
+
 @given(world=ladder_queries_and_vectors())
 def test_training_sees_what_serving_does_at_every_width(world):
     ladder, *both = world
     query_BU, item_ND = (torch.from_numpy(vector.astype(np.float64)) for vector in both)
-    by_width = zip(ladder, queries_by_width(query_BU, ladder), items_by_width(item_ND, ladder), strict=True)
-    for width, query_Bw, item_Nw in by_width:
+    for width, query_Bw, item_Nw in zip(ladder, *scaled_by_width(query_BU, item_ND, ladder), strict=True):
         torch.testing.assert_close(query_Bw, query_at(query_BU, width, ladder), atol=1e-9, rtol=0)
         torch.testing.assert_close(item_Nw, truncate(item_ND, width, ladder), atol=1e-9, rtol=0)
 
@@ -185,7 +191,7 @@ def test_a_width_has_no_gradient_beyond_itself(world, data):
     ladder, *both = world
     place = data.draw(st.integers(0, len(ladder) - 1))
     query, item = (torch.from_numpy(vector.astype(np.float64)).requires_grad_() for vector in both)
-    query_Bw, item_Nw = list(queries_by_width(query, ladder))[place], list(items_by_width(item, ladder))[place]
+    query_Bw, item_Nw = (list(by_width)[place] for by_width in scaled_by_width(query, item, ladder))
     (query_Bw @ item_Nw.T).sum().backward()
     assert query.grad is not None
     assert item.grad is not None

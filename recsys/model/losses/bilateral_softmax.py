@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from recsys.model.losses.partition import MASKED
+from recsys.model.losses.negatives import MASKED
+from recsys.model.losses.passes import Pairs
 from recsys.model.losses.samples import Logits, Samples, segment_logsumexp
 
 
@@ -46,3 +47,16 @@ def bilateral_softmax(
         # A vector whose every negative is its positive again has nothing to push away.
         losses.append(torch.where(negative_P > MASKED / 2, negative_weight * negative_P - positive_P, 0).mean())
     return torch.stack(losses)
+
+
+def negative_pairs(
+    positive_LP: Float[Tensor, "widths pairs"], row_P: Int[Tensor, " pairs"], weight_L: Float[Tensor, " widths"]
+) -> Pairs:
+    """Return how the loss depends on the negatives: by the log of their own sum, whatever the positives.
+
+    Args:
+        positive_LP: logits of the positives.
+        row_P: ``(pairs,)`` the vector of each pair.
+        weight_L: what the negatives' side of each width is multiplied with.
+    """
+    return Pairs.alike(row_P, torch.full_like(positive_LP, MASKED), weight_L)

@@ -1,7 +1,7 @@
-"""Every width's vectors, scaled as scores have them, and the squared norms that scale them.
+"""Every width's scales, products and scaled vectors, by column blocks.
 
-The squared norm of a prefix is a running sum over column blocks, so all of them cost one pass over the full vectors.
-Scaled before they are multiplied, vectors give scores without a pass over the (much larger) matrix of scores.
+The squared norm of a prefix is a running sum over column blocks, and so is an inner product of two: all of them cost
+one pass over the full vectors.
 
 Shapes: ``user_VU`` (vectors, query size), ``item_ND`` (items, full width); ``vector_ND`` of either side; ``w`` a width.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,34 +26,73 @@ def squares_by_width(vector_ND: Float[Tensor, "rows full"], widths: WidthLadder)
     return itertools.accumulate(vector_ND[:, block].square().sum(dim=1, keepdim=True) for block in widths.blocks)
 
 
-def queries_by_width(
-    user_VU: Float[Tensor, "vectors query"], widths: WidthLadder
-) -> Iterator[Float[Tensor, "vectors width"]]:
-    """Yield `recsys.widths.query_at` of each width, narrowest first, for training: zeros stay zeros.
+def query_scales(user_VU: Float[Tensor, "vectors query"], widths: WidthLadder) -> Float[Tensor, "widths vectors"]:
+    """Return what each width's part of a query is multiplied with to be `recsys.widths.query_at`.
 
     Args:
         user_VU: ``(vectors, query size)``, any scale.
         widths: the trained widths.
     """
     if widths.head == "tied":
-        yield from items_by_width(user_VU, widths)
-        return
-    for block in widths.query_blocks:
-        user_Vw = user_VU[:, block]
-        yield user_Vw * _inverse_norm(user_Vw.square().sum(dim=1, keepdim=True))
+        return item_scales(user_VU, widths)
+    squares = [user_VU[:, block].square().sum(dim=1) for block in widths.query_blocks]
+    return torch.stack(squares).clamp_min(TINY).rsqrt()
 
 
-def items_by_width(item_ND: Float[Tensor, "items full"], widths: WidthLadder) -> Iterator[Float[Tensor, "items width"]]:
-    """Yield `recsys.widths.truncate` of each width, narrowest first, for training: zeros stay zeros.
+def item_scales(item_ND: Float[Tensor, "items full"], widths: WidthLadder) -> Float[Tensor, "widths items"]:
+    """Return what the prefix of each width is multiplied with to be `recsys.widths.truncate`.
 
     Args:
         item_ND: ``(items, full)``, any scale.
         widths: the trained widths.
     """
-    squares = list(squares_by_width(item_ND, widths))
-    for width, square_N1 in zip(widths, squares, strict=True):
-        yield item_ND[:, :width] * _inverse_norm(squares[-1] if widths.norm == "full" else square_N1)
+    scale_LN = torch.cat(list(squares_by_width(item_ND, widths)), dim=1).T.clamp_min(TINY).rsqrt()
+    return scale_LN[-1:].expand_as(scale_LN) if widths.norm == "full" else scale_LN
 
 
-def _inverse_norm(square_N1: Tensor) -> Tensor:
-    return square_N1.clamp_min(TINY).rsqrt()
+def products_by_width(
+    user_PU: Float[Tensor, "pairs query"], item_PD: Float[Tensor, "pairs full"], widths: WidthLadder
+) -> Float[Tensor, "widths pairs"]:
+    """Return the inner product of each pair at every width, before scaling.
+
+    Args:
+        user_PU: ``(pairs, query size)``.
+        item_PD: ``(pairs, full)``.
+        widths: the trained widths.
+    """
+    if widths.head == "per_width":
+        parts = zip(widths.query_blocks, widths, strict=True)
+        return torch.stack([(user_PU[:, block] * item_PD[:, :width]).sum(dim=1) for block, width in parts])
+    product_PD = user_PU * item_PD
+    return torch.stack([product_PD[:, block].sum(dim=1) for block in widths.blocks]).cumsum(dim=0)
+
+
+def queries_by_width(
+    user_VU: Float[Tensor, "vectors query"], scale_LV: Float[Tensor, "widths vectors"], widths: WidthLadder
+) -> Iterator[Float[Tensor, "vectors width"]]:
+    """Yield the scaled query of each width, narrowest first.
+
+    Args:
+        user_VU: ``(vectors, query size)``.
+        scale_LV: such as `query_scales`.
+        widths: the trained widths.
+    """
+    if widths.head == "tied":
+        yield from items_by_width(user_VU, scale_LV, widths)
+        return
+    for block, scale_V in zip(widths.query_blocks, scale_LV, strict=True):
+        yield user_VU[:, block] * scale_V[:, None]
+
+
+def items_by_width(
+    item_ND: Float[Tensor, "items full"], scale_LN: Float[Tensor, "widths items"], widths: WidthLadder
+) -> Iterator[Float[Tensor, "items width"]]:
+    """Yield the scaled prefix of each width, narrowest first.
+
+    Args:
+        item_ND: ``(items, full)``.
+        scale_LN: such as `item_scales`.
+        widths: the trained widths.
+    """
+    for width, scale_N in zip(widths, scale_LN, strict=True):
+        yield item_ND[:, :width] * scale_N[:, None]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from recsys.model.losses.passes import Pairs
 from recsys.model.losses.samples import Logits, segment_logsumexp
 
 
@@ -39,6 +40,26 @@ def distillation(
         cross_entropy_V = of_negatives_V.index_add(0, row_P, share_P * student.positive_P, alpha=-1)
         losses.append(cross_entropy_V[row_P].mean())
     return torch.stack([*losses, teacher.positive_P.new_zeros(())])
+
+
+def student_pairs(
+    positive_LP: Float[Tensor, "widths pairs"],
+    row_P: Int[Tensor, " pairs"],
+    weight_L: Float[Tensor, " widths"],
+    *,
+    num_vectors: int,
+) -> Pairs:
+    """Return how each student's cross-entropy depends on its negatives: by the log of its denominator.
+
+    Args:
+        positive_LP: logits of the positives.
+        row_P: ``(pairs,)`` the vector of each pair.
+        weight_L: what each width's cross-entropy is multiplied with; the last one's is 0 anyway.
+        num_vectors: of the step.
+    """
+    together = [segment_logsumexp(positive_P, row_P, num_segments=num_vectors) for positive_P in positive_LP.detach()]
+    is_student_L = torch.arange(len(weight_L), device=weight_L.device) < len(weight_L) - 1
+    return Pairs.alike(row_P, torch.stack(together)[:, row_P], weight_L * is_student_L)
 
 
 def log_total(logits: Logits, row_P: Int[Tensor, " pairs"]) -> Float[Tensor, " vectors"]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,14 +18,14 @@ from torch import Tensor, nn
 
 from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
-from recsys.model.losses.bilateral_softmax import bilateral_softmax
-from recsys.model.losses.blocks import items_by_width, queries_by_width
-from recsys.model.losses.distillation import distillation, log_total
+from recsys.model.losses.bilateral_softmax import bilateral_softmax, negative_pairs
+from recsys.model.losses.distillation import distillation, log_total, student_pairs
 from recsys.model.losses.energy import energy_penalty, energy_profile
-from recsys.model.losses.partition import Negatives, average, log_sum
+from recsys.model.losses.passes import Pairs, joined
 from recsys.model.losses.queue import NegativeQueue
 from recsys.model.losses.sampled_softmax import sampled_softmax
-from recsys.model.losses.samples import Logits, Samples, accidental_hits
+from recsys.model.losses.samples import Logits, Samples
+from recsys.model.losses.step import Step
 from recsys.widths import WidthLadder
 
 
@@ -97,9 +96,15 @@ class MatryoshkaLoss(nn.Module):
         Returns:
             the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
         """
-        own_L, distilled_L = self._by_width(user_VU, item_SD, samples)
-        loss_L = own_L + self.config.distillation * distilled_L
-        loss = self._balance(loss_L)
+        # Mixed precision is for towers: half a float's digits are too few for sums of thousands of exponentials.
+        user_VU, item_SD = (one.float() if one.dtype.itemsize < 4 else one for one in (user_VU, item_SD))
+        joined_SD, joined_samples = item_SD, samples
+        if self.config.queue_size > 0:
+            joined_SD, joined_samples = self.queue.join(item_SD, samples)
+            if self.training:
+                self.queue.push(item_SD, samples)
+        inverse_L = self._inverse_temperature(user_VU)
+        loss, own_L = self._balanced(Step.of(user_VU, joined_SD, joined_samples, self.widths, inverse_L))
         if self.config.energy_weight > 0:
             profile = energy_profile(self.widths, decay=self.config.energy_decay)
             user_VD = user_VU[:, self.widths.query_blocks[-1]]
@@ -108,88 +113,59 @@ class MatryoshkaLoss(nn.Module):
             loss = loss + self.config.energy_weight * ramp * sum(penalties)
         return loss, own_L.detach()
 
-    def _balance(self, loss_L: Tensor) -> Tensor:
-        if self.config.learn_weights:
-            return (loss_L * (-self.log_noise_L).exp() + self.log_noise_L).mean()
-        weight_L = loss_L.new_tensor(self._weights)
-        return (loss_L * weight_L).sum() / weight_L.sum()
+    def _balanced(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum over widths, and each width's own loss."""
+        config, weight_L = self.config, self._weight(step.positive_LP)
+        hardest = replace(step.negatives, num_hardest=config.num_hard_negatives)
+        own, taught = self._pairs(step, weight_L)
+        if taught is None or config.num_hard_negatives is None:
+            found = teacher = step.log_sums(hardest, own if taught is None else joined(own, taught))
+            carrier = found.carrier
+        else:
+            # A width's own loss is over its hardest negatives, what it is taught over all.
+            found, teacher = step.log_sums(hardest, own), step.log_sums(step.negatives, taught)
+            carrier = found.carrier + teacher.carrier
+        loss_L = own_L = self._own(step, step.logits(found))
+        if taught is not None:
+            logits = step.logits(teacher)
+            expected = step.expected_logits(log_total(logits[-1], step.samples.row_P))
+            loss_L = own_L + config.distillation * distillation(logits, expected, step.samples.row_P)
+        loss = (weight_L * loss_L).sum() + carrier
+        return loss + self.log_noise_L.mean() if config.learn_weights else loss, own_L
 
-    def _by_width(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Return each width's own loss, and its cross-entropy to the full width's softmax where that is asked for."""
-        if self.config.queue_size > 0:
-            now = item_SD, samples
-            item_SD, samples = self.queue.join(item_SD, samples)
-            if self.training:
-                self.queue.push(*now)
-        vectors = self._vectors(user_VU, item_SD, samples)
-        everything = Negatives(samples.log_weight_N.to(item_SD.dtype), *accidental_hits(samples))
-        negatives = replace(everything, num_hardest=self.config.num_hard_negatives)
-        logits = [one.logits(samples.row_P, negatives) for one in vectors]
-        own_L = (
-            bilateral_softmax(
-                logits,
-                samples,
-                positive_ratio=self.config.positive_ratio,
-                negative_weight=self.config.negative_weight,
-            )
-            if self.config.kind == "bilateral_softmax"
-            else sampled_softmax(logits, samples.row_P)
-        )
+    def _pairs(self, step: Step, weight_L: Tensor) -> tuple[Pairs, Pairs | None]:
+        """Return how the losses depend on sums over negatives: each width's own, and what it is taught."""
+        row_P, positive_LP = step.samples.row_P, step.positive_LP
+        if self.config.kind == "bilateral_softmax":
+            own = negative_pairs(positive_LP, row_P, weight_L * self.config.negative_weight)
+        else:
+            own = Pairs.alike(row_P, positive_LP, weight_L)
         if self.config.distillation == 0:
-            return own_L, torch.zeros_like(own_L)
-        if negatives.num_hardest is not None:
-            logits = [one.logits(samples.row_P, everything) for one in vectors]
-        total_V = log_total(logits[-1], samples.row_P)
-        return own_L, distillation(logits, _expected_logits(vectors, everything, total_V), samples.row_P)
+            return own, None
+        weight_L = weight_L * self.config.distillation
+        return own, student_pairs(positive_LP, row_P, weight_L, num_vectors=len(step.scores.query_VU))
 
-    def _vectors(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> list[_Vectors]:
-        positive_PD = item_SD.index_select(0, samples.positive_P)
-        negative_ND = item_SD.index_select(0, samples.negative_N)
-        by_width = zip(
-            queries_by_width(user_VU, self.widths),
-            items_by_width(positive_PD, self.widths),
-            items_by_width(negative_ND, self.widths),
-            self._inverse_temperature(),
-            strict=True,
+    def _own(self, step: Step, logits: Sequence[Logits]) -> Tensor:
+        if self.config.kind != "bilateral_softmax":
+            return sampled_softmax(logits, step.samples.row_P)
+        return bilateral_softmax(
+            logits,
+            step.samples,
+            positive_ratio=self.config.positive_ratio,
+            negative_weight=self.config.negative_weight,
         )
-        return [_Vectors(query_Vw * inverse, *items) for query_Vw, *items, inverse in by_width]
 
-    def _inverse_temperature(self) -> Sequence[float | Tensor]:
+    def _weight(self, like: Tensor) -> Tensor:
+        """Return what each width's loss is multiplied with."""
+        if self.config.learn_weights:
+            return (-self.log_noise_L).exp() / len(self.widths)
+        weight_L = like.new_tensor(self._weights)
+        return weight_L / weight_L.sum()
+
+    def _inverse_temperature(self, like: Tensor) -> Tensor:
         if self.config.learn_temperature:
-            return (1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())).unbind()
-        return [1 / temperature for temperature in self._temperature]
-
-
-class _Vectors(NamedTuple):
-    """One width's vectors; their products are logits."""
-
-    query_Vw: Tensor
-    positive_Pw: Tensor
-    negative_Nw: Tensor
-
-    def logits(self, row_P: Tensor, negatives: Negatives) -> Logits:
-        # Selecting rows has a quicker gradient than indexing by them: it adds whole rows up.
-        positive_P = (self.query_Vw.index_select(0, row_P) * self.positive_Pw).sum(dim=1)
-        return Logits(positive_P, log_sum(self.query_Vw, self.negative_Nw, negatives))
-
-
-def _expected_logits(vectors: Sequence[_Vectors], negatives: Negatives, total_V: Tensor) -> list[Tensor]:
-    """Return, by width but the last, the sum over negatives of the full width's share times the logit.
-
-    Logits are linear in the items, so that is a query times the average item, plus the average weight.
-    """
-    *narrower, teacher = vectors
-    items = [one.negative_Nw for one in narrower]
-    average_VC = average(
-        teacher.query_Vw,
-        teacher.negative_Nw,
-        negatives,
-        total_V,
-        torch.cat([*items, negatives.log_weight_N[:, None]], dim=1),
-    )
-    *averages, weight_V1 = torch.split(average_VC, [*(item_Nw.shape[1] for item_Nw in items), 1], dim=1)
-    pairs = zip(narrower, averages, strict=True)
-    return [(one.query_Vw * average_Vw).sum(dim=1) + weight_V1[:, 0] for one, average_Vw in pairs]
+            return 1 / (LEAST_TEMPERATURE + self.log_excess_L.exp())
+        return 1 / like.new_tensor(self._temperature)
 
 
 def _per_width(name: str, given: Sequence[float], widths: WidthLadder) -> tuple[float, ...]:

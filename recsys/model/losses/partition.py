@@ -1,193 +1,147 @@
-"""The sum over a softmax's negatives, and averages under that softmax, a few vectors at a time.
+"""The sum over a softmax's negatives at every width, and its gradient, for the products of one width.
 
-Of all a loss computes, what touches every (vector, negative) pair takes nearly all the time, and on a CPU that is
-not the product but each further pass over its result. So there are as few as can be: a query and the items at a width
-come in already scaled, their weights enter with the product, and what remains is one exponential, in place. Rows are
-taken a tile at a time, which keeps the tile in the processor's cache and the memory bounded whatever the number of
-negatives, a whole catalogue included; what the backward pass needs of a tile is kept where that is little, and else
-computed again (checkpointing, arXiv 1604.06174).
+An inner product of prefixes is the sum of the inner products of their blocks. So the blocks' products, as many
+multiplications as the full width has alone, give every width's; and in the gradient, what a block's columns are
+multiplied with is a sum too, over all widths that have the block in them, taken from the widest width down. What
+differs by width is then one exponential per logit.
 
-Shapes: ``query_Vw`` (vectors, width), ``item_Nw`` (negatives, width), ``logit_TN`` (vectors of a tile, negatives),
-``H`` accidental hits, ``C`` columns of anything.
+Vectors are taken a tile at a time, with all of their negatives. When a tile's sums are known, so is what the loss makes
+of them, and the gradient follows at once: nothing of size (vectors, negatives) outlives its tile or is
+computed twice, and the backward pass only scales what is there. (Gradients in the forward pass: arXiv 2410.10989, for
+language models.) Norms and temperatures are factors of rows and columns. Whatever a loss does to either is left to
+autograd, on arrays without a width's columns.
+
+On a CPU the passes over a tile are a compiled loop (`recsys.model.losses.kernels`), on other devices torch operations.
+
+Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width); ``L`` widths,
+``T`` vectors of a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recsys.model.losses.hard_negatives import is_hardest
+from recsys.model.losses.negatives import Negatives
+from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs, Scores
+from recsys.model.losses.threads import on_threads
+from recsys.widths import WidthLadder
 
-MASKED = -1e30
-"""Logit of what does not count. Finite, unlike -inf, so that a softmax of nothing else has a gradient too (zero)."""
+_TILE = 1 << 22
+"""Logits of a tile, of all widths: 16 MiB, within what the cores of a processor share as a cache."""
 
-_TILE = 1 << 20
-"""Logits of a tile: 4 MiB, about what a core's cache holds."""
-
-_KEPT = 1 << 24
-"""Logits of one width that are kept for the backward pass; where there are more, they are computed twice."""
-
-
-@dataclass(frozen=True)
-class Negatives:
-    """What every width's softmax has in common: its negatives, by their weights, and which of them do not count.
-
-    Args:
-        log_weight_N: ``(negatives,)`` added to every logit.
-        hit_row_H: ``(hits,)`` non-decreasing; with the next, the (vector, negative) pairs that do not count.
-        hit_negative_H: ``(hits,)``.
-        num_hardest: only so many negatives, those with the highest scores, count for each vector; None means all.
-    """
-
-    log_weight_N: Float[Tensor, " negatives"]
-    hit_row_H: Int[Tensor, " hits"]
-    hit_negative_H: Int[Tensor, " hits"]
-    num_hardest: int | None = None
-
-    def tiles(self, query_Vw: Tensor, item_Nw: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield vectors, as a slice, and their logits, in a matrix of the caller's own."""
-        for tile in _tiles(len(query_Vw), len(item_Nw)):
-            bounds = self.hit_row_H.new_tensor([tile.start, tile.stop])
-            hits = slice(*torch.searchsorted(self.hit_row_H, bounds).tolist())
-            own = self.hit_row_H[hits] - tile.start, self.hit_negative_H[hits]
-            yield tile, self._logits(query_Vw[tile], item_Nw, own)
-
-    def _logits(self, query_Tw: Tensor, item_Nw: Tensor, hits: tuple[Tensor, Tensor]) -> Tensor:
-        logit_TN = torch.addmm(self.log_weight_N, query_Tw, item_Nw.T)
-        logit_TN[hits] = MASKED
-        if self.num_hardest is not None:
-            logit_TN.masked_fill_(~is_hardest(logit_TN - self.log_weight_N, self.num_hardest), MASKED)
-        return logit_TN
+_ROWS = 16, 256
+"""Vectors of a tile: fewer make the products slow, more gain nothing."""
 
 
-def log_sum(
-    query_Vw: Float[Tensor, "vectors width"],
-    item_Nw: Float[Tensor, "negatives width"],
-    negatives: Negatives,
-) -> Float[Tensor, " vectors"]:
-    """Return the log-sum-exp of each vector's negatives; about `MASKED` where none counts.
+class LogSums(NamedTuple):
+    """What is known of the negatives.
 
     Args:
-        query_Vw: ``(vectors, width)``, scaled so that its products with items are logits.
-        item_Nw: ``(negatives, width)``.
-        negatives: their weights.
+        log_sum_LV: ``(widths, vectors)`` log-sum-exp of each vector's negatives, without a gradient; `MASKED` where
+            none counts.
+        carrier: 0, with the gradient that the loss has through ``log_sum_LV``: to be added to it.
     """
-    result: Tensor = _LogSum.apply(query_Vw, item_Nw, negatives)  # type: ignore[no-untyped-call]
-    return result
+
+    log_sum_LV: Float[Tensor, "widths vectors"]
+    carrier: Float[Tensor, ""]
 
 
-def average(
-    query_Vw: Float[Tensor, "vectors width"],
-    item_Nw: Float[Tensor, "negatives width"],
-    negatives: Negatives,
-    log_total_V: Float[Tensor, " vectors"],
-    value_NC: Float[Tensor, "negatives columns"],
-) -> Float[Tensor, "vectors columns"]:
-    """Return the sum of values over each vector's negatives, each times its share in the vector's softmax.
+def log_sums(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs) -> LogSums:
+    """Return the log-sum-exp of each vector's negatives at every width, and how the loss follows it.
 
-    Only values have a gradient: shares are a teacher's.
+    For the gradient to be at hand when it is asked for, the loss must be known beforehand. In its dependence on the
+    log-sum-exps it must be the sum over pairs and widths of ``weight * log(exp(floor) + exp(log_sum))``.
 
     Args:
-        query_Vw: ``(vectors, width)``, as for `log_sum`.
-        item_Nw: ``(negatives, width)``.
-        negatives: their weights.
-        log_total_V: ``(vectors,)`` log of the softmax's denominator.
-        value_NC: ``(negatives, columns)``.
+        scores: of every vector with every negative. All of it has a gradient; nothing else has.
+        negatives: their weights, and which do not count.
+        widths: the trained widths.
+        pairs: vectors, floors and weights that the loss is made of.
     """
-    arguments = (
-        query_Vw.detach(),
-        item_Nw.detach(),
-        negatives,
-        log_total_V.detach(),
-        value_NC,
-    )
-    result: Tensor = _Average.apply(*arguments)  # type: ignore[no-untyped-call]
-    return result
+    found: tuple[Tensor, Tensor] = _LogSums.apply(*vars(scores).values(), negatives, widths, pairs)  # type: ignore[no-untyped-call]
+    return LogSums(*found)
 
 
-class _LogSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query_Vw: Tensor, item_Nw: Tensor, negatives: Negatives) -> Tensor:
-        log_sum_V = query_Vw.new_empty(len(query_Vw))
-        kept = []
-        for tile, logit_TN in negatives.tiles(query_Vw, item_Nw):
-            most_T1 = logit_TN.amax(dim=1, keepdim=True)
-            term_TN = logit_TN.sub_(most_T1).exp_()
-            total_T1 = term_TN.sum(dim=1, keepdim=True)
-            log_sum_V[tile] = (most_T1 + total_T1.log())[:, 0]
-            if len(query_Vw) * len(item_Nw) <= _KEPT:
-                kept += [term_TN, total_T1]
-        ctx.negatives = negatives
-        ctx.save_for_backward(query_Vw, item_Nw, log_sum_V, *kept)
-        return log_sum_V
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_V: Tensor) -> tuple[Tensor | None, ...]:
-        query_Vw, item_Nw, log_sum_V, *kept = ctx.saved_tensors
-        query_gradient_Vw, item_gradient_Nw = (
-            torch.empty_like(query_Vw),
-            torch.zeros_like(item_Nw),
-        )
-        for number, (tile, share_TN) in enumerate(_shares(ctx.negatives, query_Vw, item_Nw, log_sum_V, kept[::2])):
-            # What scales the shares' rows is cheaper on the narrow side of a product.
-            scale_T1 = gradient_V[tile, None] / kept[2 * number + 1] if kept else gradient_V[tile, None]
-            query_gradient_Vw[tile] = (share_TN @ item_Nw) * scale_T1
-            item_gradient_Nw.addmm_(share_TN.T, query_Vw[tile] * scale_T1)
-        return query_gradient_Vw, item_gradient_Nw, None
-
-
-class _Average(torch.autograd.Function):
+class _LogSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query_Vw: Tensor,
-        item_Nw: Tensor,
+        query_VU: Tensor,
+        item_ND: Tensor,
+        query_scale_LV: Tensor,
+        item_scale_LN: Tensor,
         negatives: Negatives,
-        log_total_V: Tensor,
-        value_NC: Tensor,
-    ) -> Tensor:
-        average_VC = query_Vw.new_empty(len(query_Vw), value_NC.shape[1])
-        kept = []
-        for tile, share_TN in _shares(negatives, query_Vw, item_Nw, log_total_V, []):
-            average_VC[tile] = share_TN @ value_NC
-            if len(query_Vw) * len(item_Nw) <= _KEPT:
-                kept.append(share_TN)
-        ctx.negatives = negatives
-        ctx.save_for_backward(query_Vw, item_Nw, log_total_V, *kept)
-        return average_VC
+        widths: WidthLadder,
+        pairs: Pairs,
+    ) -> tuple[Tensor, Tensor]:
+        scores = Scores(query_VU, item_ND, query_scale_LV, item_scale_LN)
+        with torch.autocast(query_VU.device.type, enabled=False):
+            log_sum_LV, gradients = _by_tile(scores, negatives, widths, pairs, learns=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(log_sum_LV)
+        return log_sum_LV, query_VU.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_VC: Tensor) -> tuple[Tensor | None, ...]:
-        query_Vw, item_Nw, log_total_V, *kept = ctx.saved_tensors
-        value_gradient_NC = gradient_VC.new_zeros(len(item_Nw), gradient_VC.shape[1])
-        for tile, share_TN in _shares(ctx.negatives, query_Vw, item_Nw, log_total_V, kept):
-            value_gradient_NC.addmm_(share_TN.T, gradient_VC[tile])
-        return None, None, None, None, value_gradient_NC
+    def backward(ctx: Any, _: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(one * gradient for one in ctx.saved_tensors), None, None, None
 
 
-def _shares(
-    negatives: Negatives,
-    query_Vw: Tensor,
-    item_Nw: Tensor,
-    log_total_V: Tensor,
-    kept: Sequence[Tensor],
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield vectors, as a slice, and what was kept of them, or their shares in a softmax of this denominator."""
-    if kept:
-        yield from zip(_tiles(len(query_Vw), len(item_Nw)), kept, strict=True)
-        return
-    for tile, logit_TN in negatives.tiles(query_Vw, item_Nw):
-        yield tile, logit_TN.sub_(log_total_V[tile, None]).exp_()
+def _by_tile(
+    scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs, *, learns: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the log-sum-exps and, if asked for, the gradient with respect to each part of the scores."""
+    scores = Scores(*(one.detach() for one in vars(scores).values()))
+    query_VU, item_ND = scores.query_VU, scores.item_ND
+    # With negatives side by side, products of narrow blocks are several times as fast.
+    item_DN = item_ND.T.contiguous()
+    found = Found.empty(scores)
+    make = CompiledPasses if query_VU.device.type == "cpu" else EagerPasses
+    num_threads = torch.get_num_threads() if query_VU.device.type == "cpu" else 1
+
+    def run(tiles: Sequence[slice]) -> tuple[Tensor, Tensor]:
+        """Do some tiles; return what is a sum over them: gradients of items and of the logs of their scales."""
+        passes = make(scores, negatives, pairs, widths, found, learns=learns)
+        product_LTN = query_VU.new_empty(len(widths), tiles[0].stop - tiles[0].start, len(item_ND))
+        item_gradient_DN = torch.zeros_like(item_DN)
+        for tile in tiles:
+            rows = tile.stop - tile.start
+            for product_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
+                torch.mm(query_VU[tile, of_query], item_DN[of_item], out=product_TN[:rows])
+            passes.run(tile, product_LTN)
+            if not learns:
+                continue
+            for slope_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
+                torch.mm(slope_TN[:rows], item_DN[of_item].T, out=found.query_VU[tile, of_query])
+                item_gradient_DN[of_item].addmm_(query_VU[tile, of_query].T, slope_TN[:rows])
+        return item_gradient_DN, passes.column_LN
+
+    sums = on_threads(run, _tiles(scores, len(widths), num_threads), num_threads)
+    item_gradient_DN, column_LN = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
+    # Vector instructions that find a maximum pass over NaN, which must not go unseen.
+    found.log_sum_LV.add_(sum(one.sum() for one in vars(scores).values()) * 0)
+    # Passes give gradients with respect to the logs of scales.
+    of_scales = found.row_LV / scores.query_scale_LV, column_LN / scores.item_scale_LN
+    return found.log_sum_LV, (found.query_VU, item_gradient_DN.T, *of_scales)
 
 
-def _tiles(num_vectors: int, num_negatives: int) -> list[slice]:
-    rows = max(1, _TILE // max(1, num_negatives))
+def _tiles(scores: Scores, num_widths: int, num_threads: int) -> list[slice]:
+    """Return the vectors of each tile. All threads' together are of the bounded size."""
+    num_vectors, num_negatives = len(scores.query_VU), len(scores.item_ND)
+    least, most = _ROWS
+    rows = min(max(_TILE // max(1, num_threads * num_widths * num_negatives), least), most)
+    rows = max(1, min(rows, -(-num_vectors // num_threads)))
     return [slice(start, min(start + rows, num_vectors)) for start in range(0, num_vectors, rows)]
+
+
+def _columns(widths: WidthLadder) -> list[tuple[slice, slice]]:
+    """Return which columns of queries meet which of items: one block after another, or with heads all of each width."""
+    if widths.head == "tied":
+        return [(block, block) for block in widths.blocks]
+    return [(block, slice(0, width)) for block, width in zip(widths.query_blocks, widths, strict=True)]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from recsys.model.losses.partition import MASKED
+from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.samples import Samples
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys.data.batches import Examples
-from recsys.model.losses.partition import MASKED
+from recsys.model.losses.negatives import MASKED
 
 
 @dataclass(frozen=True)

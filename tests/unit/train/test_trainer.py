@@ -136,7 +136,7 @@ def test_every_table_optimizer_learns_and_is_resumed(finished, simulated, tmp_pa
 def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
     settings = {"table_optimizer": optimizer, "rate_schedule": "cosine", "patience": 9}
     moved = []
-    step = Trainer._step
+    step = Trainer.step
 
     def measured_step(self, examples, done):
         before = {name: value.clone() for name, value in self.sharded.model.state_dict().items()}
@@ -146,7 +146,7 @@ def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", measured_step)
+        patch.setattr(Trainer, "step", measured_step)
         train(options(simulated, tmp_path / "run", epochs=4, **settings))
     for name in moved[0]:
         assert 0 < moved[-1][name] < 0.05 * moved[0][name]
@@ -250,7 +250,7 @@ def test_resuming_after_an_epoch_equals_never_stopping(finished, simulated, tmp_
 
 def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp_path, monkeypatch):
     steps = iter(range(100))
-    step = Trainer._step
+    step = Trainer.step
 
     def interrupted_step(self, examples, done):
         if next(steps) == 12:
@@ -258,7 +258,7 @@ def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp
         return step(self, examples, done)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted_step)
+        patch.setattr(Trainer, "step", interrupted_step)
         interrupted = options(simulated, tmp_path / "run", checkpoint_every=5)
         with pytest.raises(KeyboardInterrupt):
             train(interrupted)

@@ -7,7 +7,7 @@ import torch
 from recsys.config import LossConfig
 from recsys.data.batches import Examples
 from recsys.model.losses.matryoshka import MatryoshkaLoss
-from recsys.model.losses.partition import MASKED
+from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.queue import NegativeQueue
 from recsys.model.losses.samples import accidental_hits, samples_of
 from recsys.ragged import Ragged

@@ -1,0 +1,231 @@
+"""The sums over negatives of all widths, and their gradient, against autograd on logits that are written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from loss_batches import samples
+
+from recsys.config import LossConfig
+from recsys.model.losses import partition
+from recsys.model.losses.matryoshka import MatryoshkaLoss
+from recsys.model.losses.negatives import MASKED, Negatives
+from recsys.model.losses.partition import log_sums
+from recsys.model.losses.passes import CompiledPasses, EagerPasses, Pairs, Scores, joined
+from recsys.testing import width_ladders
+from recsys.widths import WidthLadder
+
+WAYS = [CompiledPasses, EagerPasses]
+
+
+class Sums:
+    """Random scores, hits, floors and weights, and what they come to when every logit is written out."""
+
+    def __init__(self, random, *, widths, num_vectors, num_negatives, num_hardest=None, device="cpu"):
+        self.widths, self.num_hardest = widths, num_hardest
+        shapes = {
+            "query_VU": (num_vectors, widths.query_size),
+            "item_ND": (num_negatives, widths.full),
+            "query_scale_LV": (len(widths), num_vectors),
+            "item_scale_LN": (len(widths), num_negatives),
+        }
+        self.scores = {name: torch.from_numpy(random.normal(size=shape)).to(device) for name, shape in shapes.items()}
+        for name in ("query_scale_LV", "item_scale_LN"):
+            self.scores[name] = self.scores[name].abs() + 0.1
+        is_hit_VN = torch.from_numpy(random.random((num_vectors, num_negatives)) < 0.2)
+        log_weight_N = torch.from_numpy(random.normal(size=num_negatives))
+        self.negatives = Negatives(
+            log_weight_N.to(device), *(one.to(device) for one in is_hit_VN.nonzero(as_tuple=True)), num_hardest
+        )
+        row_P = torch.from_numpy(np.sort(random.integers(num_vectors, size=num_vectors + 1))).to(device)
+        floor_LP, weight_LP = (
+            torch.from_numpy(random.normal(size=(len(widths), len(row_P)))).to(device) for _ in range(2)
+        )
+        self.pairs = Pairs(row_P, floor_LP, weight_LP)
+
+    def leaves(self, dtype=torch.float64):
+        return {name: value.to(dtype, copy=True).requires_grad_() for name, value in self.scores.items()}
+
+    def naive(self, query_VU, item_ND, query_scale_LV, item_scale_LN):
+        logits, start = [], 0
+        for place, width in enumerate(self.widths):
+            first = start if self.widths.head == "per_width" else 0
+            start += width
+            product = query_VU[:, first : first + width] @ item_ND[:, :width].T
+            near = product * item_scale_LN[place]
+            counts = torch.ones_like(near, dtype=torch.bool)
+            counts[self.negatives.hit_row_H, self.negatives.hit_negative_H] = False
+            if self.num_hardest is not None and self.num_hardest < near.shape[1]:
+                reached = near.masked_fill(~counts, -torch.inf).topk(self.num_hardest, dim=1).values[:, -1:]
+                counts &= near >= reached
+            logit = near * query_scale_LV[place][:, None] + self.negatives.log_weight_N
+            logits.append(torch.where(counts, logit, MASKED).logsumexp(dim=1).clamp_min(MASKED))
+        return torch.stack(logits)
+
+    def naive_loss(self, log_sum_LV):
+        row_P, floor_LP, weight_LP = self.pairs
+        return (weight_LP * torch.logaddexp(floor_LP, log_sum_LV[:, row_P])).sum()
+
+    def ours(self, leaves):
+        return log_sums(Scores(**leaves), self.negatives, self.widths, self.pairs)
+
+
+@st.composite
+def sums(draw):
+    return Sums(
+        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
+        widths=draw(width_ladders(max_width=24)),
+        num_vectors=draw(st.integers(1, 9)),
+        num_negatives=draw(st.integers(1, 9)),
+        num_hardest=draw(st.none() | st.integers(1, 9)),
+    )
+
+
+def gradients(leaves):
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(one=sums())
+def test_sums_and_gradients_equal_those_of_written_out_logits(way, one):
+    ours, theirs = one.leaves(), one.leaves()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "CompiledPasses", way)
+        found = one.ours(ours)
+    expected_LV = one.naive(**theirs)
+    torch.testing.assert_close(found.log_sum_LV, expected_LV.detach(), rtol=1e-9, atol=1e-9)
+    assert found.carrier == 0
+    (3 * found.carrier).backward()
+    (3 * one.naive_loss(expected_LV)).backward()
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-7, atol=1e-9)
+
+
+def test_on_a_device_as_written_out(device):
+    one = Sums(
+        np.random.default_rng(1), widths=WidthLadder([8, 24, 64]), num_vectors=70, num_negatives=90, device=device
+    )
+    ours, theirs = one.leaves(), one.leaves()
+    found, expected_LV = one.ours(ours), one.naive(**theirs)
+    torch.testing.assert_close(found.log_sum_LV, expected_LV.detach(), rtol=1e-9, atol=1e-9)
+    found.carrier.backward()
+    one.naive_loss(expected_LV).backward()
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("head", ["tied", "per_width"])
+def test_gradients_are_those_of_differences(head):
+    one = Sums(np.random.default_rng(2), widths=WidthLadder([1, 3, 4], head=head), num_vectors=3, num_negatives=4)
+
+    def loss(*tensors):
+        """The loss, where gradcheck expects the carrier's value to move with its gradient."""
+        found = log_sums(Scores(*tensors), one.negatives, one.widths, one.pairs)
+        return one.naive_loss(found.log_sum_LV) + found.carrier
+
+    assert torch.autograd.gradcheck(loss, tuple(one.leaves().values()))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_float32_is_as_exact_as_its_rounding(scale):
+    """Also where exponentials underflow: logits here differ by up to hundreds."""
+    one = Sums(np.random.default_rng(3), widths=WidthLadder([8, 24, 64]), num_vectors=40, num_negatives=500)
+    one.scores["query_scale_LV"] *= scale / 8
+    single, double = one.leaves(torch.float32), one.leaves()
+    one.negatives = Negatives(one.negatives.log_weight_N.float(), one.negatives.hit_row_H, one.negatives.hit_negative_H)
+    expected = log_sums(Scores(**double), one.negatives, one.widths, one.pairs)
+    one.pairs = Pairs(one.pairs.row_P, one.pairs.floor_LP.float(), one.pairs.weight_LP.float())
+    found = one.ours(single)
+    torch.testing.assert_close(found.log_sum_LV.double(), expected.log_sum_LV, rtol=3e-6, atol=3e-6)
+    found.carrier.backward()
+    expected.carrier.backward()
+    for name in single:
+        largest = double[name].grad.abs().max()
+        torch.testing.assert_close(single[name].grad.double() / largest, double[name].grad / largest, rtol=0, atol=1e-4)
+
+
+@given(one=sums(), rows=st.integers(1, 4), threads=st.integers(1, 3))
+def test_neither_tiles_nor_threads_change_a_thing(one, rows, threads):
+    whole, tiled, again = one.leaves(), one.leaves(), one.leaves()
+    expected = one.ours(whole)
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "_ROWS", (rows, rows))
+        torch.set_num_threads(threads)
+        try:
+            found, repeated = one.ours(tiled), one.ours(again)
+        finally:
+            torch.set_num_threads(before)
+    torch.testing.assert_close(found.log_sum_LV, expected.log_sum_LV, rtol=1e-12, atol=1e-12)
+    for result in (expected, found, repeated):
+        result.carrier.backward()
+    torch.testing.assert_close(gradients(tiled), gradients(whole), rtol=1e-9, atol=1e-12)
+    assert torch.equal(found.log_sum_LV, repeated.log_sum_LV)
+    for name, gradient in gradients(tiled).items():
+        assert torch.equal(gradient, again[name].grad)
+
+
+@given(one=sums(), other=st.integers(0, 99))
+def test_losses_joined_are_the_sum_of_both(one, other):
+    random = np.random.default_rng(other)
+    row_P, floor_LP, _ = one.pairs
+    second = Pairs(row_P, *(torch.from_numpy(random.normal(size=floor_LP.shape)) for _ in range(2)))
+    apart, together = one.leaves(), one.leaves()
+    for pairs in (one.pairs, second):
+        log_sums(Scores(**apart), one.negatives, one.widths, pairs).carrier.backward()
+    log_sums(Scores(**together), one.negatives, one.widths, joined(one.pairs, second)).carrier.backward()
+    torch.testing.assert_close(gradients(together), gradients(apart), rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_kept_for_the_backward_pass_has_no_vectors_times_negatives():
+    num_users, num_items, widths = 300, 400, WidthLadder([2, 4])
+    random = torch.Generator().manual_seed(1)
+    user, item = (torch.randn(rows, 4, generator=random).requires_grad_() for rows in (num_users, num_items))
+    everything = samples(
+        row=range(num_users),
+        positive=range(num_users),
+        negative=range(num_items),
+        log_weight=[0.0] * num_items,
+        num_samples=num_items,
+    )
+    loss = MatryoshkaLoss(widths, LossConfig(kind="full_softmax", num_uniform_negatives=0, distillation=1.0))
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(user, item, everything)
+    assert kept
+    assert max(kept) < num_users * num_items / 10
+
+
+def test_tiles_shrink_as_widths_negatives_and_threads_grow():
+    def size(num_negatives, num_widths, num_threads):
+        empty = torch.empty(4096, 1), torch.empty(num_negatives, 1), torch.empty(1, 4096), torch.empty(1, num_negatives)
+        tiles = partition._tiles(Scores(*empty), num_widths, num_threads)
+        assert tiles[0].start == 0
+        assert [one.stop for one in tiles] == [*(one.start for one in tiles[1:]), 4096]
+        return max(one.stop - one.start for one in tiles) * num_threads * num_widths * num_negatives
+
+    # Never more than the bound, but for the fewest rows that products are still quick with.
+    assert all(size(4096, *one) <= partition._TILE for one in ((1, 1), (6, 1), (6, 2), (4, 4)))
+    assert size(1_000_000, 2, 1) == partition._ROWS[0] * 2_000_000
+
+
+def test_without_a_gradient_asked_for_there_is_none():
+    one = Sums(np.random.default_rng(4), widths=WidthLadder([2, 4]), num_vectors=5, num_negatives=6)
+    with torch.no_grad():
+        found = one.ours(one.leaves())
+    assert not found.carrier.requires_grad
+    torch.testing.assert_close(found.log_sum_LV, one.naive(**one.scores))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["query_VU", "item_ND", "query_scale_LV", "item_scale_LN"])
+def test_what_is_not_finite_is_seen_in_the_sums(name, value):
+    one = Sums(np.random.default_rng(4), widths=WidthLadder([2, 4]), num_vectors=5, num_negatives=6)
+    one.scores[name][1, 1] = value
+    assert one.ours(one.leaves()).log_sum_LV.isnan().any()
