@@ -48,11 +48,13 @@ class ExportedTowers(nn.Module):
         super().__init__()
         self.layout = layout
         self.widths = layout.config.ladder
-        # Tables lie in one array, so that one lookup serves all inputs: for a single user it is calls that cost, not rows.
+        # Tables lie in one array, so that one lookup serves all inputs: for a single user calls cost more than rows.
         self._row_RE = torch.randn(sum(layout.tables.values()), layout.config.embedding_dim)
-        parts = zip(layout.tables, self._row_RE.split(list(layout.tables.values())), strict=True)
-        self.tables = nn.ModuleDict({name: nn.Embedding.from_pretrained(row_TE) for name, row_TE in parts})
         self._start = dict(zip(layout.tables, accumulate(layout.tables.values(), initial=0), strict=False))
+        self.tables = nn.ModuleDict({name: nn.Embedding(0, layout.config.embedding_dim) for name in layout.tables})
+        for name, rows in layout.tables.items():
+            start = self._start[name]
+            self.tables[name].weight = nn.Parameter(self._row_RE[start : start + rows])
         self.history = history_encoder(layout.config)
         self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
