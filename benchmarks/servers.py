@@ -25,7 +25,6 @@ from recsys.testing import small_bundle
 from serving.v1 import candidates_pb2 as pb
 
 _K = 10
-_PROCESSES = (1, 2)
 
 
 class _Contender(NamedTuple):
@@ -45,7 +44,7 @@ def main() -> None:
     if given.quick:
         given.seconds, given.rounds = 0.5, 1
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as running, client_process() as client:
-        contenders = _start(Path(scratch), running)
+        contenders = _start(Path(scratch), running, processes=(1,) if given.quick else (1, 2))
         figures: dict[str, Any] = {contender.name: [] for contender in contenders}
         for _ in range(given.rounds):
             for contender in contenders:
@@ -57,16 +56,16 @@ def main() -> None:
     finish("servers", figures | {"streams": given.streams, "k": _K, "open_loop_rate": given.rate}, record=given.record)
 
 
-def _start(scratch: Path, running: ExitStack) -> Sequence[_Contender]:
+def _start(scratch: Path, running: ExitStack, *, processes: Sequence[int]) -> Sequence[_Contender]:
     small_bundle(scratch, num_items=2000)
     contenders = [
-        _Contender(_name(kind, processes, "empty"), running.enter_context(echo(kind, processes=processes)), METHOD)
+        _Contender(_name(kind, num, "empty"), running.enter_context(echo(kind, processes=num)), METHOD)
         for kind in ("sync", "aio")
-        for processes in _PROCESSES
+        for num in processes
     ]
-    for processes in _PROCESSES:
-        address, _ = running.enter_context(server(scratch, "--processes", str(processes)))
-        contenders.append(_Contender(_name("sync", processes, "Recommend"), address, RECOMMEND))
+    for num in processes:
+        address, _ = running.enter_context(server(scratch, "--processes", str(num)))
+        contenders.append(_Contender(_name("sync", num, "Recommend"), address, RECOMMEND))
     return contenders
 
 

@@ -70,7 +70,7 @@ def _parse() -> argparse.Namespace:
     arguments.add_argument("--budget", type=float, default=300.0, help="seconds of calibration (300)")
     given = parse(arguments)
     if given.quick:
-        given.items, given.users, given.fixed, given.seconds, given.budget = 3000, 100, 2, 1.0, 2.0
+        given.items, given.users, given.fixed, given.seconds, given.budget = 3000, 100, 1, 0.5, 2.0
     return given
 
 

@@ -67,7 +67,7 @@ def test_serving():
 def test_servers():
     figures = last_line("servers")
     kinds = [measured for measured in figures.values() if isinstance(measured, dict)]
-    assert len(kinds) == 6
+    assert len(kinds) == 3
     assert all(measured["per_second"] > 0 and measured["p50_ms"] <= measured["p99_ms"] for measured in kinds)
 
 

@@ -27,7 +27,7 @@ def test_items_and_users_have_the_vectors_that_were_given(published):
     bundle, item_ND, user_UD = published
     np.testing.assert_allclose(bundle.item_vectors, item_ND, atol=1e-6)
     rows = np.arange(len(user_UD))
-    history, features, seen = bundle.users.batch(rows)
+    history, features, _ = bundle.users.batch(rows)
     np.testing.assert_allclose(bundle.towers.encode_users(history, features, rows), user_UD, atol=1e-6)
     assert bundle.items.ids([0, 799]) == ["i0", "i799"]
     assert not bundle.mask_seen
