@@ -67,9 +67,9 @@ def timed(*words: str | Path) -> Cost:
 
 
 @contextlib.contextmanager
-def server(bundles: Path) -> Iterator[tuple[str, dict[str, float]]]:
+def server(bundles: Path, *options: str) -> Iterator[tuple[str, dict[str, float]]]:
     """Serve a folder of bundles; yield the address and what it cost, of which ``peak_mib`` is known at the end."""
-    words = ["recsys-serve", "--bundles", str(bundles), "--port", "0"]
+    words = ["recsys-serve", "--bundles", str(bundles), "--port", "0", *options]
     print(f"$ {' '.join(words)} &", flush=True)
     started = time.perf_counter()
     process = subprocess.Popen(

@@ -52,4 +52,6 @@ class Vocabulary:
 
     def ids(self, rows: Iterable[int]) -> list[str]:
         """Return the ids at rows, which must all exist."""
-        return [self.id(row) for row in rows]
+        ids, wanted = self._ids, list(rows)
+        assert min(wanted, default=0) >= 0, f"row {min(wanted)} of {len(ids)}"
+        return [ids[row] for row in wanted]

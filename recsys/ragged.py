@@ -40,7 +40,7 @@ class Ragged:
     @classmethod
     def from_lists(cls, lists: Sequence[Iterable[int]]) -> Ragged:
         """Build from Python lists: for requests and tests, not for data sets."""
-        arrays = [np.asarray(list(one), dtype=np.int64) for one in lists]
+        arrays = [np.asarray(one if isinstance(one, np.ndarray) else list(one), dtype=np.int64) for one in lists]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
         return cls.from_lengths(values, np.asarray([len(one) for one in arrays], dtype=np.int64))
 
@@ -73,6 +73,8 @@ class Ragged:
 
     def last(self, n: int) -> Ragged:
         """Return the last ``n`` entries of each list (all of a shorter one)."""
+        if len(self) == 1:  # a request's: a slice says it all
+            return Ragged(self.values[max(0, len(self.values) - n) :], np.minimum(self.offsets, n))
         stop = self.offsets[1:]
         return gather_ranges(self.values, np.maximum(self.offsets[:-1], stop - n), stop)
 

@@ -8,6 +8,10 @@
             print(item.item_id, item.score)
         print(answer.report.rung, answer.report.expected_overlap)
 
+With ``packed=True`` items come as flat bytes, which a program gets into arrays at once::
+
+        item_ids, scores = unpack(client.recommend(user_id="196", k=1000, packed=True).packed_items)
+
 Answers are the messages of ``protos/serving/v1/candidates.proto``, whose comments say what each field means.
 """
 
@@ -24,22 +28,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from recsys.errors import RecsysError, RequestError
+from serving.errors import ServingError
+from serving.packed import unpack
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceStub
 
+__all__ = ["Client", "ServingError", "channel_options", "describe_report", "to_json", "unpack", "user"]
+
 Response = TypeVar("Response")
-
-
-class ServingError(RecsysError):
-    """A call failed for another reason than what it asked for.
-
-    Attributes:
-        code: the gRPC status.
-    """
-
-    def __init__(self, message: str, *, code: grpc.StatusCode) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Client:
@@ -76,6 +72,7 @@ class Client:
         width: int | None = None,
         min_overlap: float | None = None,
         include_titles: bool = False,
+        packed: bool = False,
         deadline_ms: float | None = None,
     ) -> pb.RecommendResponse:
         """Find items for a user, given by id or by history."""
@@ -86,6 +83,7 @@ class Client:
             exclude_seen=exclude_seen,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
+            packed=packed,
         )
         return self._call(self._stub.Recommend, request, deadline_ms)
 
@@ -100,6 +98,7 @@ class Client:
         width: int | None = None,
         min_overlap: float | None = None,
         include_titles: bool = False,
+        packed: bool = False,
         deadline_ms: float | None = None,
     ) -> pb.BatchRecommendResponse:
         """Find items for several users, built with `user`, within one budget."""
@@ -110,6 +109,7 @@ class Client:
             exclude_seen=exclude_seen,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
+            packed=packed,
         )
         return self._call(self._stub.BatchRecommend, request, deadline_ms)
 
@@ -123,6 +123,7 @@ class Client:
         width: int | None = None,
         min_overlap: float | None = None,
         include_titles: bool = False,
+        packed: bool = False,
         deadline_ms: float | None = None,
     ) -> pb.SimilarItemsResponse:
         """Find the items nearest to an item."""
@@ -132,6 +133,7 @@ class Client:
             exclude_item_ids=exclude_item_ids,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
+            packed=packed,
         )
         return self._call(self._stub.SimilarItems, request, deadline_ms)
 

@@ -169,7 +169,7 @@ class Engine:
         titles = self.bundle.titles if ask.include_titles else None
         return Candidates(
             item_ids=self.bundle.items.ids(rows),
-            scores=score_K[found].tolist(),
+            scores=score_K[found],
             titles=None if titles is None else [titles[row] for row in rows],
             cold=target.cold,
             num_unknown_history_items=target.num_unknown,

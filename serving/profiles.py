@@ -33,7 +33,7 @@ class Profile:
     row: int
     history: np.ndarray
     seen: np.ndarray
-    features: Mapping[str, Sequence[int]]
+    features: Mapping[str, Sequence[int] | np.ndarray]
     num_unknown: int = 0
     times: np.ndarray | None = None
 
@@ -51,7 +51,7 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
             ``path`` is the user's place in the request.
     """
     specs = {spec.name: spec for spec in bundle.towers.specs if spec.side == "user"}
-    given = {
+    given: dict[str, Sequence[int] | np.ndarray] = {
         name: _feature_rows(specs, name, values, path=f"{path}.features[{shown(name)}]")
         for name, values in user.features.items()
     }
@@ -59,7 +59,7 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
         row = bundle.users.vocabulary.row(user.id)
         if row == UNKNOWN:
             return Profile(row=row, history=_NOTHING, seen=_NOTHING, features=given)
-        stored = {name: lists[0].tolist() for name, lists in bundle.users.features(row).items()}
+        stored = {name: lists.values for name, lists in bundle.users.features(row).items()}
         times = bundle.users.times(np.array([row]))
         return Profile(
             row=row,
@@ -83,7 +83,8 @@ def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "ba
     }
     history = Ragged.from_lists([profile.history for profile in profiles])
     users = np.array([profile.row for profile in profiles], dtype=np.int64)
-    times = Ragged.from_lists([_times(profile) for profile in profiles])
+    reads_times = bundle.towers.layout.config.time_bias
+    times = Ragged.from_lists([_times(profile) for profile in profiles]) if reads_times else None
     query_BU: np.ndarray = bundle.towers.encode_users(history, features, users, times)
     return query_BU
 

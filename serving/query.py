@@ -9,6 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from jaxtyping import Float
+
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
 from serving.budget import Budget, Degraded
@@ -137,15 +140,15 @@ class Candidates:
 
     Args:
         item_ids: the items.
-        scores: their inner products with the user at the rung's width or, where it reranks, at the full width, by the
-            bundle's norm (`recsys.widths`): cosines at every width, or at a narrower one only a part of a cosine.
+        scores: float32, their inner products with the user at the rung's width or, where it reranks, at the full width,
+            by the bundle's norm (`recsys.widths`): cosines at every width, or at a narrower one a part of a cosine.
         titles: their titles, when asked for and known.
         cold: nothing is known of the user's past.
         num_unknown_history_items: items of the request's history that the bundle does not know.
     """
 
     item_ids: list[str]
-    scores: list[float]
+    scores: Float[np.ndarray, " items"]
     titles: list[str] | None
     cold: bool = False
     num_unknown_history_items: int = 0

@@ -4,7 +4,7 @@ A thread per call in work, as many as cores, each computing on one thread: searc
 lock, and more computing threads than cores would only lengthen each call.
 
 Signals: SIGTERM and SIGINT turn health to NOT_SERVING, let calls in flight finish, and stop; SIGHUP serves the bundle
-that CURRENT names by then.
+that CURRENT names by then. Of several processes (`serving.processes`) the parent gets them, and passes them on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent import futures
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -31,6 +30,7 @@ from recsys.index.searcher import use_one_thread
 from serving.bundles import LiveBundle
 from serving.engine import Engine
 from serving.interceptors import CallInterceptor
+from serving.processes import Signals, signals_into, supervise
 from serving.query import Answer, Call
 from serving.servicer import CandidateServicer, recommend_response
 from serving.settings import ServerSettings
@@ -46,7 +46,7 @@ class Server:
     """A server over real sockets; a context manager that stops it.
 
     Args:
-        settings: what to serve, and where.
+        settings: what to serve, and where; of one process, whatever they say of several.
 
     Raises:
         ArtifactError: the live bundle is missing or damaged.
@@ -60,7 +60,7 @@ class Server:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
             interceptors=[CallInterceptor(SERVICE)],
-            options=server_options(),
+            options=server_options(share_port=settings.processes > 1),
             maximum_concurrent_rpcs=settings.workers + settings.max_waiting,
         )
         add_CandidateServiceServicer_to_server(CandidateServicer(self.live), self._server)
@@ -115,11 +115,12 @@ class Server:
             self._health.set(name, status)
 
 
-def server_options() -> list[tuple[str, int]]:
+def server_options(*, share_port: bool = False) -> list[tuple[str, int]]:
     """Return every channel option of the server, with its reason."""
     return [
-        # By default a second server binds the same port without a word, and each gets some of the calls.
-        ("grpc.so_reuseport", 0),
+        # By default a second server binds the same port without a word, and each gets some of the calls: what processes
+        # of one server want, and nobody else.
+        ("grpc.so_reuseport", int(share_port)),
         # Bounds what one call can make the server read; a batch of 256 users with 1,000 items each still fits.
         ("grpc.max_receive_message_length", 4 * 2**20),
     ]
@@ -132,11 +133,35 @@ def serve(settings: ServerSettings) -> None:
         ArtifactError: the live bundle is missing or damaged.
         ConfigError: the address cannot be listened on.
     """
-    with _signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received, Server(settings) as server:
-        sys.stdout.write(f"listening on {server.address}\n")
+
+    def ready(port: int) -> None:
+        sys.stdout.write(f"listening on {settings.host}:{port}\n")
         sys.stdout.flush()
         if settings.port_file:
-            _write_whole(settings.port_file, f"{server.port}\n")
+            _write_whole(settings.port_file, f"{port}\n")
+
+    if settings.processes > 1:
+        supervise(settings, answer_calls, ready=ready)
+        return
+    received: Signals = queue.SimpleQueue()
+    with signals_into(received):
+        answer_calls(settings, received, ready)
+
+
+def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[int], None]) -> None:
+    """Serve in this process until a signal other than SIGHUP is received.
+
+    Args:
+        settings: what to serve, and where.
+        received: signals, as they come.
+        ready: called with the port once calls are answered.
+
+    Raises:
+        ArtifactError: the live bundle is missing or damaged.
+        ConfigError: the address cannot be listened on.
+    """
+    with Server(settings) as server:
+        ready(server.port)
         _log.info("serving bundle %s with %d workers", server.live.engine.bundle.version, settings.workers)
         while received.get() == signal.SIGHUP:
             try:
@@ -153,18 +178,6 @@ def main() -> None:
         serve(tyro.cli(ServerSettings, description=__doc__))
     except RecsysError as error:
         sys.exit(f"recsys-serve: {error}")
-
-
-@contextmanager
-def _signals(*numbers: signal.Signals) -> Iterator[queue.SimpleQueue[int]]:
-    """Collect signals in a queue (whose `put` may be called from a handler), so that work happens outside handlers."""
-    received: queue.SimpleQueue[int] = queue.SimpleQueue()
-    before = {number: signal.signal(number, lambda got, _frame: received.put(got)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _compute_on_one_thread() -> None:

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import grpc
 
 from recsys.data.schema import Kind
+from recsys.errors import RequestError
 from recsys.index.rungs import Rung
 from recsys.index.specs import Engine as RungEngine
 from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
 from serving.interceptors import call_of
+from serving.packed import pack
 from serving.query import Answer, BatchQuery, Call, Candidates, Query, SimilarQuery, User
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
@@ -55,7 +57,8 @@ class CandidateServicer(CandidateServiceServicer):
             budget=_budget(request.budget),
             include_titles=request.include_titles,
         )
-        return recommend_response(self._live.engine.recommend(query, call=call), call)
+        packed = _packed(request)
+        return recommend_response(self._live.engine.recommend(query, call=call), call, packed=packed)
 
     def BatchRecommend(  # noqa: N802
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
@@ -70,14 +73,16 @@ class CandidateServicer(CandidateServiceServicer):
             budget=_budget(request.budget),
             include_titles=request.include_titles,
         )
+        packed = _packed(request)
         answer = self._live.engine.recommend_batch(query, call=call)
-        candidates = [
-            pb.UserCandidates(
-                items=_items(each), cold=each.cold, num_unknown_history_items=each.num_unknown_history_items
+        response = pb.BatchRecommendResponse()
+        for each in answer.candidates:
+            candidates = response.candidates.add(
+                cold=each.cold, num_unknown_history_items=each.num_unknown_history_items
             )
-            for each in answer.candidates
-        ]
-        return pb.BatchRecommendResponse(candidates=candidates, report=_report(answer, call))
+            _put_items(candidates, each, packed=packed)
+        response.report.CopyFrom(_report(answer, call))
+        return response
 
     def SimilarItems(self, request: pb.SimilarItemsRequest, context: grpc.ServicerContext) -> pb.SimilarItemsResponse:  # noqa: N802
         """Items nearest to an item."""
@@ -89,8 +94,12 @@ class CandidateServicer(CandidateServiceServicer):
             budget=_budget(request.budget),
             include_titles=request.include_titles,
         )
+        packed = _packed(request)
         answer = self._live.engine.similar_items(query, call=call)
-        return pb.SimilarItemsResponse(items=_items(answer.candidates[0]), report=_report(answer, call))
+        response = pb.SimilarItemsResponse()
+        _put_items(response, answer.candidates[0], packed=packed)
+        response.report.CopyFrom(_report(answer, call))
+        return response
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802
         """What is being served."""
@@ -114,15 +123,15 @@ class CandidateServicer(CandidateServiceServicer):
         )
 
 
-def recommend_response(answer: Answer, call: Call) -> pb.RecommendResponse:
+def recommend_response(answer: Answer, call: Call, *, packed: bool = False) -> pb.RecommendResponse:
     """Encode the answer for one user."""
     candidates = answer.candidates[0]
-    return pb.RecommendResponse(
-        items=_items(candidates),
-        cold=candidates.cold,
-        num_unknown_history_items=candidates.num_unknown_history_items,
-        report=_report(answer, call),
+    response = pb.RecommendResponse(
+        cold=candidates.cold, num_unknown_history_items=candidates.num_unknown_history_items
     )
+    _put_items(response, candidates, packed=packed)
+    response.report.CopyFrom(_report(answer, call))
+    return response
 
 
 def _user(message: pb.User) -> User:
@@ -141,12 +150,23 @@ def _budget(message: pb.Budget) -> Budget:
     )
 
 
-def _items(candidates: Candidates) -> list[pb.ScoredItem]:
+def _packed(request: pb.RecommendRequest | pb.BatchRecommendRequest | pb.SimilarItemsRequest) -> bool:
+    if request.packed and request.include_titles:
+        raise RequestError("include_titles", "got it with packed, expected one of the two: packed items have no titles")
+    return request.packed
+
+
+def _put_items(
+    message: pb.RecommendResponse | pb.UserCandidates | pb.SimilarItemsResponse, candidates: Candidates, *, packed: bool
+) -> None:
+    if packed:
+        message.packed_items.CopyFrom(pack(candidates.item_ids, candidates.scores))
+        return
+    # Added one by one where they belong: messages that are given to another one are copied into it.
     titles: Iterable[str | None] = candidates.titles or itertools.repeat(None, len(candidates.item_ids))
-    return [
-        pb.ScoredItem(item_id=item_id, score=score, title=title)
-        for item_id, score, title in zip(candidates.item_ids, candidates.scores, titles, strict=True)
-    ]
+    add = message.items.add
+    for item_id, score, title in zip(candidates.item_ids, candidates.scores.tolist(), titles, strict=True):
+        add(item_id=item_id, score=score, title=title)
 
 
 def _report(answer: Answer, call: Call) -> pb.SearchReport:

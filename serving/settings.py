@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """One server process."""
+    """One server, of one process or several."""
 
     bundles: Path
     """Folder that `recsys publish` writes bundles to; its CURRENT is served, and read again on SIGHUP."""
@@ -40,6 +40,8 @@ class ServerSettings:
     """Port to listen on; 0 for any free one."""
     port_file: Path | None = None
     """Where to write the port once calls are answered, for scripts that start a server on port 0."""
+    processes: int = 1
+    """Processes that share the port, the workers and the calls that may wait; each loads the bundle."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Calls that are worked on at once, one thread each; past the number of cores they only slow each other down."""
     max_waiting: int = 256
@@ -57,6 +59,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")
+        _require(self.processes >= 1, "processes", self.processes, "at least 1")
         _require(self.workers >= 1, "workers", self.workers, "at least 1")
         _require(self.max_waiting >= 0, "max_waiting", self.max_waiting, "0 or more")
         for name in ("deadline_margin_ms", "drain_s", "grace_s"):

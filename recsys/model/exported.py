@@ -7,7 +7,8 @@ which a user has one for each width where the heads are not tied (`recsys.widths
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,13 @@ class ExportedTowers(nn.Module):
         super().__init__()
         self.layout = layout
         self.widths = layout.config.ladder
-        dim = layout.config.embedding_dim
-        self.tables = nn.ModuleDict(
-            {
-                name: nn.EmbeddingBag(rows, dim, mode="mean", include_last_offset=True)
-                for name, rows in layout.tables.items()
-            }
-        )
+        # Tables lie in one array, so that one lookup serves all inputs: for a single user calls cost more than rows.
+        self._row_RE = torch.randn(sum(layout.tables.values()), layout.config.embedding_dim)
+        self._start = dict(zip(layout.tables, accumulate(layout.tables.values(), initial=0), strict=False))
+        self.tables = nn.ModuleDict({name: nn.Embedding(0, layout.config.embedding_dim) for name in layout.tables})
+        for name, rows in layout.tables.items():
+            start = self._start[name]
+            self.tables[name].weight = nn.Parameter(self._row_RE[start : start + rows])
         self.history = history_encoder(layout.config)
         self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
@@ -111,18 +112,21 @@ class ExportedTowers(nn.Module):
         tower, inputs = (
             (self.user_tower, self.layout.user_inputs) if side == "user" else (self.item_tower, self.layout.item_inputs)
         )
-        pooled = [
-            self.tables[source.table](
-                torch.from_numpy(bags[source.name].values), torch.from_numpy(bags[source.name].offsets)
-            )
-            for source in inputs
-        ]
-        if HISTORY in bags:
-            pooled.insert(0, self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME)))
-        vector_BO: np.ndarray = tower(torch.cat(pooled, dim=-1)).numpy()
+        read = [self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME))] if HISTORY in bags else []
+        if inputs:
+            read.append(self._pool([bags[each.name] for each in inputs], [self._start[each.table] for each in inputs]))
+        vector_BO: np.ndarray = tower(torch.cat(read, dim=-1)).numpy()
         if side == "user":
             return unit_queries(vector_BO, self.widths)
         return truncate(vector_BO, self.widths.full, self.widths)
+
+    def _pool(self, bags: Sequence[Ragged], starts: Sequence[int]) -> Tensor:
+        """Return, for each example, the means of the rows in each of its bags side by side, zeros for an empty bag."""
+        values = np.concatenate([bag.values + start for bag, start in zip(bags, starts, strict=True)])
+        before = accumulate((len(bag.values) for bag in bags[:-1]), initial=0)
+        offsets = np.concatenate([bag.offsets[:-1] + total for bag, total in zip(bags, before, strict=True)])
+        mean_IE = nn.functional.embedding_bag(torch.from_numpy(values), self._row_RE, torch.from_numpy(offsets))
+        return mean_IE.view(len(bags), -1, mean_IE.shape[1]).transpose(0, 1).flatten(1)
 
     def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
         assert self.history is not None

@@ -315,12 +315,17 @@ class RecommendRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items, from 1 to the server's limit."""
     exclude_seen: _builtins.bool
     """Whether to leave out what the user has already interacted with; unset means what the bundle does by default."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    packed: _builtins.bool
+    """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
+    refused.
+    """
     @_builtins.property
     def user(self) -> Global___User:
         """Who to recommend for."""
@@ -342,10 +347,11 @@ class RecommendRequest(_message.Message):
         exclude_seen: _builtins.bool | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -389,6 +395,43 @@ class ScoredItem(_message.Message):
 Global___ScoredItem: _TypeAlias = ScoredItem  # noqa: Y015
 
 @_typing.final
+class PackedItems(_message.Message):
+    """Items as flat bytes, for programs that read them into arrays at once. All numbers are little-endian, without padding.
+
+    Of n items, best first, item i (counted from 0) has
+      the score in bytes [4 i, 4 i + 4) of `scores`,
+      the id in bytes [o(i), o(i + 1)) of `ids`, where o(j) is the number in bytes [4 j, 4 j + 4) of `id_offsets`.
+    `id_offsets` and `ids` are the two buffers of an Arrow string column of n values. So n is the length of `scores` divided
+    by 4; with no items, `scores` and `ids` are empty and `id_offsets` is one zero.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORES_FIELD_NUMBER: _builtins.int
+    ID_OFFSETS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    scores: _builtins.bytes
+    """4 n bytes: n IEEE 754 binary32 numbers, the scores (see `ScoredItem.score`)."""
+    id_offsets: _builtins.bytes
+    """4 (n + 1) bytes: n + 1 signed 32-bit integers, the first 0, never falling, the last the length of `ids`."""
+    ids: _builtins.bytes
+    """The ids, UTF-8, one after another with nothing between them."""
+    def __init__(
+        self,
+        *,
+        scores: _builtins.bytes = ...,
+        id_offsets: _builtins.bytes = ...,
+        ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_offsets", b"id_offsets", "ids", b"ids", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedItems: _TypeAlias = PackedItems  # noqa: Y015
+
+@_typing.final
 class RecommendResponse(_message.Message):
     """Candidates for one user, and what was done to find them."""
 
@@ -398,6 +441,7 @@ class RecommendResponse(_message.Message):
     COLD_FIELD_NUMBER: _builtins.int
     NUM_UNKNOWN_HISTORY_ITEMS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    PACKED_ITEMS_FIELD_NUMBER: _builtins.int
     cold: _builtins.bool
     """Nothing is known of the user's past (an unknown id, or a history without a known item), so this is the answer that
     the model learned for users' first events, shaped only by features.
@@ -406,11 +450,15 @@ class RecommendResponse(_message.Message):
     """Items of the request's history that this bundle does not know."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredItem]:
-        """Best first."""
+        """Best first; empty when packed ones were asked for."""
 
     @_builtins.property
     def report(self) -> Global___SearchReport:
         """What was done."""
+
+    @_builtins.property
+    def packed_items(self) -> Global___PackedItems:
+        """The same items packed, when asked for."""
 
     def __init__(
         self,
@@ -419,10 +467,11 @@ class RecommendResponse(_message.Message):
         cold: _builtins.bool = ...,
         num_unknown_history_items: _builtins.int = ...,
         report: Global___SearchReport | None = ...,
+        packed_items: Global___PackedItems | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed_items", b"packed_items", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold", b"cold", "items", b"items", "num_unknown_history_items", b"num_unknown_history_items", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold", b"cold", "items", b"items", "num_unknown_history_items", b"num_unknown_history_items", "packed_items", b"packed_items", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,12 +489,17 @@ class BatchRecommendRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items for each user, from 1 to the server's limit."""
     exclude_seen: _builtins.bool
     """Whether to leave out what each user has already interacted with; unset means what the bundle does by default."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    packed: _builtins.bool
+    """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
+    refused.
+    """
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
         """Who to recommend for, at least one."""
@@ -467,10 +521,11 @@ class BatchRecommendRequest(_message.Message):
         exclude_seen: _builtins.bool | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -517,13 +572,18 @@ class UserCandidates(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     COLD_FIELD_NUMBER: _builtins.int
     NUM_UNKNOWN_HISTORY_ITEMS_FIELD_NUMBER: _builtins.int
+    PACKED_ITEMS_FIELD_NUMBER: _builtins.int
     cold: _builtins.bool
     """As in `RecommendResponse`."""
     num_unknown_history_items: _builtins.int
     """As in `RecommendResponse`."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredItem]:
-        """Best first."""
+        """Best first; empty when packed ones were asked for."""
+
+    @_builtins.property
+    def packed_items(self) -> Global___PackedItems:
+        """The same items packed, when asked for."""
 
     def __init__(
         self,
@@ -531,10 +591,11 @@ class UserCandidates(_message.Message):
         items: _abc.Iterable[Global___ScoredItem] | None = ...,
         cold: _builtins.bool = ...,
         num_unknown_history_items: _builtins.int = ...,
+        packed_items: Global___PackedItems | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed_items", b"packed_items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold", b"cold", "items", b"items", "num_unknown_history_items", b"num_unknown_history_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold", b"cold", "items", b"items", "num_unknown_history_items", b"num_unknown_history_items", "packed_items", b"packed_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,12 +612,17 @@ class SimilarItemsRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item, which must be known and is never part of its own answer."""
     k: _builtins.int
     """How many items, from 1 to the server's limit."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    packed: _builtins.bool
+    """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
+    refused.
+    """
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items to leave out; unknown ones are ignored."""
@@ -573,10 +639,11 @@ class SimilarItemsRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k", "packed", b"packed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,23 +657,29 @@ class SimilarItemsResponse(_message.Message):
 
     ITEMS_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    PACKED_ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredItem]:
-        """Nearest first."""
+        """Nearest first; empty when packed ones were asked for."""
 
     @_builtins.property
     def report(self) -> Global___SearchReport:
         """What was done."""
+
+    @_builtins.property
+    def packed_items(self) -> Global___PackedItems:
+        """The same items packed, when asked for."""
 
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___ScoredItem] | None = ...,
         report: Global___SearchReport | None = ...,
+        packed_items: Global___PackedItems | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed_items", b"packed_items", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "packed_items", b"packed_items", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,27 @@ def test_search():
     assert 0 < figures["simulated"]["score"] < 1
 
 
+def test_serving():
+    figures = last_line("serving")
+    loads = {point["load"] for point in figures["points"]}
+    assert loads == {0.25, 0.5, 1, 1.5, 2, 3}
+    assert {"ladder"} < {point["server"] for point in figures["points"]}
+    assert all(0 <= point["overlap_delivered"] <= 1 for point in figures["points"])
+    assert 0 <= figures["min_attainment_admitted"] <= 1
+    assert 0 <= figures["goodput_3x_vs_peak"] <= 1
+    assert 0 <= figures["max_calibration_error"] <= 1
+    assert figures["rate_vs_echo"] > 0
+    assert figures["min_gain_vs_best_fixed"] <= figures["gain_vs_best_fixed_at_1x"]
+    assert list(figures["budget_ms"]) == sorted(figures["budget_ms"])
+
+
+def test_servers():
+    figures = last_line("servers")
+    kinds = [measured for measured in figures.values() if isinstance(measured, dict)]
+    assert len(kinds) == 3
+    assert all(measured["per_second"] > 0 and measured["p50_ms"] <= measured["p99_ms"] for measured in kinds)
+
+
 def test_ladder():
     figures = last_line("ladder")
     assert list(figures) == ["simulated-3000"]

@@ -1,5 +1,7 @@
 """A real server on a real socket: every call, every budget, every refusal."""
 
+from functools import partial
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -7,7 +9,7 @@ from grpc_status import rpc_status
 
 from recsys.bundle import open_current
 from recsys.errors import RequestError
-from serving.client import Client, user
+from serving.client import Client, unpack, user
 from serving.server import Server
 from serving.settings import Limits, ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -90,6 +92,23 @@ class TestAnswers:
         assert len(ids(answer)) == 10
         assert not {"i5", "i6"} & set(ids(answer))
         assert answer.items[0].title == bundle.titles[bundle.items.row(answer.items[0].item_id)]
+
+    def test_packed_items_are_the_same_items(self, client):
+        recommend = partial(client.recommend, user_id="u3", k=50, width=16)
+        batch = partial(client.recommend_batch, [user("u3"), user("nobody")], k=5, width=16)
+        similar = partial(client.similar_items, "i5", k=10, width=16)
+        pairs = [(ask(), ask(packed=True)) for ask in (recommend, similar)]
+        pairs += zip(batch().candidates, batch(packed=True).candidates, strict=True)
+        for friendly, packed in pairs:
+            item_ids, scores = unpack(packed.packed_items)
+            assert not packed.items
+            assert item_ids.tolist() == ids(friendly)
+            assert scores.tolist() == [item.score for item in friendly.items]
+
+    def test_packed_items_have_no_titles(self, client):
+        with pytest.raises(RequestError) as refused:
+            client.recommend(user_id="u3", k=5, packed=True, include_titles=True)
+        assert refused.value.field == "include_titles"
 
     def test_describe(self, client, bundle):
         answer = client.describe()
@@ -218,8 +237,8 @@ class TestRefusals:
 
     def test_a_fault_of_ours_shows_no_more_than_a_request_id(self, bundles, caplog):
         with Server(ServerSettings(bundles=bundles, port=0, workers=1)) as server:
-            # The towers lose their tables, as after a bug of ours: a real exception, deep inside the engine.
-            server.live.engine.bundle.towers.tables.clear()
+            # The towers lose a part, as after a bug of ours: a real exception, deep inside the engine.
+            del server.live.engine.bundle.towers.user_tower
             with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as failed:
                 CandidateServiceStub(channel).Recommend(
                     pb.RecommendRequest(user=pb.User(id="u1"), k=5), metadata=[("x-request-id", "abc-123")]

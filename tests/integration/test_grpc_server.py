@@ -1,5 +1,6 @@
 """A real server process: health and reflection, full queues, stopping, signals, and what it does without torchrec."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from recsys.errors import ConfigError
 from recsys.testing import small_bundle
 from serving.client import Client, ServingError, user
-from serving.server import SERVICE, Server, main
+from serving.server import SERVICE, Server, main, serve
 from serving.settings import ServerSettings
 from serving.v1 import candidates_pb2 as pb
+from serving.v1.candidates_pb2_grpc import CandidateServiceStub
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,6 +211,78 @@ class TestProcess:
         finally:
             process.terminate()
             process.communicate(timeout=30)
+
+
+def children(process):
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    # Not the process that spawning watches resources with.
+    return {int(pid) for pid in listed if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def versions(address, *, num_connections=16):
+    """What is served, over connections that the kernel spreads over the processes."""
+    found = set()
+    for _ in range(num_connections):
+        # Channels of one process share a connection unless told otherwise.
+        with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            found.add(CandidateServiceStub(channel).Describe(pb.DescribeRequest(), wait_for_ready=True).bundle_version)
+    return found
+
+
+class TestProcesses:
+    def test_two_processes_share_a_port_reload_and_stop_together(self, tmp_path):
+        before = small_bundle(tmp_path, num_items=80).name
+        process = start("--bundles", str(tmp_path), "--port", "0", "--processes", "2")
+        try:
+            address = process.stdout.readline().removeprefix("listening on ").strip()
+            first = children(process)
+            assert len(first) == 2
+            assert versions(address) == {before}
+            for several in (1, 2):
+                taken = ServerSettings(bundles=tmp_path, port=int(address.split(":")[1]), processes=several)
+                with pytest.raises(ConfigError, match=f"got {address}, which cannot be listened on"):
+                    serve(taken)
+
+            lost = min(first)
+            os.kill(lost, signal.SIGKILL)
+            assert eventually(lambda: len(children(process) - {lost}) == 2)
+            assert versions(address) == {before}
+
+            after = small_bundle(tmp_path, num_items=80, seed=2).name
+            process.send_signal(signal.SIGHUP)
+            assert eventually(lambda: versions(address) == {after})
+
+            last = children(process)
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+            assert process.returncode == 0, log
+            assert f"process {lost} ended with exit code -9; starting another one" in log
+            assert "stopping: health is NOT_SERVING" in log
+            assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+        finally:
+            process.kill()
+
+    def test_processes_stop_when_their_parent_is_killed(self, bundles):
+        process = start("--bundles", str(bundles), "--port", "0", "--processes", "2")
+        process.stdout.readline()
+        orphans = children(process)
+        process.kill()
+        process.communicate(timeout=30)
+        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
+
+    def test_a_process_that_cannot_start_ends_them_all(self, tmp_path):
+        process = start("--bundles", str(tmp_path), "--port", "0", "--processes", "2")
+        out, log = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, "")
+        assert f"recsys-serve: {tmp_path}" in log
+        assert "ended with exit code 1 before it answered calls" in log
+
+
+def eventually(holds, *, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
 
 
 class TestMain:

@@ -1,0 +1,314 @@
+"""The right width under a deadline, at any load: a server with its ladder beside servers of one rung each.
+
+Every server is a real process on a bundle of one catalogue (``--items``: grown from a trained model's, simulated,
+benchmarks._catalogue says how). An open loop sends Poisson arrivals at constant rates from another process, each call
+with a budget of a mix, which is also its deadline; latency counts from when a call was due. Loads and servers take
+turns in a seeded order with the same calls. What is delivered is overlap with the exact answer: of answers in time
+only, a late, failed or shed one delivers nothing.
+
+Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
+the ladder's slowest step takes (both p99). Saturation is the rate of a closed loop of the same calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._catalogue import Catalogue
+from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
+from benchmarks._echo import METHOD, echo
+from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
+from benchmarks._harness import finish, parser, server
+from benchmarks._load import RECOMMEND, Reply, client_process, closed_loop, in_turns, open_loop, poisson_arrivals
+from benchmarks._published import publish_vectors, with_rung_alone
+from recsys.bundle import Bundle, PublishOptions
+from recsys.errors import ConfigError
+from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.index.rungs import Ladder, Rung
+from recsys.index.truth import Truth
+from recsys.model.best import load_towers
+from serving.client import unpack
+from serving.settings import ServerSettings
+from serving.v1 import candidates_pb2 as pb
+
+LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+_PARTS = (2, 5, 10, 25, 50)
+_MARGIN_MS = ServerSettings.deadline_margin_ms
+"""The budget is a call's deadline too, of which a server keeps this back."""
+_SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_K = 100
+_STREAMS = 8
+
+
+def main() -> None:
+    """Publish, put every server under every load, and report."""
+    given = _parse()
+    with tempfile.TemporaryDirectory() as scratch, client_process() as client:
+        figures = measure(given, Path(scratch) if given.quick else given.work, Path(scratch), client)
+    _print(figures)
+    finish("serving", figures, record=given.record)
+
+
+def _parse() -> argparse.Namespace:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--dataset", default="gowalla", help=f"one of {', '.join(benchmark_names())} (gowalla)")
+    arguments.add_argument("--items", type=int, default=1_000_000, help="size of the catalogue (1,000,000)")
+    arguments.add_argument("--users", type=int, default=1000, help="test users who ask (1000)")
+    arguments.add_argument("--fixed", type=int, default=4, help="servers of one rung, spread over the ladder (4)")
+    arguments.add_argument("--seconds", type=float, default=20.0, help="length of each load (20)")
+    arguments.add_argument("--budget", type=float, default=300.0, help="seconds of calibration (300)")
+    given = parse(arguments)
+    if given.quick:
+        given.items, given.users, given.fixed, given.seconds, given.budget = 3000, 100, 1, 0.5, 2.0
+    return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Who asks, within which budgets, and what the exact answers are.
+
+    Args:
+        truth: by user.
+        budget_ms: the mix, each as likely.
+    """
+
+    truth: Truth
+    budget_ms: tuple[float, ...]
+
+    def calls(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+        """Return the users, budgets and requests of some calls."""
+        random = np.random.default_rng(seed)
+        user_C = random.integers(len(self.truth.exact_QK), size=num)
+        budget_C = random.choice(self.budget_ms, size=num)
+        requests = [
+            pb.RecommendRequest(
+                user=pb.User(id=f"u{user}"), k=_K, packed=True, budget=pb.Budget(time_ms=budget)
+            ).SerializeToString()
+            for user, budget in zip(user_C.tolist(), budget_C.tolist(), strict=True)
+        ]
+        return user_C, budget_C, requests
+
+    def delivered(self, user: int, reply: Reply) -> float:
+        """Return the overlap of an answer with the exact one."""
+        item_ids, _ = unpack(pb.RecommendResponse.FromString(reply.body).packed_items)
+        row_1K = np.array([[int(item_id[1:]) for item_id in item_ids]], dtype=np.int64)
+        return float(self.truth.overlap(row_1K, k=_K, queries=np.array([user]))[0])
+
+
+def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Executor) -> dict[str, Any]:
+    """Return all figures."""
+    path = _publish(given, work)
+    bundle = Bundle.open(path)
+    traffic = _traffic(bundle)
+    with ExitStack() as running:
+        ladder_address = running.enter_context(server(path.parent))[0]
+        costs = _overhead(client, ladder_address, running.enter_context(echo("sync")), given)
+        traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
+        addresses = {"ladder": ladder_address}
+        for rung in _spread(bundle.ladder.steps, given.fixed):
+            root = with_rung_alone(path, rung, scratch / "fixed" / rung.name).parent
+            addresses[rung.name] = running.enter_context(server(root / rung.name))[0]
+        _, _, requests = traffic.calls(1000, seed=0)
+        rate, _ = client.submit(
+            closed_loop, ladder_address, requests, streams=_STREAMS, seconds=max(2.0, given.seconds / 2)
+        ).result()
+        points = _under_load(client, addresses, traffic, rate, given.seconds)
+    figures = _headlines(points) | costs | {"max_calibration_error": max(_calibration(bundle, traffic.truth).values())}
+    return figures | {
+        "rate_vs_echo": _rate_vs_echo(client, bundle, scratch, given),
+        "saturation_per_second": rate,
+        "budget_ms": traffic.budget_ms,
+        "dataset": SIMULATED if given.quick else given.dataset,
+        "num_items": len(bundle.items),
+        "simulated": True,
+        "k": _K,
+        "steps": {rung.name: [rung.overlap_at(_K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
+        "calibration_error": _calibration(bundle, traffic.truth),
+        "points": points,
+    }
+
+
+def _publish(given: argparse.Namespace, work: Path) -> Path:
+    """Return the bundle of a trained model's catalogue, grown to size; published before, or now."""
+    name = SIMULATED if given.quick else given.dataset
+    if not given.quick and name not in benchmark_names():
+        raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}")
+    root = work / "serving" / f"{name}-{given.items}-{given.users}-{given.budget:g}"
+    if (root / "CURRENT").is_file():
+        return root / (root / "CURRENT").read_text().strip()
+    benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name, wide=True)
+    dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
+    towers, _ = load_towers(trained(work, dataset, replace(benchmark.train, seed=1)).run)
+    queries = dataset.queries("test")
+    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users])
+    item_ND = item_vectors(towers, dataset.feature_lists("item"))
+    if given.items < len(item_ND):
+        raise ConfigError(f"items: got {given.items}, expected at least the {len(item_ND)} that are trained")
+    return publish_vectors(
+        root,
+        item_ND=Catalogue(item_ND, seed=1).vectors(given.items),
+        user_UD=query_vectors(towers, chosen, dataset.feature_lists("user")),
+        widths=towers.widths,
+        options=PublishOptions(num_queries=min(256, given.users // 2), budget_s=given.budget, ks=(10, _K)),
+    )
+
+
+def _traffic(bundle: Bundle) -> Traffic:
+    rows = np.arange(len(bundle.users.vocabulary))
+    history, features, _ = bundle.users.batch(rows)
+    query_UD = bundle.towers.encode_users(history, features, rows)
+    truth = Truth.find(query_UD, np.array(bundle.item_vectors), ks=[_K])
+    return Traffic(truth=truth, budget_ms=(1000.0,))
+
+
+def _spread(steps: Sequence[Rung], most: int) -> list[Rung]:
+    """Return the cheapest step, the best one, and others evenly between them."""
+    places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+    return [steps[place] for place in places]
+
+
+def _budgets(ladder: Ladder, outside_ms: float) -> tuple[float, ...]:
+    slowest_ms = max(rung.latency_p99_ms for rung in ladder.steps)
+    return tuple(round(_MARGIN_MS + outside_ms + part * slowest_ms / 20, 2) for part in _PARTS)
+
+
+def _overhead(client: Executor, address: str, echo_address: str, given: argparse.Namespace) -> dict[str, float]:
+    """Compare what calls spend outside encoding and search with empty calls, in turns, one at a time."""
+    requests = [
+        pb.RecommendRequest(user=pb.User(id=f"u{row % given.users}"), k=_K).SerializeToString()
+        for row in range(max(200, min(1000, int(given.seconds * 50))))
+    ]
+    empty, real = client.submit(in_turns, (echo_address, METHOD), (address, RECOMMEND), requests).result()
+    latency_ms = np.array([reply.latency_ms for reply in real])
+    timings = [pb.RecommendResponse.FromString(reply.body).report.timings for reply in real]
+    search_ms = np.array([spent.scan_ms + spent.rerank_ms for spent in timings])
+    encode_ms = np.array([spent.encode_ms for spent in timings])
+    empty_p50_ms = float(np.median([reply.latency_ms for reply in empty]))
+    return {
+        "overhead_p50_ms": float(np.median(latency_ms - search_ms - encode_ms)) - empty_p50_ms,
+        "empty_call_p50_ms": empty_p50_ms,
+        "encode_p50_ms": float(np.median(encode_ms)),
+        "outside_search_p99_ms": float(np.percentile(latency_ms - search_ms, 99)),
+    }
+
+
+def _rate_vs_echo(client: Executor, bundle: Bundle, scratch: Path, given: argparse.Namespace) -> float:
+    """Return the rate of real calls on the catalogue's first items, for ten, as a share of that of empty ones."""
+    rows = np.arange(len(bundle.users.vocabulary))
+    history, features, _ = bundle.users.batch(rows)
+    small = publish_vectors(
+        scratch / "small",
+        item_ND=np.array(bundle.item_vectors[:2000]),
+        user_UD=bundle.towers.encode_users(history, features, rows),
+        widths=bundle.widths,
+        options=PublishOptions(num_queries=min(64, given.users), budget_s=5.0, repeats=1),
+    )
+    requests = [
+        pb.RecommendRequest(user=pb.User(id=f"u{row}"), k=10, budget=pb.Budget(min_overlap=0.01)).SerializeToString()
+        for row in rows.tolist()
+    ]
+    rates: dict[str, list[float]] = {"echo": [], "real": []}
+    with server(small.parent) as (address, _), echo("sync") as echo_address:
+        for _ in range(3):
+            for name, at, method in (("echo", echo_address, METHOD), ("real", address, RECOMMEND)):
+                seconds = max(1.0, given.seconds / 5)
+                rate, _ = client.submit(
+                    closed_loop, at, requests, streams=_STREAMS, seconds=seconds, method=method
+                ).result()
+                rates[name].append(rate)
+    return float(np.median(rates["real"]) / np.median(rates["echo"]))
+
+
+def _calibration(bundle: Bundle, truth: Truth) -> dict[str, float]:
+    """Return, by rung, how far the measured overlap of all users is from what answers say to expect."""
+    errors = {}
+    for rung in bundle.ladder.rungs:
+        found = [bundle.searcher.search(query_1D, k=_K, rung=rung).rows_BK for query_1D in truth.query_QD[:, None]]
+        overlap_Q = truth.overlap(np.concatenate(found), k=_K, queries=np.arange(len(found)))
+        errors[rung.name] = abs(float(overlap_Q.mean()) - rung.overlap_at(_K))
+    return errors
+
+
+def _under_load(
+    client: Executor, addresses: dict[str, str], traffic: Traffic, rate: float, seconds: float
+) -> list[dict[str, Any]]:
+    """Put every server under every load, in a seeded order; all get the same calls at the same times."""
+    random = np.random.default_rng(1)
+    turns = [(load, name) for load in LOADS for name in addresses]
+    points = []
+    for place in random.permutation(len(turns)).tolist():
+        load, name = turns[place]
+        due_s = poisson_arrivals(load * rate, seconds, np.random.default_rng([2, int(100 * load)]))
+        user_C, budget_C, requests = traffic.calls(len(due_s), seed=int(100 * load))
+        timeout_s = (budget_C / 1e3).tolist()
+        replies = client.submit(open_loop, addresses[name], requests, due_s, timeout_s).result()
+        points.append({"load": load, "server": name, **_point(traffic, user_C, budget_C, replies, seconds)})
+    return sorted(points, key=lambda point: (point["load"], point["server"]))
+
+
+def _point(
+    traffic: Traffic, user_C: np.ndarray, budget_C: np.ndarray, replies: Sequence[Reply], seconds: float
+) -> dict[str, float]:
+    in_time_C = np.array([reply.code == "OK" for reply in replies])
+    in_time_C &= np.array([reply.latency_ms for reply in replies]) <= budget_C
+    shed = sum(reply.code in _SHED for reply in replies)
+    delivered = [
+        traffic.delivered(user, reply) for user, reply, ok in zip(user_C, replies, in_time_C, strict=True) if ok
+    ]
+    latency_ms = [reply.latency_ms for reply in replies if reply.code == "OK"] or [0.0]
+    return {
+        "calls": len(replies),
+        "attainment_admitted": float(in_time_C.sum() / max(1, len(replies) - shed)),
+        "goodput": float(in_time_C.sum() / seconds),
+        "shed_share": shed / len(replies),
+        "overlap_delivered": sum(delivered) / len(replies),
+        "overlap_in_time": float(np.mean(delivered)) if delivered else 0.0,
+        "p50_ms": float(np.median(latency_ms)),
+        "p99_ms": float(np.percentile(latency_ms, 99)),
+    }
+
+
+def _headlines(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ours = {point["load"]: point for point in points if point["server"] == "ladder"}
+    fixed: dict[float, list[float]] = {load: [] for load in ours}
+    for point in points:
+        if point["server"] != "ladder":
+            fixed[point["load"]].append(point["overlap_delivered"])
+    gain = {load: ours[load]["overlap_delivered"] / max(max(best), 1e-9) - 1 for load, best in fixed.items()}
+    return {
+        "min_attainment_admitted": min(point["attainment_admitted"] for point in ours.values()),
+        "goodput_3x_vs_peak": ours[3.0]["goodput"] / max(1e-9, *(point["goodput"] for point in ours.values())),
+        "min_gain_vs_best_fixed": min(gain.values()),
+        "gain_vs_best_fixed_at_1x": gain[1.0],
+    }
+
+
+def _print(figures: dict[str, Any]) -> None:
+    console = Console(width=130, highlight=False)
+    title = f"{figures['num_items']:,} items (simulated), budgets {figures['budget_ms']} ms, "
+    title += f"saturation {figures['saturation_per_second']:.0f} calls/s"
+    shown = Table("load", "server", "attained", "goodput/s", "shed", "overlap", "in time", "p50", "p99", title=title)
+    for point in figures["points"]:
+        shares = [point[key] for key in ("attainment_admitted", "goodput", "shed_share", "overlap_delivered")]
+        rest = [f"{point[key]:.3f}" for key in ("overlap_in_time", "p50_ms", "p99_ms")]
+        cells = [f"{shares[0]:.4f}", f"{shares[1]:.0f}", f"{shares[2]:.3f}", f"{shares[3]:.4f}", *rest]
+        shown.add_row(f"{point['load']:g}x", point["server"], *cells)
+    console.print(shown)
+    for name, value in figures.items():
+        if isinstance(value, float):
+            console.print(f"{name}: {value:.4g}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

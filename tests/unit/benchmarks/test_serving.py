@@ -1,0 +1,68 @@
+"""Bundles of given vectors, arrivals, and the headlines of the load benchmark."""
+
+import numpy as np
+import pytest
+
+from benchmarks._load import poisson_arrivals
+from benchmarks._published import publish_vectors, with_rung_alone
+from benchmarks.serving import LOADS, _headlines, _spread
+from recsys.bundle import Bundle, PublishOptions, open_current
+from recsys.widths import WidthLadder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    random = np.random.default_rng(1)
+    vector_ND = random.standard_normal((850, 16)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    item_ND, user_UD = vector_ND[:800], vector_ND[800:]
+    root = tmp_path_factory.mktemp("published")
+    options = PublishOptions(num_queries=16, repeats=1, budget_s=1)
+    widths = WidthLadder((4, 8, 16))
+    path = publish_vectors(root, item_ND=item_ND, user_UD=user_UD, widths=widths, options=options)
+    return Bundle.open(path), item_ND, user_UD
+
+
+def test_items_and_users_have_the_vectors_that_were_given(published):
+    bundle, item_ND, user_UD = published
+    np.testing.assert_allclose(bundle.item_vectors, item_ND, atol=1e-6)
+    rows = np.arange(len(user_UD))
+    history, features, _ = bundle.users.batch(rows)
+    np.testing.assert_allclose(bundle.towers.encode_users(history, features, rows), user_UD, atol=1e-6)
+    assert bundle.items.ids([0, 799]) == ["i0", "i799"]
+    assert not bundle.mask_seen
+
+
+def test_a_bundle_of_one_rung_is_the_same_bundle_otherwise(published, tmp_path):
+    bundle, _, _ = published
+    rung = bundle.ladder.rungs[-1]
+    alone = open_current(with_rung_alone(bundle.path, rung, tmp_path))
+    assert [step.name for step in alone.ladder.steps] == [rung.name]
+    assert alone.manifest["index_id"] == bundle.manifest["index_id"]
+
+
+def test_rungs_are_spread_from_the_cheapest_to_the_best():
+    assert _spread(list("abcdefg"), 3) == ["a", "d", "g"]
+    assert _spread(list("ab"), 4) == ["a", "b"]
+
+
+def test_arrivals_come_at_the_rate_and_differ_like_a_poisson_process():
+    due_s = poisson_arrivals(500, 20, np.random.default_rng(1))
+    gaps_s = np.diff(due_s)
+    assert (gaps_s >= 0).all()
+    assert due_s[-1] < 20
+    assert len(due_s) == pytest.approx(10_000, rel=0.05)
+    assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.05)
+
+
+def test_the_gain_is_over_the_best_single_rung_of_each_load():
+    def point(load, server, overlap):
+        shares = {"attainment_admitted": 1 - load / 100, "goodput": 10 * min(load, 1)}
+        return {"load": load, "server": server, "overlap_delivered": overlap} | shares
+
+    points = [point(load, *who) for load in LOADS for who in (("ladder", 0.9), ("cheap", 0.6), ("exact", 0.9 / load))]
+    figures = _headlines(points)
+    assert figures["gain_vs_best_fixed_at_1x"] == pytest.approx(0)
+    assert figures["min_gain_vs_best_fixed"] == pytest.approx(0.25 - 1)
+    assert figures["min_attainment_admitted"] == pytest.approx(0.97)
+    assert figures["goodput_3x_vs_peak"] == 1
