@@ -144,9 +144,10 @@ def _watch(process: BaseProcess, answers: Connection, events: _Events) -> None:
     with answers:
         try:
             answers.recv_bytes()
+        except EOFError:  # it ended first, which `_Ended` reports and `_check_ended` makes an error of
+            _log.debug("process %s ended before it answered calls", process.pid)
+        else:
             events.put(_Ready(process))
-        except EOFError:
-            pass
     wait([process.sentinel])
     events.put(_Ended(process))
 

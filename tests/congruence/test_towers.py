@@ -20,8 +20,8 @@ from recsys.train.sharding import shard
 from recsys.widths import truncate
 
 
-def compare(dataset, folder, device, config, *, num_items):
-    """Encode users and items with a sharded model and with its exported towers."""
+def assert_exported_as_sharded(dataset, folder, device, config, *, num_items):
+    """Check that a sharded model and its exported towers encode users and items alike."""
     layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
     # Fewer items than users, and more: either side of the lookup may be the longer one.
     queries, items = dataset.queries("test"), np.arange(num_items)
@@ -62,7 +62,7 @@ def compare(dataset, folder, device, config, *, num_items):
 def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, hidden, history, user_id, num_items):
     settings = {"hidden": hidden, "history": history, "history_windows": (1, 4), "user_id": user_id}
     config = ModelConfig(widths=(4, 12), embedding_dim=8, **settings)
-    compare(Dataset(simulated), tmp_path, device, config, num_items=num_items)
+    assert_exported_as_sharded(Dataset(simulated), tmp_path, device, config, num_items=num_items)
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, 
 )
 def test_exported_towers_encode_histories_as_the_sharded_model(simulated, tmp_path, device, settings):
     config = ModelConfig(widths=(4, 12), embedding_dim=8, hidden=(24,), **settings)
-    compare(Dataset(simulated), tmp_path, device, config, num_items=30)
+    assert_exported_as_sharded(Dataset(simulated), tmp_path, device, config, num_items=30)

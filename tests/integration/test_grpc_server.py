@@ -204,10 +204,7 @@ class TestProcess:
                 assert client.describe().bundle_version == before
                 after = small_bundle(tmp_path, seed=2).name
                 process.send_signal(signal.SIGHUP)
-                deadline = time.monotonic() + 120
-                while client.describe().bundle_version != after:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+                assert eventually(lambda: client.describe().bundle_version == after)
         finally:
             process.terminate()
             process.communicate(timeout=30)

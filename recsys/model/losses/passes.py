@@ -10,6 +10,7 @@ Shapes: ``V`` vectors, ``T`` of them in a tile; ``N`` negatives; ``P`` (vector, 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class Found:
         return cls(torch.zeros_like(scores.query_VU), *(scores.query_VU.new_zeros(shape) for _ in range(2)))
 
 
-class _Passes:
+class _Passes(ABC):
     """What both ways are given, and add up over tiles: the gradient with respect to the logs of the negatives' scales.
 
     Args:
@@ -110,9 +111,9 @@ class _Passes:
         self.is_nested = widths.head == "tied"
         self.column_LN = scores.item_ND.new_zeros(scores.item_scale_LN.shape)
 
+    @abstractmethod
     def run(self, tile: slice, product_LTN: Tensor) -> None:
         """Do a tile, which may have less rows than there is room for."""
-        raise NotImplementedError
 
 
 class CompiledPasses(_Passes):
