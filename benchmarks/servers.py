@@ -51,7 +51,9 @@ def main() -> None:
                 measured = _measure(client, contender, given.streams, given.seconds, given.rate)
                 figures[contender.name].append(measured)
     for name, several in figures.items():
-        figures[name] = {key: float(np.median([one[key] for one in several])) for key in several[0]}
+        rates = [one["per_second"] for one in several]
+        medians = {key: float(np.median([one[key] for one in several])) for key in several[0]}
+        figures[name] = medians | {"per_second_least": min(rates), "per_second_most": max(rates)}
     _print(figures)
     finish("servers", figures | {"streams": given.streams, "k": _K, "open_loop_rate": given.rate}, record=given.record)
 
