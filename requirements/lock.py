@@ -1,15 +1,16 @@
-"""Regenerate ``cpu.txt``, ``gpu.txt`` and ``scale.txt``: packages pinned by name and version, no index and no host.
+"""Regenerate the lock files: packages pinned by name and version, no index and no host.
 
-    python requirements/lock.py            # rewrite both
+    python requirements/lock.py            # rewrite all
     python requirements/lock.py --upgrade  # ignore the versions pinned now
 
-Both files are installed with ``pip install --no-deps`` after ``pip install torch==<TORCH>`` has brought torch
+They are installed with ``pip install --no-deps`` after ``pip install torch==<TORCH>`` has brought torch
 and the CUDA packages that *its* build needs. Two facts make a plain ``pip install .[cpu]`` impossible:
 torchrec requires ``fbgemm-gpu`` by name, which on a machine without CUDA must be ``fbgemm-gpu-cpu``; and the
 same torch version is a CPU build on some registries and a CUDA build on others. So the CPU lock leaves out
 what only a CUDA build of torch needs, and never names ``fbgemm-gpu``.
 
-``scale.txt`` holds what benchmarks/ladder.py compares with, beyond what the others pin: nobody else needs it.
+``cpu.txt`` and ``gpu.txt`` hold what developing takes. ``serve.txt`` holds what a server takes, out of ``cpu.txt``, and
+``scale.txt`` what benchmarks/ladder.py compares with, beyond it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ HEADER = """\
 """
 
 
-def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ()) -> list[str]:
-    """Return sorted ``name==version`` lines for one variant and further extras, resolved for Linux and CPython 3.11."""
+def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ("bench", "dev")) -> list[str]:
+    """Return sorted ``name==version`` lines for one variant and its extras, resolved for Linux and CPython 3.11."""
     target = HERE / f"{variant}.txt"
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "lock.txt"
@@ -45,7 +46,7 @@ def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ()) -> list[s
         override = Path(scratch) / "override.txt"
         override.write_text("fbgemm-gpu ; sys_platform == 'never'\n" if variant == "cpu" else "")
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"]
-        for extra in (variant, "bench", "dev", *extras):
+        for extra in (variant if extras else "serve", *extras):
             command += ["--extra", extra]
         command += ["--python-version", PYTHON, "--python-platform", "x86_64-manylinux_2_28"]
         command += ["--no-header", "--no-annotate", "--no-emit-index-url"]
@@ -54,11 +55,11 @@ def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ()) -> list[s
         lines = [line for line in output.read_text().splitlines() if line and not line.startswith("#")]
     if variant == "cpu":
         lines = [line for line in lines if not CUDA_ONLY.match(line)]
-    return sorted(lines + DATA_ONLY, key=str.lower)
+    return sorted(lines + (DATA_ONLY if extras else []), key=str.lower)
 
 
 def main() -> None:
-    """Rewrite both lock files beside this script."""
+    """Rewrite the lock files beside this script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions the ranges allow")
     arguments = parser.parse_args()
@@ -66,9 +67,12 @@ def main() -> None:
         lines = resolve(variant, arguments.upgrade)
         (HERE / f"{variant}.txt").write_text(HEADER.format(torch=TORCH, variant=variant) + "\n".join(lines) + "\n")
         print(f"requirements/{variant}.txt: {len(lines)} packages")
-    beyond = sorted(set(resolve("cpu", upgrade=False, extras=("scale",))) - set((HERE / "cpu.txt").read_text().split()))
-    (HERE / "scale.txt").write_text(HEADER.format(torch=TORCH, variant="scale") + "\n".join(beyond) + "\n")
-    print(f"requirements/scale.txt: {len(beyond)} packages")
+    cpu = set((HERE / "cpu.txt").read_text().split())
+    beyond = set(resolve("cpu", upgrade=False, extras=("bench", "dev", "scale"))) - cpu
+    for variant, packages in (("serve", resolve("cpu", upgrade=False, extras=())), ("scale", beyond)):
+        lines = sorted(packages)
+        (HERE / f"{variant}.txt").write_text(HEADER.format(torch=TORCH, variant=variant) + "\n".join(lines) + "\n")
+        print(f"requirements/{variant}.txt: {len(lines)} packages")
 
 
 if __name__ == "__main__":
