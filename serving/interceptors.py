@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -15,6 +16,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from recsys.errors import RequestError
+from serving.metrics import Metrics
 from serving.query import Call
 
 _log = logging.getLogger(__name__)
@@ -38,10 +40,12 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     Args:
         service: the service's full name.
+        metrics: where calls are counted.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, metrics: Metrics) -> None:
         self._prefix = f"/{service}/"
+        self._metrics = metrics
 
     def intercept_service(
         self,
@@ -51,13 +55,37 @@ class CallInterceptor(grpc.ServerInterceptor):
         """Note the arrival and wrap the method."""
         _arrived_s.set(time.perf_counter())
         handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None or not handler_call_details.method.startswith(self._prefix):
+        method = handler_call_details.method
+        if handler is None or handler.unary_unary is None or not method.startswith(self._prefix):
             return handler
         return grpc.unary_unary_rpc_method_handler(
-            _guarded(handler.unary_unary),
+            self._guarded(handler.unary_unary, method.removeprefix(self._prefix)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+    def _guarded(self, method: Callable[[Any, grpc.ServicerContext], Any], name: str) -> Callable[..., Any]:
+        count = partial(self._metrics.called, name)
+
+        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+            left_s = context.time_remaining()
+            if not context.is_active() or (left_s is not None and left_s <= 0):
+                count("DEADLINE_EXCEEDED")
+                late = "the deadline passed while the call waited for a worker"
+                context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, late)
+            with self._metrics.working():
+                try:
+                    answer = method(request, context)
+                except RequestError as error:
+                    count("INVALID_ARGUMENT")
+                    context.abort_with_status(rpc_status.to_status(_bad_request(error)))
+                except Exception:
+                    count("INTERNAL")
+                    _abort_internal(context)
+            count("OK")
+            return answer
+
+        return guarded
 
 
 def call_of(context: grpc.ServicerContext) -> Call:
@@ -67,21 +95,6 @@ def call_of(context: grpc.ServicerContext) -> Call:
     has_deadline = left_s is not None and left_s < _NO_DEADLINE_S
     deadline_ms = (started_s + left_s - arrived_s) * 1e3 if has_deadline else None
     return Call(arrived_s=arrived_s, started_s=started_s, deadline_ms=deadline_ms)
-
-
-def _guarded(method: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-        left_s = context.time_remaining()
-        if not context.is_active() or (left_s is not None and left_s <= 0):
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed while the call waited for a worker")
-        try:
-            return method(request, context)
-        except RequestError as error:
-            context.abort_with_status(rpc_status.to_status(_bad_request(error)))
-        except Exception:
-            _abort_internal(context)
-
-    return guarded
 
 
 def _bad_request(error: RequestError) -> status_pb2.Status:

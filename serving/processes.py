@@ -18,6 +18,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -61,8 +62,8 @@ def supervise(settings: ServerSettings, run: Run, *, ready: Callable[[int], None
     events: _Events = queue.SimpleQueue()
     with signals_into(events), closing(_reserve(settings)) as reserved:
         port = reserved.getsockname()[1]
-        share = _share_of(settings, port)
-        running = {_start(share, run, events) for _ in range(settings.processes)}
+        shares = [_share_of(settings, port, place) for place in range(settings.processes)]
+        running = {_start(share, run, events): share for share in shares}
         answering: set[BaseProcess] = set()
         announced = False
         try:
@@ -71,18 +72,18 @@ def supervise(settings: ServerSettings, run: Run, *, ready: Callable[[int], None
                     answering.add(event.process)
                     # SIGHUP would have ended it while it started, so it may have missed one.
                     _send({event.process}, signal.SIGHUP)
-                    if not announced and answering == running:
+                    if not announced and answering == running.keys():
                         ready(port)
                         announced = True
                 elif isinstance(event, _Ended):
-                    running.remove(event.process)
+                    share = running.pop(event.process)
                     _check_ended(event.process, answered=event.process in answering)
                     answering.remove(event.process)
-                    running.add(_start(share, run, events))
+                    running[_start(share, run, events)] = share
                 else:
                     _send(answering, signal.SIGHUP)
         finally:
-            _send(running, signal.SIGTERM)
+            _send(running.keys(), signal.SIGTERM)
             for process in running:
                 process.join()
 
@@ -118,12 +119,13 @@ def _reserve(settings: ServerSettings) -> socket.socket:
     return reserved
 
 
-def _share_of(settings: ServerSettings, port: int) -> ServerSettings:
-    """Return what each process is to do."""
+def _share_of(settings: ServerSettings, port: int, place: int) -> ServerSettings:
+    """Return what one of the processes is to do."""
     return replace(
         settings,
         port=port,
         port_file=None,
+        metrics_port=settings.metrics_port + place if settings.metrics_port else settings.metrics_port,
         workers=max(1, settings.workers // settings.processes),
         max_waiting=settings.max_waiting // settings.processes,
     )
@@ -178,7 +180,7 @@ def _check_ended(process: BaseProcess, *, answered: bool) -> None:
     _log.error("process %d ended with exit code %s; starting another one", process.pid, process.exitcode)
 
 
-def _send(processes: set[BaseProcess], number: signal.Signals) -> None:
+def _send(processes: AbstractSet[BaseProcess], number: signal.Signals) -> None:
     for process in processes:
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, number)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -30,6 +31,7 @@ from recsys.index.searcher import use_one_thread
 from serving.bundles import LiveBundle
 from serving.engine import Engine
 from serving.interceptors import CallInterceptor
+from serving.metrics import Metrics, exported
 from serving.processes import Signals, signals_into, supervise
 from serving.query import Answer, Call
 from serving.servicer import CandidateServicer, recommend_response
@@ -56,14 +58,15 @@ class Server:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.live = LiveBundle(settings.bundles, self._warm_engine)
+        self.metrics = Metrics()
         self._health = health.HealthServicer()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
-            interceptors=[CallInterceptor(SERVICE)],
+            interceptors=[CallInterceptor(SERVICE, self.metrics)],
             options=server_options(share_port=settings.processes > 1),
             maximum_concurrent_rpcs=settings.workers + settings.max_waiting,
         )
-        add_CandidateServiceServicer_to_server(CandidateServicer(self.live), self._server)
+        add_CandidateServiceServicer_to_server(CandidateServicer(self.live, self.metrics), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = ["", SERVICE, health.SERVICE_NAME]
         if settings.reflection:
@@ -160,7 +163,11 @@ def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[i
         ArtifactError: the live bundle is missing or damaged.
         ConfigError: the address cannot be listened on.
     """
-    with Server(settings) as server:
+    with ExitStack() as running:
+        server = running.enter_context(Server(settings))
+        if settings.metrics_port is not None:
+            port = running.enter_context(exported(server.metrics, host=settings.host, port=settings.metrics_port))
+            _log.info("metrics at http://%s:%d/metrics", settings.host, port)
         ready(server.port)
         _log.info("serving bundle %s with %d workers", server.live.engine.bundle.version, settings.workers)
         while received.get() == signal.SIGHUP:

@@ -15,6 +15,7 @@ from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
 from serving.interceptors import call_of
+from serving.metrics import Metrics
 from serving.packed import pack
 from serving.query import Answer, BatchQuery, Call, Candidates, Query, SimilarQuery, User
 from serving.v1 import candidates_pb2 as pb
@@ -41,10 +42,11 @@ _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
 
 
 class CandidateServicer(CandidateServiceServicer):
-    """`CandidateService` over the live bundle."""
+    """`CandidateService` over the live bundle, whose answers are counted."""
 
-    def __init__(self, live: LiveBundle) -> None:
+    def __init__(self, live: LiveBundle, metrics: Metrics) -> None:
         self._live = live
+        self._metrics = metrics
 
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:  # noqa: N802
         """Items for one user."""
@@ -58,7 +60,10 @@ class CandidateServicer(CandidateServiceServicer):
             include_titles=request.include_titles,
         )
         packed = _packed(request)
-        return recommend_response(self._live.engine.recommend(query, call=call), call, packed=packed)
+        answer = self._live.engine.recommend(query, call=call)
+        response = recommend_response(answer, call, packed=packed)
+        self._metrics.answered("Recommend", answer, call, time_ms=query.budget.time_ms)
+        return response
 
     def BatchRecommend(  # noqa: N802
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
@@ -82,6 +87,7 @@ class CandidateServicer(CandidateServiceServicer):
             )
             _put_items(candidates, each, packed=packed)
         response.report.CopyFrom(_report(answer, call))
+        self._metrics.answered("BatchRecommend", answer, call, time_ms=query.budget.time_ms)
         return response
 
     def SimilarItems(self, request: pb.SimilarItemsRequest, context: grpc.ServicerContext) -> pb.SimilarItemsResponse:  # noqa: N802
@@ -99,6 +105,7 @@ class CandidateServicer(CandidateServiceServicer):
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
         response.report.CopyFrom(_report(answer, call))
+        self._metrics.answered("SimilarItems", answer, call, time_ms=query.budget.time_ms)
         return response
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802

@@ -52,6 +52,9 @@ class ServerSettings:
     """How long calls are still taken after health turned NOT_SERVING, for load balancers to notice."""
     grace_s: float = 10.0
     """How long calls in flight may take after that."""
+    metrics_port: int | None = None
+    """Port of an HTTP page for Prometheus: 0 for any free one, none for no page. Of several processes the first has it,
+    and each other one the next."""
     reflection: bool = False
     """Let tools such as grpcurl ask for the service's schema."""
     limits: Limits = field(default_factory=Limits)
@@ -59,6 +62,9 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")
+        if self.metrics_port is not None:
+            highest = 65536 - self.processes
+            _require(0 <= self.metrics_port <= highest, "metrics_port", self.metrics_port, f"0 to {highest}, or none")
         _require(self.processes >= 1, "processes", self.processes, "at least 1")
         _require(self.workers >= 1, "workers", self.workers, "at least 1")
         _require(self.max_waiting >= 0, "max_waiting", self.max_waiting, "0 or more")

@@ -64,7 +64,11 @@ def test_the_deployment_starts_the_server_as_it_means_to():
     pod, container, settings = deployed()
     assert settings.host == "0.0.0.0"
     assert [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "bundles"] == ["/bundles"]
-    assert {port["containerPort"] for port in container["ports"]} == {settings.port}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"grpc": settings.port, "metrics": settings.metrics_port}
+    (deployment,) = manifests("Deployment")
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(settings.metrics_port)
     assert container["readinessProbe"]["grpc"]["port"] == settings.port
     assert settings.workers == int(container["resources"]["limits"]["cpu"])
     assert settings.drain_s + settings.grace_s < pod["terminationGracePeriodSeconds"]

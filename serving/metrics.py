@@ -1,0 +1,126 @@
+"""What a server tells Prometheus: calls and their codes, time by stage and rung, widths, answers within their budgets.
+
+A registry of its own, not the process-wide one: several servers may live in one process, and each counts its own calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+from recsys.errors import ConfigError
+from serving.query import Answer, Call
+
+_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class _OfRung(NamedTuple):
+    """What is counted at each answer of one rung; looked up once, since finding a series by its labels takes time."""
+
+    answers: Counter
+    stages: dict[str, Histogram]
+
+
+class Metrics:
+    """Counts of one server. Safe for concurrent calls."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._calls = Counter("recsys_calls", "Calls that a worker took up.", ["method", "code"], registry=registry)
+        self._working = Gauge("recsys_calls_in_progress", "Calls that are worked on now.", registry=registry)
+        self._answer_s = Histogram(
+            "recsys_answer_seconds",
+            "From a call's arrival until its answer was ready to be sent.",
+            ["method"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._stage_s = Histogram(
+            "recsys_stage_seconds",
+            "Where the time of answered calls went: queue, encode, scan, rerank.",
+            ["stage", "rung"],
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._answers = Counter(
+            "recsys_answers", "Answers by the rung that searched, and its width.", ["rung", "width"], registry=registry
+        )
+        self._degraded = Counter(
+            "recsys_degraded", "Answers that were less than what was asked for.", ["reason"], registry=registry
+        )
+        self._timed = Counter(
+            "recsys_timed_answers",
+            "Answers to calls with a time budget or a deadline, by whether they were ready in time.",
+            ["in_time"],
+            registry=registry,
+        )
+        self._bundle = Info("recsys_bundle", "The bundle of the latest answer.", registry=registry)
+        self._version = ""
+        self._of_rung = lru_cache(maxsize=1024)(self._find)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a call as worked on while this lasts."""
+        with self._working.track_inprogress():
+            yield
+
+    def called(self, method: str, code: str) -> None:
+        """Count a call that ended with a status code."""
+        self._calls.labels(method, code).inc()
+
+    def answered(self, method: str, answer: Answer, call: Call, *, time_ms: float | None) -> None:
+        """Count an answer.
+
+        Args:
+            method: which call it answers.
+            answer: what was done.
+            call: when it came.
+            time_ms: its time budget, if it has one; the call's deadline counts beside it.
+        """
+        total_ms, timings = call.elapsed_ms(), answer.timings
+        self._answer_s.labels(method).observe(total_ms / 1e3)
+        of_rung = self._of_rung(answer.rung.name, answer.rung.width)
+        of_rung.answers.inc()
+        for stage, histogram in of_rung.stages.items():
+            histogram.observe(getattr(timings, f"{stage}_ms") / 1e3)
+        for reason in answer.degraded:
+            self._degraded.labels(reason.name.lower()).inc()
+        limits_ms = [limit_ms for limit_ms in (time_ms, call.deadline_ms) if limit_ms is not None]
+        if limits_ms:
+            self._timed.labels(str(total_ms <= min(limits_ms)).lower()).inc()
+        if answer.bundle_version != self._version:
+            self._version = answer.bundle_version
+            self._bundle.info({"version": self._version})
+
+    def _find(self, rung: str, width: int) -> _OfRung:
+        stages = {stage: self._stage_s.labels(stage, rung) for stage in ("queue", "encode", "scan", "rerank")}
+        return _OfRung(self._answers.labels(rung, str(width)), stages)
+
+
+@contextmanager
+def exported(metrics: Metrics, *, host: str, port: int) -> Iterator[int]:
+    """Serve the metrics over HTTP, at any path, while this lasts; give the port.
+
+    Args:
+        metrics: what to serve.
+        host: address to listen on, as gRPC takes it.
+        port: port to listen on; 0 for any free one.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    try:
+        server, thread = start_http_server(port, host.strip("[]"), registry=metrics.registry)
+    except OSError as error:
+        got = f"{host}:{port}"
+        raise ConfigError(f"metrics_port: got {got}, which cannot be listened on: {error.strerror}") from error
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,157 @@
+"""What a server tells Prometheus, read as Prometheus reads it, and the dashboard that asks for it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import signal
+import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from recsys.errors import ConfigError, RequestError
+from serving.client import Client, ServingError, user
+from serving.metrics import Metrics, exported
+from serving.processes import _share_of
+from serving.server import Server, answer_calls
+from serving.settings import ServerSettings
+
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "candidates.json"
+
+
+@contextmanager
+def serving(bundles, **settings):
+    """Start a server with its page; give a client and what reads the page."""
+    with (
+        Server(ServerSettings(bundles=bundles, port=0, workers=2, **settings)) as server,
+        exported(server.metrics, host="127.0.0.1", port=0) as port,
+        Client(server.address) as client,
+    ):
+        yield client, partial(read_page, port)
+
+
+def read_page(port: int) -> dict[tuple[str, frozenset], float]:
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def value(page, name, **labels):
+    return page.get((name, frozenset(labels.items())), 0.0)
+
+
+def test_answers_are_counted_by_rung_width_and_stage(bundles):
+    with serving(bundles) as (client, read):
+        report = client.recommend(user_id="u3", k=5).report
+        client.recommend(user_id="u4", k=5)
+        page = read()
+    assert value(page, "recsys_calls_total", method="Recommend", code="OK") == 2
+    assert value(page, "recsys_answers_total", rung=report.rung, width=str(report.width)) == 2
+    for stage in ("queue", "encode", "scan", "rerank"):
+        assert value(page, "recsys_stage_seconds_count", stage=stage, rung=report.rung) == 2
+    scan_s = value(page, "recsys_stage_seconds_sum", stage="scan", rung=report.rung)
+    assert report.timings.scan_ms / 1e3 <= scan_s + 1e-9
+    total_s = value(page, "recsys_answer_seconds_sum", method="Recommend")
+    assert report.timings.total_ms / 1e3 < total_s
+    assert value(page, "recsys_bundle_info", version=report.bundle_version) == 1
+    assert value(page, "recsys_calls_in_progress") == 0
+
+
+def test_every_method_is_counted(bundles):
+    with serving(bundles) as (client, read):
+        client.recommend_batch([user("u1"), user("u2")], k=3)
+        item_id = client.recommend(user_id="u1", k=1).items[0].item_id
+        client.similar_items(item_id, k=3)
+        page = read()
+    for method in ("Recommend", "BatchRecommend", "SimilarItems"):
+        assert value(page, "recsys_answer_seconds_count", method=method) == 1
+
+
+def test_refusals_are_counted_and_are_no_answers(bundles):
+    with serving(bundles) as (client, read):
+        with pytest.raises(RequestError):
+            client.recommend(user_id="u3", k=100_000)
+        page = read()
+    assert value(page, "recsys_calls_total", method="Recommend", code="INVALID_ARGUMENT") == 1
+    assert not any(name == "recsys_answers_total" for name, _ in page)
+
+
+def test_answers_in_time_and_late_ones_are_told_apart(bundles):
+    with serving(bundles, deadline_margin_ms=0) as (client, read):
+        client.recommend(user_id="u3", k=5)  # without any limit: neither
+        client.recommend(user_id="u3", k=5, budget_ms=60_000)
+        client.recommend(user_id="u3", k=5, deadline_ms=60_000)
+        late = client.recommend(user_id="u3", k=5, budget_ms=1e-6)
+        page = read()
+    assert value(page, "recsys_timed_answers_total", in_time="true") == 2
+    assert value(page, "recsys_timed_answers_total", in_time="false") == 1
+    assert late.report.degraded_reasons
+    assert value(page, "recsys_degraded_total", reason="time_too_short") == 1
+
+
+def test_the_dashboard_asks_for_what_there_is(bundles):
+    with serving(bundles) as (client, read):
+        client.recommend(user_id="u3", k=5, budget_ms=1e-6)
+        known = {name: {label for label, _ in labels} for name, labels in read()}
+    asked = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
+    for expression in asked:
+        names = set(re.findall(r"recsys_\w+", expression))
+        assert names
+        assert names <= known.keys()
+        labels = {word for by in re.findall(r"by \(([\w, ]+)\)", expression) for word in by.split(", ")}
+        labels |= set(re.findall(r"\{(\w+)=", expression))
+        assert labels <= set.union(*(known[name] for name in names)) | {"instance"}
+
+
+def test_a_taken_port_is_refused_by_name():
+    with exported(Metrics(), host="127.0.0.1", port=0) as port:
+        second = exported(Metrics(), host="127.0.0.1", port=port)
+        with pytest.raises(ConfigError, match=f"metrics_port: got 127.0.0.1:{port}"):
+            second.__enter__()
+
+
+def test_the_program_serves_its_page_where_it_is_told_to(bundles, tmp_path):
+    with exported(Metrics(), host="127.0.0.1", port=0) as free:
+        pass
+    received, ports = queue.SimpleQueue(), queue.SimpleQueue()
+    settings = ServerSettings(bundles=bundles, port=0, metrics_port=free)
+    running = threading.Thread(target=answer_calls, args=(settings, received, ports.put))
+    running.start()
+    try:
+        with Client(f"127.0.0.1:{ports.get(timeout=60)}") as client:
+            client.recommend(user_id="u3", k=5)
+        assert value(read_page(free), "recsys_calls_total", method="Recommend", code="OK") == 1
+    finally:
+        received.put(signal.SIGTERM)
+        running.join(timeout=60)
+    with pytest.raises(URLError):
+        read_page(free)
+
+
+def test_processes_have_pages_of_their_own(tmp_path):
+    settings = ServerSettings(bundles=tmp_path, metrics_port=9000, processes=3)
+    assert [_share_of(settings, 1, place).metrics_port for place in range(3)] == [9000, 9001, 9002]
+    for metrics_port in (None, 0):
+        settings = ServerSettings(bundles=tmp_path, metrics_port=metrics_port, processes=2)
+        assert {_share_of(settings, 1, place).metrics_port for place in range(2)} == {metrics_port}
+    with pytest.raises(ConfigError, match="metrics_port: got 65535, expected 0 to 65533"):
+        ServerSettings(bundles=tmp_path, metrics_port=65535, processes=3)
+
+
+def test_a_late_call_is_counted_without_being_worked_on(bundles):
+    with serving(bundles) as (client, read):
+        with pytest.raises(ServingError) as failed:
+            client.recommend(user_id="u3", k=5, deadline_ms=1e-3)
+        page = read()
+    assert isinstance(failed.value.__cause__, grpc.RpcError)
+    assert failed.value.__cause__.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not any(name == "recsys_answers_total" for name, _ in page)
