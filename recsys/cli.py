@@ -6,10 +6,12 @@ does. Exit codes are those of `recsys.command`.
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -25,10 +27,12 @@ class Verb(NamedTuple):
 
     Args:
         summary: what it does, in one sentence.
+        example: its options as one would type them.
         load: imports what it needs; returns its options (a dataclass, or an instance with defaults) and its function.
     """
 
     summary: str
+    example: str
     load: Callable[[], tuple[Any, Callable[[Any], None]]]
 
 
@@ -40,10 +44,12 @@ def main() -> None:
         return
     name = words[0]
     if name not in VERBS:
-        _err.print(f"recsys: unknown verb {name!r}; expected one of {', '.join(VERBS)}")
+        near = [f", did you mean {verb}?" for verb in difflib.get_close_matches(name, VERBS, n=1)]
+        _err.print(f"recsys: unknown verb {name!r}{''.join(near)} Expected one of {', '.join(VERBS)}", markup=False)
         raise SystemExit(2)
     verb = VERBS[name]
-    execute(f"recsys {name}", verb.summary, *verb.load(), words[1:])
+    taught = f"{verb.summary}\n\nFor example:\n  recsys {name} {verb.example}"
+    execute(f"recsys {name}", taught, *verb.load(), words[1:])
 
 
 def _print_verbs() -> None:
@@ -172,13 +178,52 @@ def _load_recommend() -> tuple[Any, Callable[[Any], None]]:
     return RecommendOptions, run
 
 
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions:
+    """Whose bundle to take back."""
+
+    bundles: Path
+    """Folder of bundles that servers read."""
+
+
+def _load_rollback() -> tuple[Any, Callable[[Any], None]]:
+    from recsys.current import rollback
+
+    def run(options: RollbackOptions) -> None:
+        _out.print(f"{options.bundles / rollback(options.bundles)} is CURRENT again", soft_wrap=True)
+        _out.print("Running servers read that on SIGHUP; another rollback undoes this one.")
+
+    return RollbackOptions, run
+
+
 VERBS = {
-    "prepare": Verb("Turn interaction logs into a dataset: filtered, ordered, split without leakage.", _load_prepare),
-    "train": Verb(f"Train the two towers at every width. {CONFIG_FILE} FILE reads settings from TOML.", _load_train),
-    "evaluate": Verb("Measure every width, beside the baselines, on held-out interactions.", _load_evaluate),
-    "publish": Verb("Write a bundle: towers, vectors, indexes and a measured ladder.", _load_publish),
-    "ladder": Verb("Find and measure a ladder for any vectors, without a model.", _load_ladder),
-    "recommend": Verb("Ask a running server for recommendations.", _load_recommend),
+    "prepare": Verb(
+        "Turn interaction logs into a dataset: filtered, ordered, split without leakage.",
+        "--recipe ml-100k --out work/dataset",
+        _load_prepare,
+    ),
+    "train": Verb(
+        f"Train the two towers at every width. {CONFIG_FILE} FILE reads settings from TOML.",
+        "--dataset work/dataset --out work/run --epochs 20 --model.widths 16 32 64 128",
+        _load_train,
+    ),
+    "evaluate": Verb(
+        "Measure every width, beside the baselines, on held-out interactions.",
+        "--run work/run --dataset work/dataset",
+        _load_evaluate,
+    ),
+    "publish": Verb(
+        "Write a bundle: towers, vectors, indexes and a measured ladder.",
+        "--run work/run --dataset work/dataset --out work/bundles",
+        _load_publish,
+    ),
+    "rollback": Verb("Make the bundle before the current one current again.", "--bundles work/bundles", _load_rollback),
+    "ladder": Verb(
+        "Find and measure a ladder for any vectors, without a model.",
+        "--vectors items.npy --queries users.npy --widths 64 128 256 --out work/ladder",
+        _load_ladder,
+    ),
+    "recommend": Verb("Ask a running server for recommendations.", "--user 42 --k 10 --budget-ms 5", _load_recommend),
 }
 
 if __name__ == "__main__":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from recsys.cli import VERBS
 from recsys.data.dataset import Dataset
 from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS
 from recsys.index.rungs import Ladder
+from recsys.testing import small_bundle
 from serving.client import Client
 
 BIN = Path(sys.executable).parent
@@ -112,7 +115,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["prepar"], 2, "unknown verb 'prepar'; expected one of prepare, train"),
+        (["prepar"], 2, "unknown verb 'prepar', did you mean prepare? Expected one of prepare, train"),
         (["prepare", "--recipe", "ml-10m", "--out", "x"], 1, "ml-10m"),
         (
             ["prepare", "--interactions", "no.csv", "--time-column", "t", "--protocol", "global-time", "--out", "x"],
@@ -127,6 +130,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
         (["train", "--dataset", "d", "--out", "x", "--epocs", "3"], 2, "--epochs"),
         (["evaluate", "--run", "nowhere", "--dataset", "d"], 1, "nowhere: no such run folder"),
         (["publish", "--run", "nowhere", "--dataset", "d", "--out", "x"], 1, "nowhere: no such run folder"),
+        (["rollback", "--bundles", "nowhere"], 1, "nowhere"),
         (["recommend", "--user", "1", "--address", "127.0.0.1:1"], 1, "127.0.0.1:1"),
         (["recommend", "--user", "1", "--k", "-1"], 1, "k: got -1"),
     ],
@@ -143,3 +147,20 @@ def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, words
 def test_help_lists_the_verbs(words):
     said = recsys(*words).stdout
     assert all(verb in said for verb in ("prepare", "train", "evaluate", "publish", "recommend", "recsys-serve"))
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_teaches_by_an_example_whose_options_there_are(name):
+    said = " ".join(recsys(name, "--help").stdout.split())
+    shown, explained = said.split(f"For example: recsys {name} ")[1].split(" ", 1)
+    options = re.findall(r"--[a-z.-]+", VERBS[name].example)
+    assert options[0] == shown
+    assert all(re.search(rf"{option}[ ,|]", explained.replace(VERBS[name].example, "")) for option in options)
+
+
+def test_rollback_makes_the_bundle_before_current_again(tmp_path):
+    first, second = (small_bundle(tmp_path, num_items=60, seed=seed).name for seed in (1, 2))
+    assert f"{tmp_path / first} is CURRENT again" in recsys("rollback", "--bundles", tmp_path).stdout
+    assert (tmp_path / "CURRENT").read_text().strip() == first
+    recsys("rollback", "--bundles", tmp_path)
+    assert (tmp_path / "CURRENT").read_text().strip() == second
