@@ -20,7 +20,7 @@ from jaxtyping import Float
 from recsys.errors import ConfigError
 from recsys.index import frontier
 from recsys.index.checks import check_queries
-from recsys.index.halving import Bench, Trial, costs
+from recsys.index.halving import FLOORS, Bench, Trial, costs
 from recsys.index.intervals import mean_interval, percentile_interval
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.searcher import Searcher
@@ -34,6 +34,8 @@ MIN_RUNGS, MAX_RUNGS = 6, 16
 """How many rungs a calibrated ladder has: fewer only where fewer were offered."""
 MIN_QUERIES = 32
 """A frontier that is found on fewer queries says more about them than about the rungs."""
+_ONE_SIDED_95 = 1.645
+"""Standard errors."""
 _NOISE = np.log([1.25, 1.1, 1.1, 1.1])
 """Ratios of what is missed, p50, p99 and bytes below which two rungs are alike."""
 
@@ -104,7 +106,8 @@ def calibrate(
 
     Successive halving drops most rungs on few queries; those that are left answer all queries, as often as the time
     allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS`: points of the frontiers over overlap@k, p50, p99 and bytes
-    that differ by more than noise, the fastest rung that is exact by construction, and one rung of each width that is
+    that differ by more than noise, the fastest rung that surely reaches each of `FLOORS` at the largest k, the fastest
+    that is exact by construction, and one rung of each width that is
     on no frontier, for requests that name it (``on_frontier`` is false: no request climbs to it).
 
     Args:
@@ -168,10 +171,12 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
     exact = min(
         (place for place, trial in enumerate(trials) if is_exact(trial.spec, widths)), key=lambda i: trials[i].p50_ms
     )
+    reaching = _fastest_reaching(trials)
     for most in range(MAX_RUNGS, len(cost) - 1, -1):
         points = set(frontier.thin(cost, most=most, cells=_NOISE))
         if len(points) < MIN_RUNGS:
             points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
+        points.update(reaching)
         points.add(exact)
         others = {_best_of_width(trials, width) for width in widths} if len(trials) > 1 else set()
         others = {i for i in others if trials[i].spec.width not in {trials[j].spec.width for j in points}}
@@ -179,6 +184,14 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
             break
     dominated = np.all([frontier.is_dominated(cost_TO) for cost_TO in cost], axis=0)
     return {i: i in points and (i == exact or not dominated[i]) for i in sorted(points | others)}
+
+
+def _fastest_reaching(trials: Sequence[Trial[RungSpec]]) -> list[int]:
+    """Return the fastest trial for each floor, with a margin: what is reached by luck alone is not reached again."""
+    overlap_TQ = np.stack([trial.overlap_QK[:, -1] for trial in trials])
+    surely_T = overlap_TQ.mean(axis=1) - _ONE_SIDED_95 * overlap_TQ.std(axis=1) / np.sqrt(overlap_TQ.shape[1])
+    p50_T = np.array([trial.p50_ms for trial in trials])
+    return frontier.fastest_reaching(surely_T, p50_T, floors=FLOORS, each=1)
 
 
 def _best_of_width(trials: Sequence[Trial[RungSpec]], width: int) -> int:

@@ -12,6 +12,8 @@ Shapes: ``cost_PO`` (points, objectives).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
@@ -59,16 +61,29 @@ def crowding(cost_PO: Float[np.ndarray, "points objectives"]) -> Float[np.ndarra
     return distance_P
 
 
-def best(costs: list[Float[np.ndarray, "points objectives"]], *, num: int) -> list[int]:
+def best(costs: list[Float[np.ndarray, "points objectives"]], *, num: int, first: Sequence[int] = ()) -> list[int]:
     """Return the places of the ``num`` best points, in order of place: by rank, and within the last by crowding.
 
     Args:
         costs: one matrix per k; a point's rank is its best one over them.
         num: how many to keep.
+        first: places that count as better than all others.
     """
     rank_P = np.min([ranks(cost_PO) for cost_PO in costs], axis=0)
     apart_P = np.max([crowding(cost_PO) for cost_PO in costs], axis=0)
+    rank_P[list(first)] = -1
     return sorted(np.lexsort((-apart_P, rank_P))[:num].tolist())
+
+
+def fastest_reaching(
+    overlap_P: Float[np.ndarray, " points"], ms_P: Float[np.ndarray, " points"], *, floors: Sequence[float], each: int
+) -> list[int]:
+    """Return the places of the ``each`` fastest points that reach a floor, for any of the floors, in order of place."""
+    order = np.argsort(ms_P, kind="stable")
+    found: set[int] = set()
+    for floor in floors:
+        found.update(order[overlap_P[order] >= floor][:each].tolist())
+    return sorted(found)
 
 
 def thin(

@@ -29,6 +29,8 @@ Spec = TypeVar("Spec")
 ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
 FIRST_QUERIES = 16
+FLOORS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""Overlaps that somebody may ask for: the fastest ways to reach each are kept."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,20 @@ class Bench(Generic[Spec]):
             )
             rounds.append(trials)
             num = max(keep, math.ceil(len(left) / ETA))
-            left = [left[place] for place in frontier.best(costs(trials, tail=False), num=num)]
+            left = [left[place] for place in _survivors(trials, num=num)]
             num_queries = min(num_queries * ETA, len(self.queries))
         return left, rounds
+
+
+def _survivors(trials: Sequence[Trial[Any]], *, num: int) -> list[int]:
+    """Return the places of ``num`` trials: the fastest to reach each floor, up to half, and the frontiers' best.
+
+    A frontier over several objectives and ks is wide: by itself it may keep nothing near an overlap that is asked for.
+    """
+    overlap_T, p50_T = np.array([(trial.overlap_QK[:, -1].mean(), trial.p50_ms) for trial in trials]).T
+    each = max(1, num // (2 * len(FLOORS)))
+    fastest = frontier.fastest_reaching(overlap_T, p50_T, floors=FLOORS, each=each)
+    return frontier.best(costs(trials, tail=False), num=num, first=fastest)
 
 
 def _tell(progress: Callable[[float], None], share: float, *, done: int, num: int) -> None:

@@ -1,0 +1,74 @@
+"""The fastest way to search at each overlap that somebody may ask for stays on the ladder, whatever else does."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.index import frontier
+from recsys.index.calibrate import MAX_RUNGS, chosen
+from recsys.index.halving import FLOORS, Trial
+from recsys.index.specs import RungSpec
+from recsys.widths import WidthLadder
+
+WIDTHS = WidthLadder([4, 8])
+QUERIES = 8
+
+
+@st.composite
+def trials(draw):
+    """Made-up measurements: an exact rung, and others of any overlap, time and size."""
+    size = draw(st.integers(1, 60))
+    numbers = st.floats(0, 1, width=32)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    made = [trial(RungSpec(engine="exact", width=8), np.ones(QUERIES), ms=100.0, size_bytes=1000)]
+    for place in range(size):
+        missed = 10 ** (-4 * draw(numbers))
+        overlap_Q = 1 - missed * random.uniform(0, 1, QUERIES) if draw(st.booleans()) else np.full(QUERIES, 1 - missed)
+        spec = RungSpec(engine="ivf", width=draw(st.sampled_from([4, 8])), nprobe=place + 1)
+        made.append(trial(spec, overlap_Q, ms=draw(st.floats(0.01, 200)), size_bytes=draw(st.integers(10, 2000))))
+    return made
+
+
+def trial(spec, overlap_Q, *, ms, size_bytes):
+    queries = np.arange(QUERIES)
+    return Trial(
+        spec=spec,
+        ks=(5,),
+        queries=queries,
+        rows_QK=np.zeros((QUERIES, 5), dtype=np.int64),
+        overlap_QK=np.asarray(overlap_Q)[:, None],
+        ms_PQ=np.full((1, QUERIES), ms),
+        size_bytes=size_bytes,
+        disturbed_share=0.0,
+    )
+
+
+@given(trials())
+def test_the_ladder_holds_the_fastest_that_reaches_each_floor(made):
+    places = chosen(made, WIDTHS)
+    assert len(places) <= MAX_RUNGS
+    for floor in FLOORS:
+        sure = [each for each in made if np.ptp(each.overlap_QK) == 0 and each.overlap_QK[0, 0] >= floor]
+        fastest_ms = min(each.p50_ms for each in sure)
+        on_ladder = [made[place] for place in places]
+        assert any(each.overlap_QK.mean() >= floor and each.p50_ms <= fastest_ms for each in on_ladder)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 10)), min_size=1, max_size=30), st.integers(1, 4))
+def test_fastest_reaching_is_what_sorting_says(points, each):
+    overlap_P, ms_P = np.array(points).T
+    found = frontier.fastest_reaching(overlap_P, ms_P, floors=(0.5, 0.9), each=each)
+    wanted = set()
+    for floor in (0.5, 0.9):
+        reaching = [place for place in range(len(points)) if overlap_P[place] >= floor]
+        wanted.update(sorted(reaching, key=lambda place: ms_P[place])[:each])
+    assert found == sorted(wanted)
+
+
+def test_best_keeps_the_first_whatever_their_rank():
+    cost_PO = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    assert frontier.best([cost_PO], num=2) == [0, 1]
+    assert frontier.best([cost_PO], num=2, first=[3]) == [0, 3]
+    assert frontier.best([cost_PO], num=1, first=[2, 3]) in ([2], [3])
