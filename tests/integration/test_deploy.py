@@ -40,7 +40,7 @@ def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda manifest: manifest["kind"])
 def test_manifests_are_valid_kubernetes(manifest):
-    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    assert kubernetes_validate.validate(manifest, KUBERNETES, strict=True) == KUBERNETES
 
 
 def test_a_manifest_with_a_wrong_field_is_refused():
