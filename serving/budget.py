@@ -20,7 +20,6 @@ class Degraded(enum.Enum):
 
     TIME_TOO_SHORT = "no rung fits the time that was left; the cheapest one answered"
     OVERLAP_OUT_OF_REACH = "no rung reaches the overlap asked for; the best one answered"
-    FEWER_ITEMS = "fewer than k items were found although the catalogue holds k that are not excluded"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,11 @@ from jaxtyping import Float, Int
 from recsys.bundle import Bundle
 from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
+from recsys.index.filtered import search_filtered
+from recsys.index.item_set import ItemSet
 from recsys.widths import as_queries
 from serving import profiles
-from serving.budget import Budget, Choice, Degraded, choose
+from serving.budget import Budget, Choice, choose
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
 
@@ -29,9 +31,9 @@ _CHEAPEST = Budget(min_overlap=1e-9)
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
-    """One vector to search for: what to leave out, and what to say about it."""
+    """One vector to search for: what may be found, and what to say about it."""
 
-    exclude: Int[np.ndarray, " rows"]
+    allowed: ItemSet
     cold: bool = False
     num_unknown: int = 0
 
@@ -79,8 +81,8 @@ class Engine:
         row = self.bundle.items.row(query.item_id)
         if row == UNKNOWN:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
-        exclude = np.union1d(self._known_items(query.exclude), [row])
-        return self._answer(query, self._item_query(row), [_Target(exclude=exclude)], call)
+        allowed = ItemSet.all_but(np.append(self._known_items(query.exclude), row), len(self.bundle.items))
+        return self._answer(query, self._item_query(row), [_Target(allowed=allowed)], call)
 
     def overhead_ms(self, k: int) -> float:
         """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
@@ -109,11 +111,11 @@ class Engine:
     ) -> Answer:
         query.check(self.limits)
         found = [profiles.resolve(self.bundle, user, path=path) for path, user in users.items()]
-        excluded = self._known_items(query.exclude)
+        allowed = ItemSet.all_but(self._known_items(query.exclude), num_items := len(self.bundle.items))
         mask_seen = self.bundle.mask_seen if exclude_seen is None else exclude_seen
         targets = [
             _Target(
-                exclude=np.union1d(excluded, profile.seen) if mask_seen else excluded,
+                allowed=allowed - ItemSet.of(profile.seen, num_items) if mask_seen else allowed,
                 cold=profile.cold,
                 num_unknown=profile.num_unknown,
             )
@@ -126,27 +128,27 @@ class Engine:
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
-        found, scan_ms, rerank_ms = [], 0.0, 0.0
+        found, results = [], []
         for place, target in enumerate(targets):
-            result = self.bundle.searcher.search(
-                query_BU[place : place + 1], k=ask.k, rung=choice.rung, exclude=target.exclude
+            result = search_filtered(
+                self.bundle.searcher, query_BU[place : place + 1], k=ask.k, rung=choice.rung, allowed=target.allowed
             )
             found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
-            scan_ms += result.scan_ms
-            rerank_ms += result.rerank_ms
+            results.append(result)
         timings = Timings(
             queue_ms=call.queue_ms,
             encode_ms=encoded_ms - call.queue_ms,
-            scan_ms=scan_ms,
-            rerank_ms=rerank_ms,
+            scan_ms=sum(result.scan_ms for result in results),
+            rerank_ms=sum(result.rerank_ms for result in results),
         )
         return Answer(
             candidates=found,
             rung=choice.rung,
-            expected_overlap=choice.expected_overlap,
-            degraded=self._degraded(choice, ask=ask, targets=targets, found=found),
+            expected_overlap=1.0 if all(result.num_scored for result in results) else choice.expected_overlap,
+            degraded=(choice.degraded,) if choice.degraded else (),
             timings=timings,
             bundle_version=self.bundle.version,
+            num_scored=sum(result.num_scored for result in results),
         )
 
     def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
@@ -175,24 +177,13 @@ class Engine:
             num_unknown_history_items=target.num_unknown,
         )
 
-    def _degraded(
-        self, choice: Choice, *, ask: Ask, targets: Sequence[_Target], found: Sequence[Candidates]
-    ) -> tuple[Degraded, ...]:
-        reasons = [choice.degraded] if choice.degraded else []
-        num_items = len(self.bundle.items)
-        if any(
-            len(each.item_ids) < min(ask.k, num_items - len(target.exclude))
-            for target, each in zip(targets, found, strict=True)
-        ):
-            reasons.append(Degraded.FEWER_ITEMS)
-        return tuple(reasons)
-
     def _item_query(self, row: int) -> Float[np.ndarray, "1 query"]:
         return as_queries(self.bundle.item_vectors[row : row + 1], self.bundle.widths)
 
     def _known_items(self, ids: Sequence[str]) -> Int[np.ndarray, " rows"]:
         rows = self.bundle.items.rows(ids)
-        return np.unique(rows[rows != UNKNOWN])
+        known: np.ndarray = rows[rows != UNKNOWN]
+        return known
 
     def _sample_users(self) -> list[User]:
         vocabulary = self.bundle.users.vocabulary

@@ -166,7 +166,10 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Candidates for each user asked about, and what was done to find them."""
+    """Candidates for each user asked about, and what was done to find them.
+
+    ``num_scored`` counts the items that were scored one by one at full width, where that took the place of the rung.
+    """
 
     candidates: list[Candidates]
     rung: Rung
@@ -174,6 +177,7 @@ class Answer:
     degraded: tuple[Degraded, ...]
     timings: Timings
     bundle_version: str
+    num_scored: int = 0
 
 
 def at_most(path: str, count: int, limit: int, unit: str) -> None:

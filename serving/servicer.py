@@ -37,7 +37,6 @@ _KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
 _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
     Degraded.TIME_TOO_SHORT: pb.DEGRADED_REASON_TIME_TOO_SHORT,
     Degraded.OVERLAP_OUT_OF_REACH: pb.DEGRADED_REASON_OVERLAP_OUT_OF_REACH,
-    Degraded.FEWER_ITEMS: pb.DEGRADED_REASON_FEWER_ITEMS,
 }
 
 
@@ -193,6 +192,7 @@ def _report(answer: Answer, call: Call) -> pb.SearchReport:
             total_ms=call.elapsed_ms(),
         ),
         bundle_version=answer.bundle_version,
+        num_scored=answer.num_scored,
         degraded_reasons=[_REASONS[reason] for reason in answer.degraded],
     )
 

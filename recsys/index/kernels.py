@@ -201,7 +201,7 @@ def best_candidates(
         _sort_heap(scores_BK[query], rows_BK[query])
 
 
-_BYTES, _SHORTS = _array(types.int8, 1), _array(types.int16, 2)
+_BYTES, _SHORTS, _BITS = _array(types.int8, 1), _array(types.int16, 2), _array(types.uint8, 1)
 
 
 @_part
@@ -221,7 +221,7 @@ def _first_pass(
     reach: Any,
     code_Nw: Any,
     tail_N: Any,
-    excluded: Any,
+    allowed: Any,
     bound_N: Any,
     scores_M: Any,
     rows_M: Any,
@@ -238,7 +238,7 @@ def _first_pass(
             best = max(best, score_P[place])
         if best > scores_M[0]:
             for place in range(size):
-                if score_P[place] > scores_M[0] and not _holds(excluded, begin + place):
+                if score_P[place] > scores_M[0] and _allows(allowed, begin + place):
                     _offer(score_P[place], begin + place, scores_M, rows_M)
 
 
@@ -295,26 +295,26 @@ def _narrow(
 
 
 @_part
-def _score_all(query_D: Any, store_ND: Any, rows: Any, count: int, excluded: Any, scores_K: Any, rows_K: Any) -> None:
-    """Score whole items, and keep the best that are not excluded."""
+def _score_all(query_D: Any, store_ND: Any, rows: Any, count: int, allowed: Any, scores_K: Any, rows_K: Any) -> None:
+    """Score whole items, and keep the best that are allowed."""
     full = store_ND.shape[1]
     for place in range(count):
         _fetch_ahead(store_ND, rows[min(place + _NUM_AHEAD, count - 1)], 0, full)
         row = rows[place]
         score = _inner_product(query_D, store_ND, row, 0, full)
-        if _better(score, row, scores_K[0], rows_K[0]) and not _holds(excluded, row):
+        if _better(score, row, scores_K[0], rows_K[0]) and _allows(allowed, row):
             _offer(score, row, scores_K, rows_K)
 
 
 @_part
-def _holds(sorted_rows: Any, row: int) -> Any:
-    place = np.searchsorted(sorted_rows, row)
-    return place < len(sorted_rows) and sorted_rows[place] == row
+def _allows(bits_X: Any, row: int) -> Any:
+    """Return whether a row's bit is set; of no bits at all, every one is."""
+    return len(bits_X) == 0 or (bits_X[row >> 3] >> (row & 7)) & 1 == 1
 
 
 @_compiled(
     types.int64(
-        *(_MATRIX, _SHORTS, _FLOATS, _MATRIX, _MATRIX, _WHOLES, _BYTES, _MATRIX, _MATRIX, _WHOLES),
+        *(_MATRIX, _SHORTS, _FLOATS, _MATRIX, _MATRIX, _WHOLES, _BYTES, _MATRIX, _MATRIX, _BITS),
         *_ANSWERS,
     )
 )
@@ -328,7 +328,7 @@ def search_certified(
     code_X: np.ndarray,
     tail_LN: np.ndarray,
     store_ND: np.ndarray,
-    excluded: np.ndarray,
+    allowed: np.ndarray,
     rows_BK: np.ndarray,
     scores_BK: np.ndarray,
 ) -> int:
@@ -344,7 +344,7 @@ def search_certified(
         code_X: the items' bytes, block after block between neighbouring edges.
         tail_LN: the items' norms beyond each edge.
         store_ND: unit items.
-        excluded: sorted rows that may not be found.
+        allowed: one bit per item that may be found, the lowest of a byte first; empty for all.
         rows_BK: filled with -1.
         scores_BK: filled with minus infinity.
     """
@@ -362,10 +362,10 @@ def search_certified(
             code_Nw = code_X[num_items * start : num_items * stop].reshape((num_items, stop - start))
             if level == 0:
                 _first_pass(
-                    weight_w[:stop], unit, reach_L[0], code_Nw, tail_LN[0], excluded, bound_N, seed_scores, seed_rows
+                    weight_w[:stop], unit, reach_L[0], code_Nw, tail_LN[0], allowed, bound_N, seed_scores, seed_rows
                 )
                 num_kept = _compress(seed_rows)
-                _score_all(query_D, store_ND, seed_rows, num_kept, excluded, bar_scores, bar_rows)
+                _score_all(query_D, store_ND, seed_rows, num_kept, allowed, bar_scores, bar_rows)
                 bar = bar_scores[0]
                 num_bytes += num_items * (stop + 4) + num_kept * 4 * full
                 count = _screen(bound_N, bar - slack_BL[query, 0], left)
@@ -374,7 +374,7 @@ def search_certified(
                 enter, leave, tails = reach_L[level - 1], reach_L[level], tail_LN[level - 1 : level + 1]
                 least = bar - slack_BL[query, level]
                 count = _narrow(weight_w[start:stop], unit, enter, leave, code_Nw, tails, bound_N, least, left, count)
-        _score_all(query_D, store_ND, left, count, excluded, scores_BK[query], rows_BK[query])
+        _score_all(query_D, store_ND, left, count, allowed, scores_BK[query], rows_BK[query])
         _sort_heap(scores_BK[query], rows_BK[query])
         num_bytes += count * 4 * full
     return num_bytes

@@ -22,8 +22,9 @@ from jaxtyping import Float, Int64
 
 from recsys.errors import RequestError
 from recsys.index.checks import check_queries, check_shape, checked_query_at
-from recsys.index.engines.protocol import Excluded, Index
+from recsys.index.engines.protocol import Index
 from recsys.index.exact import NOTHING
+from recsys.index.item_set import ItemSet
 from recsys.index.products import products_with_rows
 from recsys.index.rerank import Rescorer
 from recsys.index.specs import IndexSpec, RungSpec, StoreCode
@@ -42,6 +43,7 @@ class SearchResult:
         scan_ms: time in the index, for the whole batch.
         rerank_ms: time scoring candidates again, for the whole batch.
         touched_share: bytes that a certified search read, as a share of those of all vectors; None for other engines.
+        num_scored: allowed items per query, where all of them were scored at full width; else 0.
     """
 
     rows_BK: Int64[np.ndarray, "batch k"]
@@ -49,6 +51,7 @@ class SearchResult:
     scan_ms: float
     rerank_ms: float
     touched_share: float | None = None
+    num_scored: int = 0
 
 
 class Searcher:
@@ -113,30 +116,30 @@ class Searcher:
         *,
         k: int,
         rung: RungSpec,
-        exclude: np.ndarray | None = None,
+        allowed: ItemSet | None = None,
     ) -> SearchResult:
         """Return each query's best items at a rung.
 
         A rung that scores candidates again scans for at least ``k`` of them, and for as many as its first stage takes,
         with the query of its width; each stage scores with the query of its own. An exact or certified rung finds ``k``
-        items whenever that many are not excluded; others find as many as their effort reaches.
+        items whenever that many are allowed; others find as many as their effort reaches.
 
         Args:
             query_BU: ``(batch, query size)`` float32 unit vectors, as `recsys.widths.unit_queries` gives them.
             k: items to return per query, at least 1.
             rung: how to search.
-            exclude: int64 item rows that no query of the batch may get; rows outside the catalogue exclude nothing.
+            allowed: what queries of the batch may get, None for everything.
 
         Raises:
             WidthError: the queries are not of the query size, not finite or not unit vectors, what is to be scaled at
                 one of the rung's widths is all zeros, or such a width was not trained.
-            RequestError: ``k`` or ``exclude`` is out of range, or the bundle has no index for the rung.
+            RequestError: ``k`` is out of range, ``allowed`` is of another catalogue, or the bundle has no index for the
+                rung.
         """
-        self._check(query_BU, k=k, rung=rung, exclude=exclude)
+        self._check(query_BU, k=k, rung=rung, allowed=allowed)
         started = time.perf_counter()
-        excluded = Excluded(exclude) if exclude is not None and len(exclude) else None
         num = min(max(k, rung.depth), self.num_items)
-        found = self.indexes[rung.index].search(query_BU, num, effort=rung, excluded=excluded)
+        found = self.indexes[rung.index].search(query_BU, num, effort=rung, allowed=allowed)
         rows_BC, scores_BC = found.rows_BC, found.scores_BC
         scores_BC[rows_BC == NOTHING] = -np.inf
         scanned = time.perf_counter()
@@ -155,6 +158,25 @@ class Searcher:
             rerank_ms=1e3 * (finished - scanned),
             touched_share=found.touched_share,
         )
+
+    def score_all(self, query_BU: np.ndarray, *, k: int, allowed: ItemSet) -> SearchResult:
+        """Return each query's best allowed items at full width, from the scores of all of them.
+
+        Raises:
+            WidthError: the queries are not what `search` takes.
+            RequestError: ``k`` is out of range, or ``allowed`` is of another catalogue.
+        """
+        self._check_question(query_BU, k=k, allowed=allowed)
+        started = time.perf_counter()
+        rows_BC = np.broadcast_to(allowed.rows, (len(query_BU), len(allowed)))
+        scores_BC = np.full(rows_BC.shape, -np.inf, dtype=np.float32)
+        if len(allowed):
+            rows_BC, scores_BC = self._rescorers["float32"].best(
+                query_BU, rows_BC, scores_BC, known=0, width=self.widths.full, num=min(k, len(allowed))
+            )
+        rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
+        scan_ms = 1e3 * (time.perf_counter() - started)
+        return SearchResult(rows_BK, scores_BK, scan_ms=scan_ms, rerank_ms=0.0, num_scored=len(allowed))
 
     def score(
         self, query_BU: Float[np.ndarray, "batch query"], rows_BC: Int64[np.ndarray, "batch candidates"]
@@ -176,7 +198,7 @@ class Searcher:
         """Return the width at which the scan's scores are exact and the beginning of wider ones, 0 for none."""
         return rung.width if rung.code == "float32" and self.widths.head == "tied" else 0
 
-    def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, exclude: np.ndarray | None) -> None:
+    def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, allowed: ItemSet | None) -> None:
         for width in (rung.width, rung.routing_width, *(width for width, _ in rung.funnel)):
             self.widths.require(width)
         if rung.funnel and rung.funnel[-1][0] == self.widths.full:
@@ -184,13 +206,14 @@ class Searcher:
         if not self.supports(rung):
             have = sorted(index.name for index in self.indexes), sorted(self.stores)
             raise RequestError("rung", f"got {rung.name}, expected one of indexes {have[0]} and stores {have[1]}")
+        self._check_question(query_BU, k=k, allowed=allowed)
+
+    def _check_question(self, query_BU: np.ndarray, *, k: int, allowed: ItemSet | None) -> None:
         check_queries(query_BU, self.widths)
         if k < 1:
             raise RequestError("k", f"got {k}, expected at least 1")
-        if exclude is not None and (exclude.ndim != 1 or exclude.dtype != np.int64):
-            raise RequestError(
-                "exclude", f"got shape {exclude.shape} of {exclude.dtype}, expected one dimension of int64 item rows"
-            )
+        if allowed is not None and allowed.num_items != self.num_items:
+            raise RequestError("allowed", f"got a set of {allowed.num_items} items, expected one of {self.num_items}")
 
 
 def use_one_thread() -> None:

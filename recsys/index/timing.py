@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys import artifact
+from recsys.index.item_set import ItemSet
 from recsys.index.searcher import Searcher
 from recsys.index.specs import RungSpec
 from recsys.ragged import Ragged
@@ -58,8 +59,8 @@ class LadderSearch:
 
     def __call__(self, query: int, spec: RungSpec, k: int) -> np.ndarray:
         """Return one query's rows at a rung, best first."""
-        excluded = None if self.exclude is None else self.exclude[query]
-        found = self.searcher.search(self.query_QU[query : query + 1], k=k, rung=spec, exclude=excluded)
+        allowed = None if self.exclude is None else ItemSet.all_but(self.exclude[query], self.searcher.num_items)
+        found = self.searcher.search(self.query_QU[query : query + 1], k=k, rung=spec, allowed=allowed)
         rows_K: np.ndarray = found.rows_BK[0]
         return rows_K
 

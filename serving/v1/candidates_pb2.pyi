@@ -63,8 +63,6 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """Not even the cheapest rung fits the time that was left, so the cheapest one answered; it may be late."""
     DEGRADED_REASON_OVERLAP_OUT_OF_REACH: _DegradedReason.ValueType  # 2
     """No rung reaches the least overlap asked for, so the best one answered."""
-    DEGRADED_REASON_FEWER_ITEMS: _DegradedReason.ValueType  # 3
-    """Fewer than k items were found although the catalogue holds k that are not excluded."""
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Reasons for an answer that is less than what was asked for."""
@@ -75,8 +73,6 @@ DEGRADED_REASON_TIME_TOO_SHORT: DegradedReason.ValueType  # 1
 """Not even the cheapest rung fits the time that was left, so the cheapest one answered; it may be late."""
 DEGRADED_REASON_OVERLAP_OUT_OF_REACH: DegradedReason.ValueType  # 2
 """No rung reaches the least overlap asked for, so the best one answered."""
-DEGRADED_REASON_FEWER_ITEMS: DegradedReason.ValueType  # 3
-"""Fewer than k items were found although the catalogue holds k that are not excluded."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 class _Norm:
@@ -700,6 +696,7 @@ class SearchReport(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
+    NUM_SCORED_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """The embedding width of the scan."""
     rung: _builtins.str
@@ -707,13 +704,20 @@ class SearchReport(_message.Message):
     engine: Global___SearchEngine.ValueType
     """The engine of the scan."""
     expected_overlap: _builtins.float
-    """The rung's mean overlap with the exact full-width top k, as measured when the bundle was published."""
+    """The rung's mean overlap with the exact full-width top k, as measured when the bundle was published; 1 where every
+    user's answer came from scores of all items that may be returned (see `num_scored`).
+    """
     nprobe: _builtins.int
     """Cells scanned (IVF), else 0."""
     rerank_depth: _builtins.int
     """Candidates scored again at the full width; 0 where the scan's own scores are the answer."""
     bundle_version: _builtins.str
     """The bundle that answered."""
+    num_scored: _builtins.int
+    """Items that were scored one by one at the full width, summed over users: all that may be returned, where these are
+    few or where the rung found fewer than k of them. Those users' answers are exact, whatever the rung. 0 where the
+    rung alone answered.
+    """
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Where the time went."""
@@ -734,10 +738,11 @@ class SearchReport(_message.Message):
         timings: Global___Timings | None = ...,
         bundle_version: _builtins.str = ...,
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
+        num_scored: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

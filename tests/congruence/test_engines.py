@@ -18,6 +18,7 @@ from recsys.index.calibrate import measure_ladder
 from recsys.index.cells import num_cells
 from recsys.index.exact import NOTHING, exact_top_k
 from recsys.index.files import load_searcher, write_indexes
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import Code, RungSpec
 from recsys.index.store import map_vectors, save_vectors
 from recsys.ragged import Ragged
@@ -137,7 +138,7 @@ def test_exclusion_equals_masking(world, rung, share):
     exclude = np.random.default_rng(1).choice(NUM_ITEMS, size=int(share * NUM_ITEMS), replace=False)
     score_QN = scores(searcher, query_QU, WIDTHS.full if rung in EXACT_AT_FULL or rung.rerank else rung.width)
     score_QN[:, exclude] = -np.inf
-    assert_best(searcher.search(query_QU, k=20, rung=rung, exclude=exclude), score_QN, 20)
+    assert_best(searcher.search(query_QU, k=20, rung=rung, allowed=ItemSet.all_but(exclude, NUM_ITEMS)), score_QN, 20)
 
 
 @pytest.mark.parametrize("rung", EXACT_AT_WIDTH, ids=lambda rung: rung.name)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from recsys.errors import ConfigError
 from recsys.index.build import build_searcher
 from recsys.index.engines.certified import CertifiedIndex
-from recsys.index.engines.protocol import Excluded
 from recsys.index.exact import NOTHING, exact_top_k
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.ragged import Ragged
 from recsys.testing import vectors, width_ladders
@@ -41,7 +41,8 @@ def test_the_answer_is_that_of_reading_everything(catalogue, k, data):
     # With errors without end nothing is ever ruled out.
     endless = built._tensors | {"errors": np.full_like(built._tensors["errors"], 1e30)}
     whole = CertifiedIndex(rung.index, store_ND=items, tensors=endless, widths=widths)
-    one, other = (index.search(queries, k, effort=rung, excluded=Excluded(excluded)) for index in (built, whole))
+    allowed = ItemSet.all_but(excluded, len(items))
+    one, other = (index.search(queries, k, effort=rung, allowed=allowed) for index in (built, whole))
     assert (one.rows_BC == other.rows_BC).all()
     assert (one.scores_BC == other.scores_BC).all()
     score_Qk, row_Qk = exact_top_k(queries, items, k=k, masked=Ragged.from_lists([excluded] * len(queries)))
@@ -74,7 +75,7 @@ def test_equal_items_come_in_order_of_rows(catalogue, data):
     items = np.repeat(items[:1], len(items), axis=0)
     rung = RungSpec(engine="certified", width=widths.full, routing=data.draw(st.sampled_from(widths.widths)))
     index = CertifiedIndex.build(rung.index, items, widths=widths)
-    found = index.search(queries, len(items), effort=rung, excluded=None)
+    found = index.search(queries, len(items), effort=rung, allowed=None)
     assert (found.rows_BC == np.arange(len(items))).all()
 
 

@@ -33,8 +33,9 @@ import numpy as np
 
 from recsys.errors import ArtifactError, ConfigError
 from recsys.index.checks import checked_query_at
-from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.engines.protocol import Found
 from recsys.index.exact import NOTHING
+from recsys.index.item_set import ItemSet
 from recsys.index.kernels import search_certified
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.index.store import map_tensors, save_tensors
@@ -44,7 +45,7 @@ _UNIT_ROUNDOFF = 2.0**-24
 _NUM_SUMS = 4  # three, of vectors of norms up to 1.001, and one to spare
 _LARGEST_BYTE, _LARGEST_SHORT, _LARGEST_SUM = 127, 2**15 - 1, 2**31 - 1
 _PAGE = 1 << 16
-_NOBODY = np.empty(0, dtype=np.int64)
+_EVERYTHING = np.empty(0, dtype=np.uint8)
 _NAMES = ["codes", "scales", "tails", "errors"]
 
 
@@ -124,7 +125,7 @@ class CertifiedIndex:
         num: int,
         *,
         effort: RungSpec,  # noqa: ARG002 (there is none to choose)
-        excluded: Excluded | None,
+        allowed: ItemSet | None,
     ) -> Found:
         """Find the exact best items, and count what was read."""
         query_BD = checked_query_at(query_BU, self._widths.full, self._widths)
@@ -137,7 +138,7 @@ class CertifiedIndex:
             self._tensors["codes"],
             self._tensors["tails"],
             self._store_ND,
-            _NOBODY if excluded is None else excluded.rows,
+            _EVERYTHING if allowed is None else allowed.bits_X,
             rows_BK,
             scores_BK,
         )

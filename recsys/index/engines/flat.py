@@ -21,8 +21,9 @@ import numpy as np
 
 from recsys.errors import RequestError
 from recsys.index.checks import checked_query_at
-from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.widths import WidthLadder, truncate
 
@@ -81,14 +82,14 @@ class FlatIndex:
         padded = -(-num // self._index.batch_size) * self._index.batch_size
         return int(4 * padded * (self.spec.width + self.spec.levels + 1))
 
-    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan everything: exact at this width.
 
         Raises:
             RequestError: Panorama is asked for more candidates than it keeps at a time.
         """
         query_Bw = checked_query_at(query_BU, effort.width, self._widths)
-        selector = None if excluded is None else excluded.selector
+        selector = None if allowed is None else allowed.selector
         if self._vector_Nw is not None:
             return Found(*_scan(query_Bw, self._vector_Nw, num, selector))
         if num > self._index.batch_size:

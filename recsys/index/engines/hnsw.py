@@ -1,6 +1,6 @@
 """A navigable graph over a prefix (Malkov and Yashunin, arXiv 1603.09320): each item keeps links to near ones.
 
-A walk passes through excluded items but never answers with them.
+A walk passes through items that are not allowed but never answers with them.
 
 Shapes: ``vector_Nw`` (items, width), ``query_Bw`` (batch, width).
 """
@@ -14,8 +14,9 @@ import faiss
 import numpy as np
 
 from recsys.index.checks import checked_query_at
-from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.widths import WidthLadder, truncate
 
@@ -62,10 +63,10 @@ class HnswIndex:
         links = 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
         return int(4 * num * self.spec.width + links)
 
-    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Walk towards each query with a list of ``effort.ef`` items, of ``num`` where that is more."""
         query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
-        wanted = {"efSearch": max(effort.ef, num)} | ({} if excluded is None else {"sel": excluded.selector})
+        wanted = {"efSearch": max(effort.ef, num)} | ({} if allowed is None else {"sel": allowed.selector})
         parameters = faiss.SearchParametersHNSW(**wanted)  # type: ignore[attr-defined]
         scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
         return Found(rows_BC, scores_BC)

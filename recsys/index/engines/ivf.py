@@ -22,8 +22,9 @@ import numpy as np
 
 from recsys.index.cells import Cells, cell_means
 from recsys.index.checks import checked_query_at
-from recsys.index.engines.protocol import Excluded, Found
+from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
+from recsys.index.item_set import ItemSet
 from recsys.index.products import products_with_rows
 from recsys.index.specs import Code, IndexSpec, RungSpec
 from recsys.widths import WidthLadder, truncate
@@ -106,14 +107,14 @@ class IvfIndex:
         """Bytes of codes, ids and norms with their padding, and of the cells' centres at both widths."""
         return self._lists_bytes + 4 * self.spec.width * self.cells.key[1] + self.cells.size_bytes
 
-    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
         cell_BP = self.cells.nearest(query_BU, effort.nprobe)
         query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
         score_BP = self._score_means(query_Bw, cell_BP)
         rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
         scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
-        wanted = {"nprobe": cell_BP.shape[1]} | ({} if excluded is None else {"sel": excluded.selector})
+        wanted = {"nprobe": cell_BP.shape[1]} | ({} if allowed is None else {"sel": allowed.selector})
         parameters = faiss.SearchParametersIVF(**wanted)
         self._index.search_preassigned_c(
             len(query_Bw),

@@ -1,4 +1,4 @@
-"""What every engine is to the searcher, and what a scan may not return.
+"""What every engine is to the searcher.
 
 Shapes: ``query_BU`` (batch, query size), ``rows_BC`` (batch, candidates).
 """
@@ -6,32 +6,14 @@ Shapes: ``query_BU`` (batch, query size), ``rows_BC`` (batch, candidates).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int64
 
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
-
-
-class Excluded:
-    """Item rows that a scan may not return.
-
-    Args:
-        rows: int64 item rows, in any order.
-    """
-
-    def __init__(self, rows: Int64[np.ndarray, " rows"]) -> None:
-        self.rows = np.unique(rows)
-
-    @cached_property
-    def selector(self) -> Any:
-        """FAISS's form of it. FAISS keeps bare pointers: this object must outlive the search."""
-        self._batch = faiss.IDSelectorBatch(self.rows)
-        return faiss.IDSelectorNot(self._batch)
 
 
 @dataclass(frozen=True)
@@ -60,15 +42,15 @@ class Index(Protocol):
     def size_bytes(self) -> int:
         """Bytes of its vectors, ids, cells and links; the shared full-width store is not among them."""
 
-    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, excluded: Excluded | None) -> Found:
-        """Return the best ``num`` items at the index's width that are not excluded.
+    def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
+        """Return the best ``num`` items at the index's width among those allowed.
 
         Args:
             query_BU: unit queries that were checked.
             num: candidates per query, from 1 to the number of items.
             effort: a rung of this index.
-            excluded: what no query may get. It is left out while scanning, so ``num`` others are found wherever the
-                effort reaches that many.
+            allowed: what queries may get, None for everything. The rest is left out while scanning, so ``num`` items
+                are found wherever the effort reaches that many.
         """
 
     def save(self, folder: Path) -> None:

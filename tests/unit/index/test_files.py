@@ -10,6 +10,7 @@ from recsys.errors import ArtifactError
 from recsys.index.build import build_searcher
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import load_searcher, write_indexes
+from recsys.index.item_set import ItemSet
 from recsys.index.specs import Code, IndexSpec, RungSpec, StoreCode
 from recsys.index.store import map_vectors, save_vectors
 from recsys.widths import Norm, WidthLadder
@@ -41,12 +42,12 @@ def test_a_loaded_searcher_answers_like_the_built_one(store, folder, tmp_path):
     assert notes == {"made": "here"}
     assert not mapped.flags.writeable
     built, loaded = build_searcher(store, widths=WIDTHS, seed=1), load_searcher(folder, mapped, widths=WIDTHS)
-    queries = unit(7, 16, seed=2)
+    queries, allowed = unit(7, 16, seed=2), ItemSet.all_but(np.arange(9), len(store))
     for engine, nprobe in (("exact", 0), ("ivf", 3)):
         for width in WIDTHS:
             for rerank in (0, 40):
                 rung = RungSpec(engine=engine, width=width, nprobe=nprobe, rerank=rerank)
-                one, other = (made.search(queries, k=10, rung=rung, exclude=np.arange(9)) for made in (built, loaded))
+                one, other = (made.search(queries, k=10, rung=rung, allowed=allowed) for made in (built, loaded))
                 assert (one.rows_BK == other.rows_BK).all()
                 assert (one.scores_BK == other.scores_BK).all()
 
@@ -79,9 +80,9 @@ def test_every_engine_and_store_answers_from_its_files_as_it_did(store, tmp_path
     write_indexes(built, tmp_path)
     loaded = load_searcher(tmp_path, store, widths=widths)
     assert set(loaded.indexes) == set(INDEXES)
-    queries = unit(7, 16, seed=2)
+    queries, allowed = unit(7, 16, seed=2), ItemSet.all_but(np.arange(9), len(store))
     for rung in (rung for index in INDEXES for rung in rungs_of(index)):
-        one, other = (made.search(queries, k=10, rung=rung, exclude=np.arange(9)) for made in (built, loaded))
+        one, other = (made.search(queries, k=10, rung=rung, allowed=allowed) for made in (built, loaded))
         assert (one.rows_BK == other.rows_BK).all(), rung.name
         assert (one.scores_BK == other.scores_BK).all(), rung.name
         assert built.size_bytes(rung) == loaded.size_bytes(rung)

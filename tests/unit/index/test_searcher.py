@@ -8,6 +8,7 @@ from recsys.errors import RequestError, WidthError
 from recsys.index.build import build_searcher, default_indexes
 from recsys.index.cells import MIN_ITEMS_FOR_IVF, num_cells
 from recsys.index.exact import NOTHING
+from recsys.index.item_set import ItemSet
 from recsys.index.searcher import use_one_thread
 from recsys.index.specs import RungSpec
 from recsys.widths import WidthLadder, truncate
@@ -64,24 +65,22 @@ def test_answers_are_distinct_rows_best_first(searcher, queries, rung):
 def test_excluded_rows_never_come_back(searcher, queries, rung):
     before = searcher.search(queries, k=20, rung=rung).rows_BK
     exclude = np.unique(before)
-    after = searcher.search(queries, k=20, rung=rung, exclude=exclude).rows_BK
+    after = searcher.search(queries, k=20, rung=rung, allowed=ItemSet.all_but(exclude, searcher.num_items)).rows_BK
     assert not np.isin(after, exclude).any()
     if rung.engine == "exact":
         assert (after != NOTHING).all()
 
 
-def test_rows_outside_the_catalogue_exclude_nothing(searcher, queries):
+def test_a_set_of_everything_filters_nothing(searcher, queries):
     free = searcher.search(queries, k=20, rung=FULL)
-    same = searcher.search(queries, k=20, rung=FULL, exclude=np.array([-1, 10**9]))
-    none = searcher.search(queries, k=20, rung=FULL, exclude=np.zeros(0, dtype=np.int64))
-    assert (free.rows_BK == same.rows_BK).all()
-    assert (free.rows_BK == none.rows_BK).all()
+    everything = ItemSet.all_but(np.array([-1, 10**9]), searcher.num_items)
+    assert (free.rows_BK == searcher.search(queries, k=20, rung=FULL, allowed=everything).rows_BK).all()
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 def test_places_without_an_item_are_padded(searcher, queries, rung):
     exclude = np.arange(3, searcher.num_items)
-    found = searcher.search(queries, k=10, rung=rung, exclude=exclude)
+    found = searcher.search(queries, k=10, rung=rung, allowed=ItemSet.all_but(exclude, searcher.num_items))
     assert set(found.rows_BK.ravel().tolist()) <= {0, 1, 2, NOTHING}
     assert ((found.rows_BK == NOTHING) == np.isneginf(found.scores_BK)).all()
     if rung.engine == "exact":
@@ -149,12 +148,12 @@ def test_a_prefix_too_small_for_float32_squares_is_still_cut_to_unit_length(sear
 
 def test_concurrent_searches_agree_with_single_ones(searcher):
     queries = unit(64, 16, seed=4)
-    excludes = [np.arange(start, start + 200) for start in range(64)]
+    allowed = [ItemSet.all_but(np.arange(start, start + 200), searcher.num_items) for start in range(64)]
     jobs = [(place, rung) for place in range(64) for rung in RUNGS]
 
     def answer(job):
         place, rung = job
-        return searcher.search(queries[place : place + 1], k=10, rung=rung, exclude=excludes[place]).rows_BK
+        return searcher.search(queries[place : place + 1], k=10, rung=rung, allowed=allowed[place]).rows_BK
 
     alone = [answer(job) for job in jobs]
     with ThreadPoolExecutor(4, initializer=use_one_thread) as pool:
@@ -208,9 +207,13 @@ def test_settings_that_cannot_be_right_are_refused(searcher, queries):
         searcher.search(queries, k=0, rung=FULL)
     with pytest.raises(WidthError, match="got 5, expected a trained width"):
         searcher.search(queries, k=1, rung=RungSpec(engine="exact", width=5))
-    for exclude in (np.zeros((1, 1), dtype=np.int64), np.zeros(1, dtype=np.int32)):
-        with pytest.raises(RequestError, match="exclude: got shape"):
-            searcher.search(queries, k=1, rung=FULL, exclude=exclude)
+    other = ItemSet.of(np.arange(3), 7)
+    for search in (
+        lambda: searcher.search(queries, k=1, rung=FULL, allowed=other),
+        lambda: searcher.score_all(queries, k=1, allowed=other),
+    ):
+        with pytest.raises(RequestError, match=f"allowed: got a set of 7 items, expected one of {searcher.num_items}"):
+            search()
 
 
 def test_a_small_catalogue_has_no_ivf(queries):

@@ -167,13 +167,21 @@ def test_without_budget_and_deadline_the_best_step_answers(engine):
     assert recommend(engine, budget=Budget()).rung.name == "exact16"
 
 
-def test_fewer_items_than_asked_for_are_a_degraded_answer_only_where_more_exist(engine):
-    one_cell = recommend(engine, k=1000, budget=Budget(width=4))
-    assert len(one_cell.candidates[0].item_ids) < 900
-    assert one_cell.degraded == (Degraded.FEWER_ITEMS,)
-    everything = recommend(engine, k=1000, budget=Budget(width=16))
-    assert 900 < len(everything.candidates[0].item_ids) < 1000
-    assert everything.degraded == ()
+def test_every_rung_finds_k_items_where_there_are_k(engine, bundle):
+    num_unseen = len(bundle.items) - len(bundle.users.seen(bundle.users.vocabulary.row("u3")))
+    for width in bundle.widths:
+        answer = recommend(engine, k=1000, budget=Budget(width=width))
+        assert len(set(answer.candidates[0].item_ids)) == min(1000, num_unseen)
+        assert answer.degraded == ()
+
+
+def test_where_few_items_are_left_all_are_scored(engine, bundle):
+    few = bundle.items.ids(range(20))
+    rest = bundle.items.ids(range(20, len(bundle.items)))
+    answer = recommend(engine, k=10, budget=Budget(width=4), exclude=rest, exclude_seen=False)
+    assert set(answer.candidates[0].item_ids) <= set(few)
+    assert (answer.num_scored, answer.expected_overlap) == (20, 1.0)
+    assert answer.candidates[0].item_ids == items(engine, k=10, exclude=rest, exclude_seen=False)
 
 
 def test_stages_are_timed(engine):
