@@ -1,15 +1,17 @@
 """Searches that may return only some items, and return k of them wherever there are k.
 
-A rung finds what its effort reaches. Where few items are allowed that may be less than k, or cost more than to score
-each of them; so what an attempt reads is compared with what scoring all allowed items at full width reads. While the
-index reads less, it is searched, an inverted file with twice the cells each time that too little was found; when it
-no longer does, the allowed items are all scored, which is exact.
+A rung was measured without a filter. Of the items that a filter leaves, the best k lie as far from the query as the
+best ``k / share`` of all, so an inverted file scans that many more cells (a graph keeps a list that much longer), which
+keeps the rung's overlap about as it was measured. Where that reads more than to score each allowed item at full width,
+the allowed items are all scored, which is exact. A filter that leaves most items leaves the rung the first attempt
+whatever it reads. Where too little was found, twice the cells are scanned while that is the cheaper way.
 
 Shapes: ``query_BU`` (batch, query size), ``rows_BC`` (batch, candidates).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,6 +26,8 @@ from recsys.index.specs import RungSpec
 
 _SCATTERED = 2
 """What a column of an item that lies anywhere costs, in columns that are read one after another."""
+_ASKED = 20
+"""What it costs to ask whether an item is allowed, in the same columns."""
 _LINKS = 64
 """Items that a walk over a graph scores for each that it keeps."""
 
@@ -35,7 +39,7 @@ def search_filtered(
 
     Where the allowed items were scored one by one, ``num_scored`` says how many, the answer is exact and its scores are
     those at full width, whatever the rung. Times are those of all attempts together; more than one is made only where
-    the rung alone finds too little, which then costs more than was measured for it.
+    the first finds too little.
 
     Args:
         searcher: what to search with.
@@ -49,8 +53,10 @@ def search_filtered(
     """
     wanted, scan_ms, rerank_ms = min(k, len(allowed)), 0.0, 0.0
     unfiltered = len(allowed) == searcher.num_items
-    for effort in _efforts(rung, searcher.num_items):
-        if not unfiltered and _SCATTERED * len(allowed) * searcher.widths.full <= _columns(effort, searcher):
+    all_columns = _SCATTERED * len(allowed) * searcher.widths.full
+    for attempt, effort in enumerate(_efforts(rung, wanted, len(allowed), searcher.num_items)):
+        kept = unfiltered or (attempt == 0 and 2 * len(allowed) > searcher.num_items)
+        if not kept and all_columns <= _columns(effort, searcher, len(allowed)):
             break
         result = searcher.search(query_BU, k=k, rung=effort, allowed=None if unfiltered else allowed)
         scan_ms, rerank_ms = scan_ms + result.scan_ms, rerank_ms + result.rerank_ms
@@ -60,22 +66,34 @@ def search_filtered(
     return replace(result, scan_ms=scan_ms + result.scan_ms, rerank_ms=rerank_ms)
 
 
-def _efforts(rung: RungSpec, num_items: int) -> Iterator[RungSpec]:
-    """Yield the rung, and with twice the cells each time until all are scanned."""
-    yield rung
-    while rung.engine == "ivf" and rung.nprobe < (most := rung.cells or num_cells(num_items)):
-        rung = replace(rung, nprobe=min(2 * rung.nprobe, most))
+def _efforts(rung: RungSpec, wanted: int, num_allowed: int, num_items: int) -> Iterator[RungSpec]:
+    """Yield the rung with the effort that a filter takes, then with twice the cells each time until all are scanned."""
+    growth = num_items / max(1, num_allowed)
+    if rung.engine == "ivf":
+        most = rung.cells or num_cells(num_items)
+        # In cells of one size, `most * wanted / num_allowed` of them hold as many allowed items as are wanted.
+        least = max(rung.nprobe, math.ceil(most * wanted / max(1, num_allowed)))
+        nprobe = min(most, max(least, round(rung.nprobe * growth)))
+        yield replace(rung, nprobe=nprobe)
+        while nprobe < most:
+            nprobe = min(2 * nprobe, most)
+            yield replace(rung, nprobe=nprobe)
+    elif rung.engine == "hnsw":
+        yield replace(rung, ef=min(num_items, max(rung.ef, round(rung.ef * growth))))
+    else:
         yield rung
 
 
-def _columns(rung: RungSpec, searcher: Searcher) -> float:
-    """Return about how many columns of items a search of the index reads."""
-    num_items, full = searcher.num_items, searcher.widths.full
+def _columns(rung: RungSpec, searcher: Searcher, num_allowed: int) -> float:
+    """Return about how many columns of items a search of the index reads where only some items are allowed."""
+    num_items = searcher.num_items
+    share, asked = num_allowed / num_items, _ASKED if num_allowed < num_items else 0
     if rung.engine == "ivf":
         cells = rung.cells or num_cells(num_items)
-        scanned = cells * rung.routing_width + num_items * min(1.0, rung.nprobe / cells) * rung.width
+        scanned = cells * rung.routing_width + num_items * min(1.0, rung.nprobe / cells) * (asked + share * rung.width)
     elif rung.engine == "hnsw":
         scanned = min(_LINKS * rung.ef, num_items) * rung.width
     else:
-        scanned = num_items * (rung.routing_width if rung.engine == "certified" else rung.width)
-    return scanned + _SCATTERED * full * min(rung.depth, num_items)
+        width = rung.routing_width if rung.engine == "certified" else rung.width
+        scanned = num_items * (asked + share * width)
+    return scanned + _SCATTERED * searcher.widths.full * min(rung.depth, num_allowed)

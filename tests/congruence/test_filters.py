@@ -1,5 +1,7 @@
 """Filtered searches of every engine against the ranking of exactly the allowed items."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,35 @@ def test_few_items_are_all_scored_and_many_are_left_to_the_index(world, rung):
     found = search_filtered(searcher, query_QU, k=K, rung=rung, allowed=many)
     assert found.num_scored == 0
     assert (found.rows_BK == searcher.search(query_QU, k=K, rung=rung).rows_BK).all() or rung.nprobe == 1
+
+
+def test_a_rung_that_reads_more_than_all_items_take_keeps_a_request_that_allows_most(world):
+    searcher, query_QU = world
+    rung, most = RungSpec(engine="exact", width=8, rerank=NUM_ITEMS), next(filters(searcher, query_QU, 0.51))
+    found = search_filtered(searcher, query_QU, k=K, rung=rung, allowed=most)
+    assert found.num_scored == 0
+    assert (found.rows_BK == searcher.search(query_QU, k=K, rung=rung, allowed=most).rows_BK).all()
+
+
+def test_a_filter_makes_an_inverted_file_begin_with_the_cells_that_hold_as_many_allowed_items(world):
+    searcher, query_QU = world
+    rung, tenth = RungSpec(engine="ivf", width=8, nprobe=3), next(filters(searcher, query_QU, 0.1))
+    found = search_filtered(searcher, query_QU, k=K, rung=rung, allowed=tenth)
+    alone = searcher.search(query_QU, k=K, rung=replace(rung, nprobe=30), allowed=tenth)
+    assert (found.rows_BK == alone.rows_BK).all()
+
+
+@pytest.mark.parametrize("rung", [RUNGS[5], RUNGS[8], RUNGS[11]], ids=lambda rung: rung.name)
+def test_a_filter_hardly_changes_a_rungs_overlap(world, rung):
+    searcher, _ = world
+    query_QU = unit_queries(searcher.store_ND[:40].copy(), WIDTHS)
+    overlaps = []
+    for share in (1, 0.5, 0.1):
+        allowed = next(filters(searcher, query_QU, share))
+        found = search_filtered(searcher, query_QU, k=K, rung=rung, allowed=allowed).rows_BK
+        exact = searcher.score_all(query_QU, k=K, allowed=allowed).rows_BK
+        overlaps.append(np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, exact, strict=True)]))
+    assert min(overlaps) > overlaps[0] - 0.05
 
 
 def test_an_inverted_file_scans_more_cells_where_one_holds_too_little(world):
