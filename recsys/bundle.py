@@ -57,6 +57,7 @@ __all__ = [
     "PublishOptions",
     "current_version",
     "open_current",
+    "read_names",
     "rollback",
     "set_current",
     "write_bundle",
@@ -266,6 +267,27 @@ def write_bundle(
 def open_current(root: Path) -> Bundle:
     """Open the version that CURRENT names."""
     return Bundle.open(root / current_version(root))
+
+
+def read_names(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read what a bundle calls its items and users, without opening the rest of it.
+
+    Args:
+        path: ``root/VERSION``.
+
+    Returns:
+        Items (id and the catalogue's own columns, by item row) and users (id, and item rows as history and seen).
+
+    Raises:
+        ArtifactError: there is no bundle there, or its items or users cannot be read.
+    """
+    artifact.read_manifest(path, KIND)
+    items = _read_items(path / _ITEMS)
+    try:
+        users = pl.read_parquet(path / _USERS, columns=["id", "history", "seen"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{path / _USERS}: no table of users: {error}") from error
+    return items, users
 
 
 def _check_same_catalogue(towers: ExportedTowers, dataset: Dataset) -> None:

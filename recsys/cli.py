@@ -178,6 +178,27 @@ def _load_recommend() -> tuple[Any, Callable[[Any], None]]:
     return RecommendOptions, run
 
 
+def _load_explore() -> tuple[Any, Callable[[Any], None]]:
+    try:
+        from serving.explorer.verb import ExploreOptions, explore
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        _err.print(f"recsys explore: needs {error.name}: pip install starlette uvicorn", markup=False)
+        raise SystemExit(1) from error
+
+    def run(options: ExploreOptions) -> None:
+        with _err.status("start") as status:
+
+            def ready(url: str) -> None:
+                status.stop()
+                _out.print(f"open {url} (Ctrl-C stops)", soft_wrap=True)
+
+            explore(options, ready=ready)
+
+    return ExploreOptions, run
+
+
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions:
     """Whose bundle to take back."""
@@ -224,6 +245,9 @@ VERBS = {
         _load_ladder,
     ),
     "recommend": Verb("Ask a running server for recommendations.", "--user 42 --k 10 --budget-ms 5", _load_recommend),
+    "explore": Verb(
+        "Open a web page that shows what a narrower width saves and loses.", "--bundles work/bundles", _load_explore
+    ),
 }
 
 if __name__ == "__main__":
