@@ -1,7 +1,8 @@
 """The data plane: from a question to an answer, without any transport.
 
 A call goes through five stages: check it, encode its users, choose the rung that makes the best of the time left,
-search, and turn rows into ids. An engine never changes once it is warm, so any number of threads may share it.
+search, and turn rows into ids. Once an engine is warm only its ladder's expected overlaps change, which are replaced as
+a whole, so any number of threads may share it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
 from recsys.index.filtered import search_filtered
 from recsys.index.item_set import ItemSet
+from recsys.index.searcher import SearchResult
 from recsys.widths import as_queries
 from serving import profiles
 from serving.budget import Budget, Choice, choose
+from serving.calibration import Calibration
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
+from serving.shadow import Searched, Shadow
 
 _WARM_UP_KS = (10, 100, 1000)
 _WARM_UP_ROUNDS = 3
@@ -45,6 +49,10 @@ class Engine:
         bundle: what to answer from.
         limits: the largest question that is answered.
         deadline_margin_ms: kept back of a call's deadline for the answer's way to the client.
+
+    Attributes:
+        calibration: the bundle's ladder, its expected overlaps corrected by what live answers get.
+        shadow: what measures a sample of the answers; None until it is set.
     """
 
     def __init__(self, bundle: Bundle, *, limits: Limits | None = None, deadline_margin_ms: float = 0.0) -> None:
@@ -52,6 +60,8 @@ class Engine:
         self.limits = limits or Limits()
         self._deadline_margin_ms = deadline_margin_ms
         self._overhead_ms: dict[int, float] = {}
+        self.calibration = Calibration(bundle.ladder)
+        self.shadow: Shadow | None = None
 
     def recommend(self, query: Query, *, call: Call | None = None) -> Answer:
         """Find items for one user.
@@ -135,6 +145,8 @@ class Engine:
             )
             found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
             results.append(result)
+            if self.shadow is not None and self.shadow.chosen():
+                self.shadow.offer(self._searched(query_BU[place : place + 1], target, result, choice))
         timings = Timings(
             queue_ms=call.queue_ms,
             encode_ms=encoded_ms - call.queue_ms,
@@ -154,13 +166,27 @@ class Engine:
     def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
         deadline_ms = None if call.deadline_ms is None else call.deadline_ms - self._deadline_margin_ms
         return choose(
-            self.bundle.ladder,
+            self.calibration.ladder,
             ask.budget,
             k=ask.k,
             elapsed_ms=elapsed_ms,
             overhead_ms=num_searches * self.overhead_ms(ask.k),
             deadline_ms=deadline_ms,
             num_searches=num_searches,
+        )
+
+    def _searched(
+        self, query_1U: Float[np.ndarray, "1 query"], target: _Target, result: SearchResult, choice: Choice
+    ) -> Searched:
+        by_rung_alone = not result.num_scored
+        return Searched(
+            searcher=self.bundle.searcher,
+            query_1U=query_1U,
+            rows_1K=result.rows_BK,
+            allowed=target.allowed,
+            rung=choice.rung,
+            expected_overlap=choice.expected_overlap if by_rung_alone else 1.0,
+            calibration=self.calibration if by_rung_alone else None,
         )
 
     def _candidates(

@@ -36,6 +36,7 @@ from serving.processes import Signals, signals_into, supervise
 from serving.query import Answer, Call
 from serving.servicer import CandidateServicer, recommend_response
 from serving.settings import ServerSettings
+from serving.shadow import Shadow
 from serving.v1 import candidates_pb2
 from serving.v1.candidates_pb2_grpc import add_CandidateServiceServicer_to_server
 
@@ -57,8 +58,9 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.live = LiveBundle(settings.bundles, self._warm_engine)
         self.metrics = Metrics()
+        self._shadow = Shadow(settings.shadow, self.metrics)
+        self.live = LiveBundle(settings.bundles, self._warm_engine)
         self._health = health.HealthServicer()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
@@ -83,6 +85,7 @@ class Server:
 
     def start(self) -> None:
         """Answer calls, and say so."""
+        self._shadow.start()
         self._server.start()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
@@ -91,6 +94,7 @@ class Server:
         self._health.enter_graceful_shutdown()
         time.sleep(self.settings.drain_s)
         self._server.stop(self.settings.grace_s).wait()
+        self._shadow.stop()
 
     def __enter__(self) -> Server:
         self.start()
@@ -104,6 +108,7 @@ class Server:
         # In a thread like those that will answer, so that the same number of threads computes.
         with futures.ThreadPoolExecutor(1, initializer=_compute_on_one_thread) as pool:
             pool.submit(engine.warm_up, _encode).result()
+        engine.shadow = self._shadow  # only now: the calls of the warm-up are nobody's
         return engine
 
     def _listen(self) -> int:

@@ -29,6 +29,25 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShadowSettings:
+    """The sample of answers that are searched again exactly, to measure and correct the overlap that answers claim."""
+
+    share: float = 0.001
+    """Share of answers; 0 for none."""
+    max_per_s: float = 1.0
+    """Most of them per second; each takes an exact search of the catalogue, on a thread of the lowest priority."""
+    max_waiting: int = 16
+    """Most that wait to be measured; one more is dropped."""
+    seed: int = 1
+    """Fixes which answers of a series are chosen."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, "shadow.share", self.share, "0 to 1")
+        _require(0 < self.max_per_s < math.inf, "shadow.max_per_s", self.max_per_s, "a finite number above 0")
+        _require(self.max_waiting >= 1, "shadow.max_waiting", self.max_waiting, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """One server, of one process or several."""
 
@@ -59,6 +78,8 @@ class ServerSettings:
     """Let tools such as grpcurl ask for the service's schema."""
     limits: Limits = field(default_factory=Limits)
     """The largest request that is answered."""
+    shadow: ShadowSettings = field(default_factory=ShadowSettings)
+    """The sample of answers that are searched again exactly."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")

@@ -58,7 +58,11 @@ class Rung(RungSpec):
 
     def overlap_at(self, k: int) -> float:
         """Return the overlap at the smallest measured k that is at least ``k`` (the largest measured k past that)."""
-        return self.overlap[min((known for known in self.overlap if known >= k), default=max(self.overlap))]
+        return self.overlap[self.measured_k(k)]
+
+    def measured_k(self, k: int) -> int:
+        """Return the measured k whose overlap stands for ``k``."""
+        return min((known for known in self.overlap if known >= k), default=max(self.overlap))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,7 @@ class Truth:
         self.store_ND = store_ND
         self.exact_QK = exact_QK
         self.ks = tuple(sorted(set(ks)))
-        self._wanted_Q = (exact_QK != NOTHING).sum(axis=1)
-        self._best_QK = np.where(exact_QK != NOTHING, best_QK, np.inf)
+        self._best_QK = np.where(exact_QK != NOTHING, best_QK, -np.inf)
 
     @classmethod
     def find(
@@ -69,8 +68,21 @@ class Truth:
         rows_Bk = rows_BC[:, :k]
         score_Bk = np.einsum("bkd,bd->bk", self.store_ND[rows_Bk], self.query_QD[queries])
         score_Bk = np.where(rows_Bk != NOTHING, score_Bk, -np.inf)
-        least_B1 = self._best_QK[queries, :k].min(axis=1, keepdims=True)
-        hits_B = (score_Bk >= least_B1 - TIE_TOLERANCE).sum(axis=1)
-        wanted_B = np.minimum(self._wanted_Q[queries], k)
-        share_B: np.ndarray = np.where(wanted_B > 0, hits_B / np.maximum(wanted_B, 1), 1.0)
-        return share_B
+        return share_found(score_Bk, self._best_QK[queries, :k])
+
+
+def share_found(
+    score_BK: Float[np.ndarray, "batch k"], best_BK: Float[np.ndarray, "batch k"]
+) -> Float[np.ndarray, " batch"]:
+    """Return the overlap of answers with the exact ones, 1 where there is nothing to find.
+
+    Args:
+        score_BK: full-width scores of distinct items that were returned, minus infinity where none was.
+        best_BK: the k best full-width scores there are, minus infinity where there are fewer.
+    """
+    there_BK = best_BK > -np.inf
+    least_B1 = np.where(there_BK, best_BK, np.inf).min(axis=1, keepdims=True)
+    hits_B = (score_BK >= least_B1 - TIE_TOLERANCE).sum(axis=1)
+    wanted_B = there_BK.sum(axis=1)
+    share_B: np.ndarray = np.where(wanted_B > 0, hits_B / np.maximum(wanted_B, 1), 1.0)
+    return share_B

@@ -704,8 +704,9 @@ class SearchReport(_message.Message):
     engine: Global___SearchEngine.ValueType
     """The engine of the scan."""
     expected_overlap: _builtins.float
-    """The rung's mean overlap with the exact full-width top k, as measured when the bundle was published; 1 where every
-    user's answer came from scores of all items that may be returned (see `num_scored`).
+    """The rung's mean overlap with the exact full-width top k: as measured when the bundle was published, corrected by what
+    a sample of this server's own answers showed; 1 where every user's answer came from scores of all items that may be
+    returned (see `num_scored`).
     """
     nprobe: _builtins.int
     """Cells scanned (IVF), else 0."""
@@ -907,7 +908,7 @@ class Rung(_message.Message):
     """Whether a time budget may choose it; the others answer only to an explicit width or a least overlap."""
     @_builtins.property
     def overlaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OverlapAtK]:
-        """Mean overlap with the exact full-width answer, by k, smallest k first."""
+        """Mean overlap with the exact full-width answer, by k, smallest k first, as measured when the bundle was published."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import queue
 import re
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from serving.client import Client, ServingError, user
 from serving.metrics import Metrics, exported
 from serving.processes import _share_of
 from serving.server import Server, answer_calls
-from serving.settings import ServerSettings
+from serving.settings import ServerSettings, ShadowSettings
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "candidates.json"
 
@@ -98,10 +99,54 @@ def test_answers_in_time_and_late_ones_are_told_apart(bundles):
     assert value(page, "recsys_degraded_total", reason="time_too_short") == 1
 
 
+def measured(read, num):
+    """Read the page once that many sampled answers were measured, which happens after they were given."""
+    for _ in range(600):
+        page = read()
+        if sum(got for (name, _), got in page.items() if name == "recsys_shadow_overlap_count") >= num:
+            return page
+        time.sleep(0.1)
+    raise AssertionError(page)
+
+
+EVERY = ShadowSettings(share=1, max_per_s=1e6, max_waiting=1000)
+
+
+def test_sampled_answers_are_searched_again_and_what_they_claimed_is_corrected(bundles):
+    users = [f"u{row}" for row in range(40)]
+    with serving(bundles, shadow=EVERY) as (client, read):
+        first = client.recommend(user_id="u1", k=5, width=4).report
+        for name in users[1:]:
+            client.recommend(user_id=name, k=5, width=4)
+        page = measured(read, len(users))
+        now = client.recommend(user_id="u1", k=5, width=4).report.expected_overlap
+        full = client.recommend(user_id="u1", k=5, width=16).report
+        exact = measured(read, len(users) + 2)
+    of_rung = {"rung": first.rung}
+    assert value(page, "recsys_shadow_overlap_count", **of_rung) == len(users)
+    got = value(page, "recsys_shadow_overlap_sum", **of_rung) / len(users)
+    claimed = value(page, "recsys_shadow_expected_overlap_sum", **of_rung) / len(users)
+    assert value(page, "recsys_shadow_error", **of_rung) == pytest.approx(got - claimed)
+    corrections = [got for (name, labels), got in page.items() if name == "recsys_overlap_correction"]
+    assert corrections == [pytest.approx(now - first.expected_overlap)]
+    assert now - first.expected_overlap == pytest.approx((got - first.expected_overlap) * 40 / 240)
+    if full.expected_overlap == 1:
+        assert value(exact, "recsys_shadow_overlap_sum", rung=full.rung) == 1
+
+
+def test_a_server_that_samples_nothing_measures_nothing(bundles):
+    with serving(bundles, shadow=ShadowSettings(share=0)) as (client, read):
+        client.recommend(user_id="u3", k=5)
+        page = read()
+    assert not any(name.startswith("recsys_shadow_overlap") for name, _ in page)
+
+
 def test_the_dashboard_asks_for_what_there_is(bundles):
-    with serving(bundles) as (client, read):
-        client.recommend(user_id="u3", k=5, budget_ms=1e-6)
-        known = {name: {label for label, _ in labels} for name, labels in read()}
+    one_at_a_time = ShadowSettings(share=1, max_per_s=0.001)
+    with serving(bundles, shadow=one_at_a_time) as (client, read):
+        for _ in range(2):
+            client.recommend(user_id="u3", k=5, budget_ms=1e-6)
+        known = {name: {label for label, _ in labels} for name, labels in measured(read, 1)}
     asked = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
     for expression in asked:
         names = set(re.findall(r"recsys_\w+", expression))
