@@ -36,7 +36,7 @@ from jaxtyping import Float
 from recsys import artifact
 from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import Dataset
-from recsys.data.schema import FEATURE_PREFIX, SPLITS
+from recsys.data.schema import FEATURE_PREFIX, SPLITS, FeatureSpec
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.ids import Vocabulary
 from recsys.index.build import build_for
@@ -47,6 +47,7 @@ from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
 from recsys.index.store import map_vectors, save_vectors
+from recsys.item_values import ItemValues
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
 from recsys.settings import to_mapping
 from recsys.users import UserStore, distinct
@@ -114,6 +115,7 @@ class Bundle:
         searcher: the indexes.
         items: item ids to rows.
         item_frame: ids and the catalogue's own columns, by item row.
+        item_values: which items have which value, by the name of each categorical or multi-hot feature of items.
         users: what is known about each user.
         item_vectors: ``(items, full width)`` float32 unit rows, mapped from disk, read-only.
     """
@@ -127,6 +129,7 @@ class Bundle:
         self.item_frame = _read_items(path / _ITEMS)
         self._check(notes)
         self.items = Vocabulary(self.item_frame["id"].to_list())
+        self.item_values = _item_values(path / _ITEMS, self.item_frame, self.towers.specs)
         names = [spec.name for spec in self.towers.specs if spec.side == "user"]
         self.users = UserStore.load(
             path / _USERS, features=names, num_items=len(self.items), with_times=self.towers.layout.config.time_bias
@@ -361,6 +364,19 @@ def _read_items(path: Path) -> pl.DataFrame:
     if frame.schema.get("id") != pl.String:
         raise ArtifactError(f"{path}: column id: got {frame.schema.get('id')}, expected String")
     return frame
+
+
+def _item_values(path: Path, frame: pl.DataFrame, specs: Sequence[FeatureSpec]) -> dict[str, ItemValues]:
+    """Read the readable column beside each feature of items that has values, as `recsys.data.features` leaves it."""
+    wanted = {"categorical": pl.String(), "multi_hot": pl.List(pl.String)}
+    found = {}
+    for spec in specs:
+        if spec.side == "item" and spec.kind in wanted:
+            if frame.schema.get(spec.name) != wanted[spec.kind]:
+                got = frame.schema.get(spec.name)
+                raise ArtifactError(f"{path}: column {spec.name}: got {got}, expected {wanted[spec.kind]}")
+            found[spec.name] = ItemValues.of(frame[spec.name])
+    return found
 
 
 def _index_files(folder: Path) -> list[str]:

@@ -8,6 +8,10 @@
             print(item.item_id, item.score)
         print(answer.report.rung, answer.report.expected_overlap)
 
+Filters say which items may be returned::
+
+        client.recommend(user_id="196", k=10, where=items_where(include={"genre": ["Comedy", "Drama"]}))
+
 With ``packed=True`` items come as flat bytes, which a program gets into arrays at once::
 
         item_ids, scores = unpack(client.recommend(user_id="196", k=1000, packed=True).packed_items)
@@ -33,7 +37,7 @@ from serving.packed import unpack
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceStub
 
-__all__ = ["Client", "ServingError", "channel_options", "describe_report", "to_json", "unpack", "user"]
+__all__ = ["Client", "ServingError", "channel_options", "describe_report", "items_where", "to_json", "unpack", "user"]
 
 Response = TypeVar("Response")
 
@@ -67,6 +71,7 @@ class Client:
         history: Iterable[str] | None = None,
         features: Mapping[str, str | Sequence[str]] | None = None,
         exclude_item_ids: Iterable[str] = (),
+        where: pb.Filter | None = None,
         exclude_seen: bool | None = None,
         budget_ms: float | None = None,
         width: int | None = None,
@@ -80,6 +85,7 @@ class Client:
             user=user(user_id, history=history, features=features),
             k=_count("k", k),
             exclude_item_ids=exclude_item_ids,
+            filter=where,
             exclude_seen=exclude_seen,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
@@ -93,6 +99,7 @@ class Client:
         *,
         k: int,
         exclude_item_ids: Iterable[str] = (),
+        where: pb.Filter | None = None,
         exclude_seen: bool | None = None,
         budget_ms: float | None = None,
         width: int | None = None,
@@ -106,6 +113,7 @@ class Client:
             users=users,
             k=_count("k", k),
             exclude_item_ids=exclude_item_ids,
+            filter=where,
             exclude_seen=exclude_seen,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
@@ -119,6 +127,7 @@ class Client:
         *,
         k: int,
         exclude_item_ids: Iterable[str] = (),
+        where: pb.Filter | None = None,
         budget_ms: float | None = None,
         width: int | None = None,
         min_overlap: float | None = None,
@@ -131,6 +140,7 @@ class Client:
             item_id=item_id,
             k=_count("k", k),
             exclude_item_ids=exclude_item_ids,
+            filter=where,
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
             packed=packed,
@@ -180,12 +190,24 @@ def user(
     features: Mapping[str, str | Sequence[str]] | None = None,
 ) -> pb.User:
     """Build a user from an id or a history of item ids (oldest first), and features: one value or several by name."""
-    values = {name: [value] if isinstance(value, str) else value for name, value in (features or {}).items()}
     return pb.User(
         id=user_id,
         history=None if history is None else pb.History(item_ids=history),
-        features={name: pb.FeatureValues(values=several) for name, several in values.items()},
+        features=_values(features or {}),
     )
+
+
+def items_where(
+    *,
+    include_item_ids: Iterable[str] = (),
+    include: Mapping[str, str | Sequence[str]] | None = None,
+    exclude: Mapping[str, str | Sequence[str]] | None = None,
+) -> pb.Filter:
+    """Build a filter of items: some by id, and by item features that `Client.describe` lists, one value or several.
+
+    An item must have at least one of the values to include of each feature, and none of those to exclude.
+    """
+    return pb.Filter(include_item_ids=include_item_ids, include=_values(include or {}), exclude=_values(exclude or {}))
 
 
 def to_json(message: Message) -> str:
@@ -215,6 +237,13 @@ def channel_options() -> list[tuple[str, int]]:
         # Candidates come from inside one's own network, never through a proxy meant for the web.
         ("grpc.enable_http_proxy", 0),
     ]
+
+
+def _values(given: Mapping[str, str | Sequence[str]]) -> dict[str, pb.FeatureValues]:
+    return {
+        name: pb.FeatureValues(values=[several] if isinstance(several, str) else several)
+        for name, several in given.items()
+    }
 
 
 def _count(field: str, value: int) -> int:

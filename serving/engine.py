@@ -8,7 +8,7 @@ a whole, so any number of threads may share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from recsys.index.filtered import search_filtered
 from recsys.index.item_set import ItemSet
 from recsys.index.searcher import SearchResult
 from recsys.widths import as_queries
-from serving import profiles
+from serving import filters, profiles
 from serving.budget import Budget, Choice, choose
 from serving.calibration import Calibration
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
@@ -91,8 +91,9 @@ class Engine:
         row = self.bundle.items.row(query.item_id)
         if row == UNKNOWN:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
-        allowed = ItemSet.all_but(np.append(self._known_items(query.exclude), row), len(self.bundle.items))
-        return self._answer(query, self._item_query(row), [_Target(allowed=allowed)], call)
+        allowed = filters.allowed(self.bundle, query.where, exclude=[*query.exclude, query.item_id])
+        answer = self._answer(query, self._item_query(row), [_Target(allowed=allowed.items)], call)
+        return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def overhead_ms(self, k: int) -> float:
         """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
@@ -120,18 +121,21 @@ class Engine:
         self, query: Query | BatchQuery, users: Mapping[str, User], exclude_seen: bool | None, call: Call
     ) -> Answer:
         query.check(self.limits)
+        allowed = filters.allowed(self.bundle, query.where, exclude=query.exclude)
         found = [profiles.resolve(self.bundle, user, path=path) for path, user in users.items()]
-        allowed = ItemSet.all_but(self._known_items(query.exclude), num_items := len(self.bundle.items))
         mask_seen = self.bundle.mask_seen if exclude_seen is None else exclude_seen
         targets = [
             _Target(
-                allowed=allowed - ItemSet.of(profile.seen, num_items) if mask_seen else allowed,
+                allowed=allowed.items - ItemSet.of(profile.seen, len(self.bundle.items))
+                if mask_seen
+                else allowed.items,
                 cold=profile.cold,
                 num_unknown=profile.num_unknown,
             )
             for profile in found
         ]
-        return self._answer(query, profiles.encode(self.bundle, found), targets, call)
+        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call)
+        return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def _answer(
         self, ask: Ask, query_BU: Float[np.ndarray, "batch query"], targets: Sequence[_Target], call: Call
@@ -205,11 +209,6 @@ class Engine:
 
     def _item_query(self, row: int) -> Float[np.ndarray, "1 query"]:
         return as_queries(self.bundle.item_vectors[row : row + 1], self.bundle.widths)
-
-    def _known_items(self, ids: Sequence[str]) -> Int[np.ndarray, " rows"]:
-        rows = self.bundle.items.rows(ids)
-        known: np.ndarray = rows[rows != UNKNOWN]
-        return known
 
     def _sample_users(self) -> list[User]:
         vocabulary = self.bundle.users.vocabulary

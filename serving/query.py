@@ -45,18 +45,46 @@ class User:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which items may be returned: those that pass every part of it. Parts that rule each other out leave none.
+
+    Args:
+        include_ids: nothing but these items, unless it is empty; unknown ones are ignored.
+        include: values by item feature name; an item must have at least one of each feature's.
+        exclude: values by item feature name; an item must have none of them.
+    """
+
+    include_ids: Sequence[str] = ()
+    include: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def check(self, limits: Limits) -> None:
+        """Raise `RequestError` where it is too large, or names a feature without a value."""
+        at_most("filter.include_item_ids", len(self.include_ids), limits.max_filter_items, "items")
+        num_values = 0
+        for path, values_of in (("filter.include", self.include), ("filter.exclude", self.exclude)):
+            num_values += sum(len(values) for values in values_of.values())
+            at_most(path, num_values, limits.max_filter_values, "values")
+            for name, values in values_of.items():
+                if not values:
+                    raise RequestError(f"{path}[{shown(name)}]", "got no values, expected at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
     """What every question says.
 
     Args:
         k: items wanted.
         exclude: item ids to leave out; unknown ones are ignored.
+        where: which items may be returned.
         budget: what the call may spend.
         include_titles: whether to return titles, where the catalogue has them.
     """
 
     k: int
     exclude: Sequence[str] = ()
+    where: Filter = field(default_factory=Filter)
     budget: Budget = field(default_factory=Budget)
     include_titles: bool = False
 
@@ -65,6 +93,7 @@ class Ask:
         if not 1 <= self.k <= limits.max_k:
             raise RequestError("k", f"got {self.k}, expected 1 to {limits.max_k}")
         at_most("exclude_item_ids", len(self.exclude), limits.max_exclusions, "items")
+        self.where.check(limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +198,7 @@ class Answer:
     """Candidates for each user asked about, and what was done to find them.
 
     ``num_scored`` counts the items that were scored one by one at full width, where that took the place of the rung.
+    ``num_unknown_filter_values`` counts values of the filter that no item has.
     """
 
     candidates: list[Candidates]
@@ -178,6 +208,7 @@ class Answer:
     timings: Timings
     bundle_version: str
     num_scored: int = 0
+    num_unknown_filter_values: int = 0
 
 
 def at_most(path: str, count: int, limit: int, unit: str) -> None:

@@ -17,7 +17,7 @@ from serving.bundles import LiveBundle
 from serving.interceptors import call_of
 from serving.metrics import Metrics
 from serving.packed import pack
-from serving.query import Answer, BatchQuery, Call, Candidates, Query, SimilarQuery, User
+from serving.query import Answer, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
 
@@ -54,6 +54,7 @@ class CandidateServicer(CandidateServiceServicer):
             user=_user(request.user),
             k=request.k,
             exclude=request.exclude_item_ids,
+            where=_filter(request.filter),
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
             budget=_budget(request.budget),
             include_titles=request.include_titles,
@@ -73,6 +74,7 @@ class CandidateServicer(CandidateServiceServicer):
             users=[_user(user) for user in request.users],
             k=request.k,
             exclude=request.exclude_item_ids,
+            where=_filter(request.filter),
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
             budget=_budget(request.budget),
             include_titles=request.include_titles,
@@ -96,6 +98,7 @@ class CandidateServicer(CandidateServiceServicer):
             item_id=request.item_id,
             k=request.k,
             exclude=request.exclude_item_ids,
+            where=_filter(request.filter),
             budget=_budget(request.budget),
             include_titles=request.include_titles,
         )
@@ -122,6 +125,11 @@ class CandidateServicer(CandidateServiceServicer):
                 pb.UserFeature(name=spec.name, kind=_KINDS[spec.kind], values=spec.values)
                 for spec in bundle.towers.specs
                 if spec.side == "user"
+            ],
+            item_features=[
+                pb.ItemFeature(name=spec.name, kind=_KINDS[spec.kind], values=bundle.item_values[spec.name].values)
+                for spec in bundle.towers.specs
+                if spec.side == "item" and spec.name in bundle.item_values
             ],
             limits=pb.RequestLimits(**vars(engine.limits)),
             overhead_p99_ms=engine.overhead_ms(100),
@@ -153,6 +161,14 @@ def _budget(message: pb.Budget) -> Budget:
         time_ms=message.time_ms if message.HasField("time_ms") else None,
         width=message.width if message.HasField("width") else None,
         min_overlap=message.min_overlap if message.HasField("min_overlap") else None,
+    )
+
+
+def _filter(message: pb.Filter) -> Filter:
+    return Filter(
+        include_ids=message.include_item_ids,
+        include={name: values.values for name, values in message.include.items()},
+        exclude={name: values.values for name, values in message.exclude.items()},
     )
 
 
@@ -193,6 +209,7 @@ def _report(answer: Answer, call: Call) -> pb.SearchReport:
         ),
         bundle_version=answer.bundle_version,
         num_scored=answer.num_scored,
+        num_unknown_filter_values=answer.num_unknown_filter_values,
         degraded_reasons=[_REASONS[reason] for reason in answer.degraded],
     )
 

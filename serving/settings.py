@@ -22,6 +22,10 @@ class Limits:
     """Items that a request may exclude."""
     max_batch: int = 256
     """Users in a batch."""
+    max_filter_items: int = 10_000
+    """Items that a filter may name."""
+    max_filter_values: int = 1_000
+    """Values that a filter may name, of all features together."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

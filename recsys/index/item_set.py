@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 _BITS = 8
+_MANY = 1 / 128
+"""Share of the items from which on it takes less time to mark all in bytes and pack these, than to set bit by bit."""
 
 
 class ItemSet:
@@ -32,8 +34,12 @@ class ItemSet:
     @classmethod
     def of(cls, rows: Int64[np.ndarray, " rows"], num_items: int) -> ItemSet:
         """Return the set of some rows, in any order; rows outside the catalogue are left out."""
-        bits_X = np.zeros(-(-num_items // _BITS), dtype=np.uint8)
         rows = rows[(rows >= 0) & (rows < num_items)]
+        if len(rows) > _MANY * num_items:
+            marked_N = np.zeros(num_items, dtype=bool)
+            marked_N[rows] = True
+            return cls(np.packbits(marked_N, bitorder="little"), num_items)
+        bits_X = np.zeros(-(-num_items // _BITS), dtype=np.uint8)
         np.bitwise_or.at(bits_X, rows // _BITS, np.left_shift(1, rows % _BITS).astype(np.uint8))
         return cls(bits_X, num_items)
 

@@ -228,7 +228,7 @@ Global___History: _TypeAlias = History  # noqa: Y015
 
 @_typing.final
 class FeatureValues(_message.Message):
-    """The values of one feature of one user."""
+    """The values of one feature of one user, or those that a filter names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,6 +300,90 @@ class Budget(_message.Message):
 Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
+class Filter(_message.Message):
+    """Which items may be returned: those that pass every part of it. k of them come back wherever there are k; where fewer
+    pass, all of these, so parts that rule each other out are answered with no items. Items to leave out by id are a field
+    of the request, `exclude_item_ids`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IncludeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___FeatureValues: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___FeatureValues | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ExcludeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___FeatureValues: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___FeatureValues | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def include_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nothing but these items, unless it is empty; unknown ones are ignored."""
+
+    @_builtins.property
+    def include(self) -> _containers.MessageMap[_builtins.str, Global___FeatureValues]:
+        """By item feature name (`Describe` lists those that can be filtered by): nothing but items that have at least one of
+        the values given, of each feature given. An unknown name is refused, and so is one without values. A value that no
+        item has matches nothing; it is counted in the answer's report.
+        """
+
+    @_builtins.property
+    def exclude(self) -> _containers.MessageMap[_builtins.str, Global___FeatureValues]:
+        """As `include`, but items that have any of the values are left out."""
+
+    def __init__(
+        self,
+        *,
+        include_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        include: _abc.Mapping[_builtins.str, Global___FeatureValues] | None = ...,
+        exclude: _abc.Mapping[_builtins.str, Global___FeatureValues] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude", b"exclude", "include", b"include", "include_item_ids", b"include_item_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
 class RecommendRequest(_message.Message):
     """A request for one user's candidates."""
 
@@ -311,6 +395,7 @@ class RecommendRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items, from 1 to the server's limit."""
@@ -334,6 +419,10 @@ class RecommendRequest(_message.Message):
     def budget(self) -> Global___Budget:
         """What the call may spend."""
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may be returned; unset means all."""
+
     def __init__(
         self,
         *,
@@ -343,11 +432,12 @@ class RecommendRequest(_message.Message):
         exclude_seen: _builtins.bool | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "filter", b"filter", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -485,6 +575,7 @@ class BatchRecommendRequest(_message.Message):
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items for each user, from 1 to the server's limit."""
@@ -508,6 +599,10 @@ class BatchRecommendRequest(_message.Message):
     def budget(self) -> Global___Budget:
         """What the whole call may spend."""
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may be returned; unset means all."""
+
     def __init__(
         self,
         *,
@@ -517,11 +612,12 @@ class BatchRecommendRequest(_message.Message):
         exclude_seen: _builtins.bool | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -608,6 +704,7 @@ class SimilarItemsRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item, which must be known and is never part of its own answer."""
@@ -627,6 +724,10 @@ class SimilarItemsRequest(_message.Message):
     def budget(self) -> Global___Budget:
         """What the call may spend."""
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which items may be returned; unset means all."""
+
     def __init__(
         self,
         *,
@@ -635,11 +736,12 @@ class SimilarItemsRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k", "packed", b"packed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k", "packed", b"packed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,6 +799,7 @@ class SearchReport(_message.Message):
     BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     NUM_SCORED_FIELD_NUMBER: _builtins.int
+    NUM_UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """The embedding width of the scan."""
     rung: _builtins.str
@@ -709,7 +812,7 @@ class SearchReport(_message.Message):
     returned (see `num_scored`).
     """
     nprobe: _builtins.int
-    """Cells scanned (IVF), else 0."""
+    """Cells scanned (IVF), else 0; the more is filtered out, the more are scanned than this."""
     rerank_depth: _builtins.int
     """Candidates scored again at the full width; 0 where the scan's own scores are the answer."""
     bundle_version: _builtins.str
@@ -719,6 +822,8 @@ class SearchReport(_message.Message):
     few or where the rung found fewer than k of them. Those users' answers are exact, whatever the rung. 0 where the
     rung alone answered.
     """
+    num_unknown_filter_values: _builtins.int
+    """Values of the request's filter that no item has; misspelt ones are among them."""
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Where the time went."""
@@ -740,10 +845,11 @@ class SearchReport(_message.Message):
         bundle_version: _builtins.str = ...,
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
         num_scored: _builtins.int = ...,
+        num_unknown_filter_values: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "num_unknown_filter_values", b"num_unknown_filter_values", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -820,6 +926,7 @@ class DescribeResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     OVERHEAD_P99_MS_FIELD_NUMBER: _builtins.int
     NORM_FIELD_NUMBER: _builtins.int
+    ITEM_FEATURES_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """The live bundle."""
     num_items: _builtins.int
@@ -850,6 +957,10 @@ class DescribeResponse(_message.Message):
     def limits(self) -> Global___RequestLimits:
         """What a request may ask for."""
 
+    @_builtins.property
+    def item_features(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemFeature]:
+        """The item features that requests may filter by."""
+
     def __init__(
         self,
         *,
@@ -863,10 +974,11 @@ class DescribeResponse(_message.Message):
         limits: Global___RequestLimits | None = ...,
         overhead_p99_ms: _builtins.float = ...,
         norm: Global___Norm.ValueType = ...,
+        item_features: _abc.Iterable[Global___ItemFeature] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "limits", b"limits", "norm", b"norm", "num_items", b"num_items", "num_users", b"num_users", "overhead_p99_ms", b"overhead_p99_ms", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "exclude_seen_by_default", b"exclude_seen_by_default", "item_features", b"item_features", "limits", b"limits", "norm", b"norm", "num_items", b"num_items", "num_users", b"num_users", "overhead_p99_ms", b"overhead_p99_ms", "rungs", b"rungs", "user_features", b"user_features", "widths", b"widths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,6 +1103,38 @@ class UserFeature(_message.Message):
 Global___UserFeature: _TypeAlias = UserFeature  # noqa: Y015
 
 @_typing.final
+class ItemFeature(_message.Message):
+    """A feature of items that requests may filter by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name to give values under."""
+    kind: Global___FeatureKind.ValueType
+    """Whether an item has one value or several."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values that items have, in order."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___FeatureKind.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemFeature: _TypeAlias = ItemFeature  # noqa: Y015
+
+@_typing.final
 class RequestLimits(_message.Message):
     """The largest request that is answered."""
 
@@ -1000,6 +1144,8 @@ class RequestLimits(_message.Message):
     MAX_HISTORY_FIELD_NUMBER: _builtins.int
     MAX_EXCLUSIONS_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_ITEMS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     max_k: _builtins.int
     """Items per answer."""
     max_history: _builtins.int
@@ -1008,6 +1154,10 @@ class RequestLimits(_message.Message):
     """Excluded items."""
     max_batch: _builtins.int
     """Users in a batch."""
+    max_filter_items: _builtins.int
+    """Items that a filter may name."""
+    max_filter_values: _builtins.int
+    """Values that a filter may name, of all features together."""
     def __init__(
         self,
         *,
@@ -1015,10 +1165,12 @@ class RequestLimits(_message.Message):
         max_history: _builtins.int = ...,
         max_exclusions: _builtins.int = ...,
         max_batch: _builtins.int = ...,
+        max_filter_items: _builtins.int = ...,
+        max_filter_values: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_exclusions", b"max_exclusions", "max_history", b"max_history", "max_k", b"max_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_exclusions", b"max_exclusions", "max_filter_items", b"max_filter_items", "max_filter_values", b"max_filter_values", "max_history", b"max_history", "max_k", b"max_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

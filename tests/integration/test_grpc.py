@@ -9,7 +9,7 @@ from grpc_status import rpc_status
 
 from recsys.bundle import open_current
 from recsys.errors import RequestError
-from serving.client import Client, unpack, user
+from serving.client import Client, items_where, unpack, user
 from serving.server import Server
 from serving.settings import Limits, ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -23,7 +23,7 @@ def bundle(bundles):
 
 @pytest.fixture(scope="module")
 def server(bundles):
-    limits = Limits(max_history=50, max_exclusions=1000, max_batch=8)
+    limits = Limits(max_history=50, max_exclusions=1000, max_batch=8, max_filter_items=20, max_filter_values=4)
     with Server(ServerSettings(bundles=bundles, port=0, workers=4, limits=limits)) as running:
         yield running
 
@@ -93,6 +93,26 @@ class TestAnswers:
         assert not {"i5", "i6"} & set(ids(answer))
         assert answer.items[0].title == bundle.titles[bundle.items.row(answer.items[0].item_id)]
 
+    def test_filters_leave_what_passes_them(self, client, bundle):
+        genre_of = dict(bundle.item_frame.select("id", "genre").iter_rows())
+        funny = items_where(include={"genre": "comedy"})
+        answers = [
+            client.recommend(user_id="u3", k=50, where=funny),
+            client.recommend_batch([user("u3")], k=50, where=funny).candidates[0],
+            client.similar_items("i5", k=50, where=funny),
+        ]
+        for answer in answers:
+            assert len(ids(answer)) == 50
+            assert {genre for id_ in ids(answer) for genre in genre_of[id_]} == {"comedy"}
+        few = items_where(include_item_ids=["i8", "i9", "nope"])
+        assert set(ids(client.similar_items("i5", k=50, where=few))) == {"i8", "i9"}
+
+    def test_a_filter_that_nothing_passes_is_answered_with_nothing(self, client):
+        contradictory = items_where(include={"genre": "drama"}, exclude={"genre": ["drama", "opera"]})
+        answer = client.recommend(user_id="u3", k=5, where=contradictory)
+        assert not answer.items
+        assert answer.report.num_unknown_filter_values == 1
+
     def test_packed_items_are_the_same_items(self, client):
         recommend = partial(client.recommend, user_id="u3", k=50, width=16)
         batch = partial(client.recommend_batch, [user("u3"), user("nobody")], k=5, width=16)
@@ -121,7 +141,12 @@ class TestAnswers:
         assert [(each.name, each.kind, list(each.values)) for each in answer.user_features] == [
             ("group", pb.FEATURE_KIND_CATEGORICAL, ["young", "old"])
         ]
-        assert answer.limits == pb.RequestLimits(max_k=1000, max_history=50, max_exclusions=1000, max_batch=8)
+        assert [(each.name, each.kind, list(each.values)) for each in answer.item_features] == [
+            ("genre", pb.FEATURE_KIND_MULTI_HOT, ["comedy", "drama", "horror", "musical", "western"])
+        ]
+        assert answer.limits == pb.RequestLimits(
+            max_k=1000, max_history=50, max_exclusions=1000, max_batch=8, max_filter_items=20, max_filter_values=4
+        )
 
 
 class TestBudgets:
@@ -182,6 +207,12 @@ BAD_REQUESTS = [
     ("user.features['size']", {"user": user("u1", features={"size": "44"})}),
     ("user.features['group']", {"user": user("u1", features={"group": ["young", "old"]})}),
     ("exclude_item_ids", {"exclude_item_ids": ["i1"] * 1001}),
+    ("filter.include_item_ids", {"filter": items_where(include_item_ids=["i1"] * 21)}),
+    ("filter.include", {"filter": items_where(include={"genre": ["drama"] * 5})}),
+    ("filter.exclude", {"filter": items_where(include={"genre": ["drama"] * 3}, exclude={"genre": ["drama"] * 2})}),
+    ("filter.include['genre']", {"filter": items_where(include={"genre": []})}),
+    ("filter.include['']", {"filter": items_where(include={"": "drama"})}),
+    ("filter.exclude['title']", {"filter": items_where(exclude={"title": "drama"})}),
     ("budget.time_ms", {"budget": pb.Budget(time_ms=0)}),
     ("budget.time_ms", {"budget": pb.Budget(time_ms=-5)}),
     ("budget.time_ms", {"budget": pb.Budget(time_ms=float("nan"))}),

@@ -112,6 +112,16 @@ def test_titles_fall_back_to_ids(copy):
     assert Bundle.open(copy, verify=False).titles is None
 
 
+def test_items_are_known_by_the_values_of_their_features(copy):
+    bundle = Bundle.open(copy, verify=False)
+    funny = bundle.item_values["genre"].items(["comedy"])
+    assert funny.rows.tolist() == [row for row, genres in enumerate(bundle.item_frame["genre"]) if "comedy" in genres]
+    assert list(bundle.item_values) == ["genre"]
+    bundle.item_frame.drop("genre").write_parquet(copy / "items.parquet")
+    with pytest.raises(ArtifactError, match=r"items\.parquet: column genre: got None, expected List\(String\)"):
+        Bundle.open(copy, verify=False)
+
+
 def test_publishing_moves_current(tmp_path):
     first = small_bundle(tmp_path)
     assert current_version(tmp_path) == first.name

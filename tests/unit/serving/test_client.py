@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from recsys.errors import RequestError
-from serving.client import Client, ServingError, user
+from serving.client import Client, ServingError, items_where, user
 
 
 def test_a_user_is_built_from_an_id_or_a_history():
@@ -17,6 +17,13 @@ def test_a_user_is_built_from_an_id_or_a_history():
         "group": ["young"],
         "genres": ["a", "b"],
     }
+
+
+def test_a_filter_is_built_from_ids_and_values():
+    where = items_where(include_item_ids=["i1"], include={"genre": "comedy"}, exclude={"genre": ["drama", "horror"]})
+    assert list(where.include_item_ids) == ["i1"]
+    assert {name: list(several.values) for name, several in where.include.items()} == {"genre": ["comedy"]}
+    assert {name: list(several.values) for name, several in where.exclude.items()} == {"genre": ["drama", "horror"]}
 
 
 @pytest.mark.parametrize(("field", "given"), [("k", {"k": -1}), ("budget.width", {"k": 1, "width": -8})])

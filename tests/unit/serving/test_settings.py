@@ -26,7 +26,9 @@ def test_impossible_settings_are_refused_by_name(name, value):
         ServerSettings(bundles=Path(), **{name: value})
 
 
-@pytest.mark.parametrize("name", ["max_k", "max_history", "max_exclusions", "max_batch"])
+@pytest.mark.parametrize(
+    "name", ["max_k", "max_history", "max_exclusions", "max_batch", "max_filter_items", "max_filter_values"]
+)
 def test_limits_must_let_something_through(name):
     with pytest.raises(ConfigError, match=rf"^limits\.{name}: got 0, expected at least 1"):
         Limits(**{name: 0})
