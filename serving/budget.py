@@ -1,15 +1,16 @@
 """What a request may spend, and the rung that makes the best of it. Pure: the same arguments always give the same rung.
 
 Time budgets climb the ladder's steps, along which latency, overlap and width all rise, so a larger budget never gets a
-narrower width or a smaller expected overlap. Explicit widths and overlap floors choose among all measured rungs.
+narrower width or a smaller expected overlap. Explicit widths and overlap floors choose among all measured rungs. What a
+search will take now is given, since it moves (`serving.latency`).
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Ladder, Rung
@@ -20,6 +21,7 @@ class Degraded(enum.Enum):
 
     TIME_TOO_SHORT = "no rung fits the time that was left; the cheapest one answered"
     OVERLAP_OUT_OF_REACH = "no rung reaches the overlap asked for; the best one answered"
+    OVERLOADED = "the server is busy, so a cheaper rung answered than there was time for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +52,50 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dim:
+    """How far the ladder is cut from above.
+
+    Args:
+        level: 0 for not at all, 1 for all but the cheapest step.
+        chance: 0 up to 1; where the level falls between two steps, the share of chances for which the upper one is
+            kept is how near to it the level is.
+    """
+
+    level: float = 0.0
+    chance: float = 0.5
+
+    def num_steps(self, steps: int) -> int:
+        """Return how many steps are left of so many, at least one."""
+        return min(steps, 1 + math.floor((1 - self.level) * (steps - 1) + self.chance))
+
+
+NOT_DIMMED = Dim()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """The rung that answers.
 
     Args:
         rung: how to search.
         expected_overlap: its measured overlap with the exact full-width answer at the k asked for.
+        search_ms: what all searches of the call together take, as predicted (p99).
         degraded: why it is less than what was asked for, or None.
     """
 
     rung: Rung
     expected_overlap: float
+    search_ms: float
     degraded: Degraded | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Priced:
+    """A rung with what it offers and costs this call."""
+
+    rung: Rung
+    overlap: float
+    ms: float
 
 
 def choose(
@@ -69,71 +103,76 @@ def choose(
     budget: Budget,
     *,
     k: int,
+    p99_ms: Sequence[float],
     elapsed_ms: float = 0.0,
     overhead_ms: float = 0.0,
     deadline_ms: float | None = None,
     num_searches: int = 1,
+    dim: Dim = NOT_DIMMED,
 ) -> Choice:
     """Choose the rung that answers a call.
 
-    * A time (the budget's, cut short by the deadline): the best overlap at k among the ladder's steps whose p99 fits
-      what is left of it; the cheapest step, degraded, when none fits.
+    * A time (the budget's, cut short by the deadline): the best overlap at k among the ladder's steps that fit what is
+      left of it; the cheapest step, degraded, when none fits. A step that is predicted to be slower than a later one is
+      passed over: the later one finds more.
     * A width: the best overlap at k among that width's rungs, the cheapest of several equally good ones.
     * A least overlap: the cheapest rung that reaches it; the best one, degraded, when none does.
     * Nothing: the step with the best overlap.
+
+    What is cheapest, publishing says: what costs time now may be passing. Dimming takes steps away from above, for
+    times and for nothing: who names a width or an overlap gets it or is refused elsewhere.
 
     Args:
         ladder: the bundle's measured rungs, at least one of them a step.
         budget: what the call may spend.
         k: items asked for.
+        p99_ms: of one search for ``k`` items, predicted for each of the ladder's rungs, in order.
         elapsed_ms: already spent since the call arrived.
         overhead_ms: needed after the search, to filter, pack and send the answer.
         deadline_ms: from the call's arrival to its deadline; None when it has none.
         num_searches: searches that the call makes, one after another.
+        dim: how far the ladder is cut.
 
     Raises:
         RequestError: no rung has the width asked for.
     """
+    priced = [
+        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms)
+        for rung, ms in zip(ladder.rungs, p99_ms, strict=True)
+    ]
     if budget.width is not None:
         if budget.width not in ladder.widths:
             trained = list(ladder.widths)
             raise RequestError("budget.width", f"got {budget.width}, expected a trained width, one of {trained}")
-        return _choice(ladder.best_of_width(budget.width, k=k), k)
+        return _choice(_best([each for each in priced if each.rung.width == budget.width]))
     if budget.min_overlap is not None:
-        return _cheapest_reaching(ladder, budget.min_overlap, k)
+        return _cheapest_reaching(priced, budget.min_overlap)
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
-    if not limits_ms:
-        return _choice(_best(ladder.steps, k), k)
-    left_ms = min(limits_ms) - elapsed_ms - overhead_ms
-    fitting = [rung for rung in ladder.steps if num_searches * latency_ms(rung, k=k) <= left_ms]
-    if not fitting:
-        return _choice(_cheapest(ladder.steps), k, Degraded.TIME_TOO_SHORT)
-    return _choice(_best(fitting, k), k)
+    left_ms = min(limits_ms, default=math.inf) - elapsed_ms - overhead_ms
+    steps = [each for each in priced if each.rung.on_ladder]
+    full = _climb(steps, left_ms)
+    dimmed = _climb(steps[: dim.num_steps(len(steps))], left_ms)
+    if dimmed.degraded is None and dimmed.expected_overlap < full.expected_overlap:
+        return replace(dimmed, degraded=Degraded.OVERLOADED)
+    return dimmed
 
 
-def latency_ms(rung: Rung, *, k: int) -> float:
-    """Predict the p99 of one search: the measured one, times the square root of how far k is past the measured k.
-
-    Searching for fewer costs a little less, which is left as a margin. For more, only keeping the best k and scoring
-    them again grow, so the root is meant as an upper bound. Being the same for all rungs, it never changes their order.
-    """
-    return rung.latency_p99_ms * math.sqrt(max(1.0, k / max(rung.overlap)))
+def _climb(steps: Sequence[_Priced], left_ms: float) -> Choice:
+    undominated = [step for place, step in enumerate(steps) if all(step.ms <= later.ms for later in steps[place + 1 :])]
+    fitting = [step for step in undominated if step.ms <= left_ms]
+    return _choice(_best(fitting)) if fitting else _choice(steps[0], Degraded.TIME_TOO_SHORT)
 
 
-def _cheapest_reaching(ladder: Ladder, min_overlap: float, k: int) -> Choice:
-    reaching = [rung for rung in ladder.rungs if rung.overlap_at(k) >= min_overlap]
+def _cheapest_reaching(priced: Sequence[_Priced], min_overlap: float) -> Choice:
+    reaching = [each for each in priced if each.overlap >= min_overlap]
     if not reaching:
-        return _choice(_best(ladder.rungs, k), k, Degraded.OVERLAP_OUT_OF_REACH)
-    return _choice(_cheapest(reaching), k)
+        return _choice(_best(priced), Degraded.OVERLAP_OUT_OF_REACH)
+    return _choice(min(reaching, key=lambda each: each.rung.latency_p99_ms))
 
 
-def _best(rungs: Iterable[Rung], k: int) -> Rung:
-    return max(rungs, key=lambda rung: (rung.overlap_at(k), -rung.latency_p99_ms))
+def _best(priced: Sequence[_Priced]) -> _Priced:
+    return max(priced, key=lambda each: (each.overlap, -each.rung.latency_p99_ms))
 
 
-def _cheapest(rungs: Iterable[Rung]) -> Rung:
-    return min(rungs, key=lambda rung: rung.latency_p99_ms)
-
-
-def _choice(rung: Rung, k: int, degraded: Degraded | None = None) -> Choice:
-    return Choice(rung=rung, expected_overlap=rung.overlap_at(k), degraded=degraded)
+def _choice(priced: _Priced, degraded: Degraded | None = None) -> Choice:
+    return Choice(rung=priced.rung, expected_overlap=priced.overlap, search_ms=priced.ms, degraded=degraded)

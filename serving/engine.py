@@ -1,8 +1,9 @@
 """The data plane: from a question to an answer, without any transport.
 
 A call goes through five stages: check it, encode its users, choose the rung that makes the best of the time left,
-search, and turn rows into ids. Once an engine is warm only its ladder's expected overlaps change, which are replaced as
-a whole, so any number of threads may share it.
+search, and turn rows into ids. Once an engine is warm, all that changes in it is what it knows of its own speed
+(`serving.latency`) and the expected overlaps of its ladder, which are replaced as a whole, so any number of threads may
+share it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,13 @@ from recsys.index.item_set import ItemSet
 from recsys.index.searcher import SearchResult
 from recsys.widths import as_queries
 from serving import filters, profiles
-from serving.budget import Budget, Choice, choose
+from serving.budget import Choice, choose
 from serving.calibration import Calibration
+from serving.latency import LatencyModel, encode_size
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
 from serving.shadow import Searched, Shadow
-
-_WARM_UP_KS = (10, 100, 1000)
-_WARM_UP_ROUNDS = 3
-_WARM_UP_CALLS = 100
-_CHEAPEST = Budget(min_overlap=1e-9)
+from serving.warm_up import measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +56,8 @@ class Engine:
     def __init__(self, bundle: Bundle, *, limits: Limits | None = None, deadline_margin_ms: float = 0.0) -> None:
         self.bundle = bundle
         self.limits = limits or Limits()
+        self.latency = LatencyModel(bundle.ladder)
         self._deadline_margin_ms = deadline_margin_ms
-        self._overhead_ms: dict[int, float] = {}
         self.calibration = Calibration(bundle.ladder)
         self.shadow: Shadow | None = None
 
@@ -92,30 +90,28 @@ class Engine:
         if row == UNKNOWN:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
         allowed = filters.allowed(self.bundle, query.where, exclude=[*query.exclude, query.item_id])
-        answer = self._answer(query, self._item_query(row), [_Target(allowed=allowed.items)], call)
+        answer = self._answer(query, self._item_query(row), [_Target(allowed=allowed.items)], call, num_encoded=0)
         return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def overhead_ms(self, k: int) -> float:
         """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
-        measured = self._overhead_ms
-        return measured[min((known for known in measured if known >= k), default=max(measured))] if measured else 0.0
+        return self.latency.after_ms(k)
+
+    def finished(self, ask: Ask, answer: Answer, call: Call) -> None:
+        """Learn what came after the search, at the end of a call."""
+        spent = answer.timings
+        ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
+        self.latency.finished(ask.k, ms=ms / len(answer.candidates))
 
     def warm_up(self, finish: Callable[[Answer], object] = lambda answer: answer) -> None:
-        """Touch every rung, then measure what calls spend after their search, for a few sizes of answer.
+        """Touch every rung, then measure every stage on this machine, in some seconds (`serving.warm_up`).
 
         Args:
             finish: what is done with an answer before it is sent; its time counts.
         """
-        query_BU = self._item_query(0)
-        for rung in self.bundle.ladder.rungs:
-            self.bundle.searcher.search(query_BU, k=self.limits.max_k, rung=rung)
-        users = self._sample_users()
-        for k in sorted({min(k, self.limits.max_k) for k in _WARM_UP_KS}):
-            rounds_ms = [
-                [self._spent_after_search_ms(user, k, finish) for user in users] for _ in range(_WARM_UP_ROUNDS)
-            ]
-            # The calmest round: a burst of other work at start must not make every later call look short of time.
-            self._overhead_ms[k] = float(np.percentile(rounds_ms, 99, axis=1).min())
+        self.latency = measure(
+            self.bundle, lambda query, call: self.recommend(query, call=call), limits=self.limits, finish=finish
+        )
 
     def _recommend(
         self, query: Query | BatchQuery, users: Mapping[str, User], exclude_seen: bool | None, call: Call
@@ -134,19 +130,30 @@ class Engine:
             )
             for profile in found
         ]
-        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call)
+        num_encoded = encode_size(len(users), sum(len(user.history or ()) for user in users.values()))
+        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call, num_encoded=num_encoded)
         return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def _answer(
-        self, ask: Ask, query_BU: Float[np.ndarray, "batch query"], targets: Sequence[_Target], call: Call
+        self,
+        ask: Ask,
+        query_BU: Float[np.ndarray, "batch query"],
+        targets: Sequence[_Target],
+        call: Call,
+        *,
+        num_encoded: int,
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
+        if num_encoded:
+            self.latency.encoded(num_encoded, ms=encoded_ms - call.queue_ms)
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
         found, results = [], []
         for place, target in enumerate(targets):
             result = search_filtered(
                 self.bundle.searcher, query_BU[place : place + 1], k=ask.k, rung=choice.rung, allowed=target.allowed
             )
+            if not result.num_scored:  # else it says nothing of the rung, whose place it took because it costs less
+                self.latency.searched(choice.rung, k=ask.k, ms=result.scan_ms + result.rerank_ms)
             found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
             results.append(result)
             if self.shadow is not None and self.shadow.chosen():
@@ -164,6 +171,7 @@ class Engine:
             degraded=(choice.degraded,) if choice.degraded else (),
             timings=timings,
             bundle_version=self.bundle.version,
+            predicted_ms=encoded_ms + choice.search_ms + len(targets) * self.overhead_ms(ask.k),
             num_scored=sum(result.num_scored for result in results),
         )
 
@@ -173,10 +181,12 @@ class Engine:
             self.calibration.ladder,
             ask.budget,
             k=ask.k,
+            p99_ms=self.latency.search_ms(k=ask.k),
             elapsed_ms=elapsed_ms,
             overhead_ms=num_searches * self.overhead_ms(ask.k),
             deadline_ms=deadline_ms,
             num_searches=num_searches,
+            dim=call.dim,
         )
 
     def _searched(
@@ -209,17 +219,3 @@ class Engine:
 
     def _item_query(self, row: int) -> Float[np.ndarray, "1 query"]:
         return as_queries(self.bundle.item_vectors[row : row + 1], self.bundle.widths)
-
-    def _sample_users(self) -> list[User]:
-        vocabulary = self.bundle.users.vocabulary
-        if not len(vocabulary):
-            return [User(history=())] * _WARM_UP_CALLS
-        rows = np.linspace(0, len(vocabulary) - 1, _WARM_UP_CALLS).astype(int)
-        return [User(id=vocabulary.id(row)) for row in rows.tolist()]
-
-    def _spent_after_search_ms(self, user: User, k: int, finish: Callable[[Answer], object]) -> float:
-        call = Call.now()
-        answer = self.recommend(Query(user=user, k=k, budget=_CHEAPEST, include_titles=True), call=call)
-        finish(answer)
-        timings = answer.timings
-        return call.elapsed_ms() - timings.encode_ms - timings.scan_ms - timings.rerank_ms

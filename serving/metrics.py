@@ -81,6 +81,12 @@ class Metrics:
             registry=registry,
         )
         self._errors: dict[str, tuple[int, float]] = {}
+        self._took_of_predicted = Histogram(
+            "recsys_took_of_predicted",
+            "Time to answer over the p99 that was predicted when the rung was chosen: 99 of 100 should be at most 1.",
+            buckets=(0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
+            registry=registry,
+        )
         self._bundle = Info("recsys_bundle", "The bundle of the latest answer.", registry=registry)
         self._version = ""
         self._of_rung = lru_cache(maxsize=1024)(self._find)
@@ -106,6 +112,7 @@ class Metrics:
         """
         total_ms, timings = call.elapsed_ms(), answer.timings
         self._answer_s.labels(method).observe(total_ms / 1e3)
+        self._took_of_predicted.observe(total_ms / answer.predicted_ms)
         of_rung = self._of_rung(answer.rung.name, answer.rung.width)
         of_rung.answers.inc()
         for stage, histogram in of_rung.stages.items():

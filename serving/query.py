@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
-from serving.budget import Budget, Degraded
+from serving.budget import NOT_DIMMED, Budget, Degraded, Dim
 from serving.settings import Limits
 
 _SHOWN = 60
@@ -141,11 +141,13 @@ class Call:
         arrived_s: when the server got it, before any queueing.
         started_s: when a worker took it up.
         deadline_ms: from its arrival to its deadline; None when it has none.
+        dim: how far the ladder is cut for it.
     """
 
     arrived_s: float
     started_s: float
     deadline_ms: float | None = None
+    dim: Dim = NOT_DIMMED
 
     @classmethod
     def now(cls, *, deadline_ms: float | None = None) -> Call:
@@ -199,6 +201,7 @@ class Answer:
 
     ``num_scored`` counts the items that were scored one by one at full width, where that took the place of the rung.
     ``num_unknown_filter_values`` counts values of the filter that no item has.
+    ``predicted_ms`` is the p99 from the call's arrival to its answer, as predicted when the rung was chosen.
     """
 
     candidates: list[Candidates]
@@ -207,6 +210,7 @@ class Answer:
     degraded: tuple[Degraded, ...]
     timings: Timings
     bundle_version: str
+    predicted_ms: float
     num_scored: int = 0
     num_unknown_filter_values: int = 0
 

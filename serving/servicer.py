@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from functools import partial
 
 import grpc
 
@@ -14,7 +15,7 @@ from recsys.index.specs import Engine as RungEngine
 from recsys.widths import Norm
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
-from serving.interceptors import call_of
+from serving.interceptors import call_of, when_sent
 from serving.metrics import Metrics
 from serving.packed import pack
 from serving.query import Answer, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
@@ -37,6 +38,7 @@ _KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
 _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
     Degraded.TIME_TOO_SHORT: pb.DEGRADED_REASON_TIME_TOO_SHORT,
     Degraded.OVERLAP_OUT_OF_REACH: pb.DEGRADED_REASON_OVERLAP_OUT_OF_REACH,
+    Degraded.OVERLOADED: pb.DEGRADED_REASON_OVERLOADED,
 }
 
 
@@ -60,7 +62,9 @@ class CandidateServicer(CandidateServiceServicer):
             include_titles=request.include_titles,
         )
         packed = _packed(request)
-        answer = self._live.engine.recommend(query, call=call)
+        engine = self._live.engine
+        answer = engine.recommend(query, call=call)
+        when_sent(partial(engine.finished, query, answer, call))
         response = recommend_response(answer, call, packed=packed)
         self._metrics.answered("Recommend", answer, call, time_ms=query.budget.time_ms)
         return response
@@ -80,7 +84,9 @@ class CandidateServicer(CandidateServiceServicer):
             include_titles=request.include_titles,
         )
         packed = _packed(request)
-        answer = self._live.engine.recommend_batch(query, call=call)
+        engine = self._live.engine
+        answer = engine.recommend_batch(query, call=call)
+        when_sent(partial(engine.finished, query, answer, call))
         response = pb.BatchRecommendResponse()
         for each in answer.candidates:
             candidates = response.candidates.add(
@@ -103,7 +109,9 @@ class CandidateServicer(CandidateServiceServicer):
             include_titles=request.include_titles,
         )
         packed = _packed(request)
-        answer = self._live.engine.similar_items(query, call=call)
+        engine = self._live.engine
+        answer = engine.similar_items(query, call=call)
+        when_sent(partial(engine.finished, query, answer, call))
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
         response.report.CopyFrom(_report(answer, call))
@@ -210,6 +218,7 @@ def _report(answer: Answer, call: Call) -> pb.SearchReport:
         bundle_version=answer.bundle_version,
         num_scored=answer.num_scored,
         num_unknown_filter_values=answer.num_unknown_filter_values,
+        predicted_ms=answer.predicted_ms,
         degraded_reasons=[_REASONS[reason] for reason in answer.degraded],
     )
 

@@ -82,11 +82,6 @@ class Ladder:
         """The widths that were measured, narrowest first."""
         return tuple(sorted({rung.width for rung in self.rungs}))
 
-    def best_of_width(self, width: int, *, k: int) -> Rung:
-        """Return the rung of a measured width with the best overlap at k, the cheapest of several equally good ones."""
-        rungs = [rung for rung in self.rungs if rung.width == width]
-        return max(rungs, key=lambda rung: (rung.overlap_at(k), -rung.latency_p99_ms))
-
     def save(self, path: Path) -> None:
         """Write JSON; fields that say nothing (an effort of another engine, say) are left out."""
         content = {"measured": self.measured, "rungs": [{"name": rung.name, **brief(rung)} for rung in self.rungs]}

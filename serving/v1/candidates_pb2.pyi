@@ -63,6 +63,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """Not even the cheapest rung fits the time that was left, so the cheapest one answered; it may be late."""
     DEGRADED_REASON_OVERLAP_OUT_OF_REACH: _DegradedReason.ValueType  # 2
     """No rung reaches the least overlap asked for, so the best one answered."""
+    DEGRADED_REASON_OVERLOADED: _DegradedReason.ValueType  # 4
+    """The server is busy, so a cheaper rung answered than the call had time for: a little overlap keeps others' calls from
+    being refused.
+    """
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Reasons for an answer that is less than what was asked for."""
@@ -73,6 +77,10 @@ DEGRADED_REASON_TIME_TOO_SHORT: DegradedReason.ValueType  # 1
 """Not even the cheapest rung fits the time that was left, so the cheapest one answered; it may be late."""
 DEGRADED_REASON_OVERLAP_OUT_OF_REACH: DegradedReason.ValueType  # 2
 """No rung reaches the least overlap asked for, so the best one answered."""
+DEGRADED_REASON_OVERLOADED: DegradedReason.ValueType  # 4
+"""The server is busy, so a cheaper rung answered than the call had time for: a little overlap keeps others' calls from
+being refused.
+"""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 class _Norm:
@@ -800,6 +808,7 @@ class SearchReport(_message.Message):
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     NUM_SCORED_FIELD_NUMBER: _builtins.int
     NUM_UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    PREDICTED_MS_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """The embedding width of the scan."""
     rung: _builtins.str
@@ -824,6 +833,10 @@ class SearchReport(_message.Message):
     """
     num_unknown_filter_values: _builtins.int
     """Values of the request's filter that no item has; misspelt ones are among them."""
+    predicted_ms: _builtins.float
+    """Milliseconds from the call's arrival within which the server expected the answer when it chose the rung (the 99th
+    percentile of what is left at that moment); `timings.total_ms` says what it took.
+    """
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Where the time went."""
@@ -846,10 +859,11 @@ class SearchReport(_message.Message):
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
         num_scored: _builtins.int = ...,
         num_unknown_filter_values: _builtins.int = ...,
+        predicted_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "num_unknown_filter_values", b"num_unknown_filter_values", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "num_unknown_filter_values", b"num_unknown_filter_values", "predicted_ms", b"predicted_ms", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,7 +951,7 @@ class DescribeResponse(_message.Message):
     """Whether seen items are left out when a request does not say."""
     overhead_p99_ms: _builtins.float
     """Milliseconds that are kept back of a time budget for what comes after the search (filters, encoding the answer):
-    the 99th percentile for 100 items, measured when the server started.
+    the 99th percentile for 100 items, measured when the server started and followed since.
     """
     norm: Global___Norm.ValueType
     """What scores at narrower widths are."""

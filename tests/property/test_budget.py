@@ -1,6 +1,7 @@
 """Choosing a rung: whatever was measured, more budget never buys less."""
 
 import copy
+import re
 
 import pytest
 from hypothesis import given
@@ -8,105 +9,141 @@ from hypothesis import strategies as st
 
 from recsys.errors import RequestError
 from recsys.testing import ladders
-from serving.budget import Budget, Degraded, choose, latency_ms
+from serving.budget import Budget, Degraded, Dim, choose
 
 WIDTHS = (16, 32, 64, 128)
 
 times_ms = st.floats(0.001, 1000, allow_nan=False)
 overlaps = st.floats(0, 1)
 ks = st.integers(1, 1000)
+dims = st.builds(Dim, level=st.floats(0, 1), chance=st.floats(0, 1, exclude_max=True))
 
 
-@given(ladders(), times_ms, times_ms, ks, times_ms, times_ms, st.integers(1, 9))
-def test_a_larger_time_budget_never_gets_less(ladder, one_ms, other_ms, k, elapsed_ms, overhead_ms, num_searches):
+@st.composite
+def worlds(draw):
+    """A ladder, and what its searches take now: anything, whatever they took when it was published."""
+    ladder = draw(ladders())
+    some_ms = st.sampled_from([0.5, 1.0, 4.0]) | st.floats(0.01, 1000)
+    return ladder, draw(st.lists(some_ms, min_size=len(ladder.rungs), max_size=len(ladder.rungs)))
+
+
+def priced(world, num_searches=1):
+    """Each rung with its predicted time, and the steps among them that no later one dominates."""
+    ladder, p99_ms = world
+    of_rung = [(rung, num_searches * ms) for rung, ms in zip(ladder.rungs, p99_ms, strict=True)]
+    steps = [(rung, ms) for rung, ms in of_rung if rung.on_ladder]
+    return of_rung, [
+        (rung, ms) for n, (rung, ms) in enumerate(steps) if all(ms <= later for _, later in steps[n + 1 :])
+    ]
+
+
+def choice_of(world, budget, **rest):
+    return choose(world[0], budget, p99_ms=world[1], **rest)
+
+
+@given(worlds(), times_ms, times_ms, ks, times_ms, times_ms, st.integers(1, 9), dims)
+def test_a_larger_time_budget_never_gets_less(world, one_ms, other_ms, k, elapsed_ms, overhead_ms, num_searches, dim):
     low_ms, high_ms = sorted((one_ms, other_ms))
-    spent = {"k": k, "elapsed_ms": elapsed_ms, "overhead_ms": overhead_ms, "num_searches": num_searches}
-    less = choose(ladder, Budget(time_ms=low_ms), **spent)
-    more = choose(ladder, Budget(time_ms=high_ms), **spent)
+    spent = {"k": k, "elapsed_ms": elapsed_ms, "overhead_ms": overhead_ms, "num_searches": num_searches, "dim": dim}
+    less = choice_of(world, Budget(time_ms=low_ms), **spent)
+    more = choice_of(world, Budget(time_ms=high_ms), **spent)
     assert more.expected_overlap >= less.expected_overlap
     assert more.rung.width >= less.rung.width
-    assert more.rung.latency_p99_ms >= less.rung.latency_p99_ms
-    assert less.degraded or not more.degraded
+    assert more.degraded is not Degraded.TIME_TOO_SHORT or less.degraded is Degraded.TIME_TOO_SHORT
 
 
-@given(ladders(), times_ms, times_ms, ks)
-def test_time_already_spent_counts_like_a_smaller_budget(ladder, time_ms, spent_ms, k):
-    late = choose(ladder, Budget(time_ms=time_ms + spent_ms), k=k, elapsed_ms=spent_ms)
-    left = choose(ladder, Budget(time_ms=time_ms + spent_ms), k=k, overhead_ms=spent_ms)
-    early = choose(ladder, Budget(time_ms=time_ms + spent_ms), k=k)
+@given(worlds(), times_ms, times_ms, ks, dims)
+def test_time_already_spent_counts_like_a_smaller_budget(world, time_ms, spent_ms, k, dim):
+    late = choice_of(world, Budget(time_ms=time_ms + spent_ms), k=k, elapsed_ms=spent_ms, dim=dim)
+    left = choice_of(world, Budget(time_ms=time_ms + spent_ms), k=k, overhead_ms=spent_ms, dim=dim)
+    early = choice_of(world, Budget(time_ms=time_ms + spent_ms), k=k, dim=dim)
     assert late == left
     assert late.rung.width <= early.rung.width
-    assert late.degraded or late.expected_overlap <= early.expected_overlap
+    assert late.expected_overlap <= early.expected_overlap
 
 
-@given(ladders(), times_ms, ks)
-def test_the_choice_fits_and_no_step_that_fits_is_better(ladder, time_ms, k):
-    choice = choose(ladder, Budget(time_ms=time_ms), k=k)
-    fitting = [rung for rung in ladder.steps if latency_ms(rung, k=k) <= time_ms]
-    assert choice.rung in ladder.steps
+@given(worlds(), times_ms, ks, st.integers(1, 9))
+def test_the_choice_fits_and_no_step_that_fits_is_better(world, time_ms, k, num_searches):
+    choice = choice_of(world, Budget(time_ms=time_ms), k=k, num_searches=num_searches)
+    _, undominated = priced(world, num_searches)
+    fitting = [(rung, ms) for rung, ms in undominated if ms <= time_ms]
     assert choice.expected_overlap == choice.rung.overlap_at(k)
     if not fitting:
         assert choice.degraded is Degraded.TIME_TOO_SHORT
-        assert choice.rung.latency_p99_ms == min(rung.latency_p99_ms for rung in ladder.steps)
+        assert choice.rung == world[0].steps[0]
         return
     assert choice.degraded is None
-    assert choice.rung in fitting
-    assert choice.expected_overlap == max(rung.overlap_at(k) for rung in fitting)
-    dominating = [
-        rung
-        for rung in fitting
-        if rung.overlap_at(k) >= choice.expected_overlap and rung.latency_p99_ms < choice.rung.latency_p99_ms
-    ]
-    assert not dominating
+    assert (choice.rung, choice.search_ms) in undominated
+    assert choice.search_ms <= time_ms
+    assert choice.expected_overlap == max(rung.overlap_at(k) for rung, _ in fitting)
+    assert not [rung for rung, ms in fitting if rung.overlap_at(k) >= choice.expected_overlap and ms < choice.search_ms]
 
 
-@given(ladders(), times_ms, times_ms, ks)
-def test_a_deadline_only_cuts_a_time_budget_short(ladder, time_ms, deadline_ms, k):
-    both = choose(ladder, Budget(time_ms=time_ms), k=k, deadline_ms=deadline_ms)
-    assert both == choose(ladder, Budget(time_ms=min(time_ms, deadline_ms)), k=k)
-    assert choose(ladder, Budget(), k=k, deadline_ms=deadline_ms) == choose(ladder, Budget(time_ms=deadline_ms), k=k)
+@given(worlds(), st.none() | times_ms, ks, dims)
+def test_dimming_only_takes_away_and_says_so_where_it_costs_overlap(world, time_ms, k, dim):
+    budget = Budget(time_ms=time_ms)
+    full, dimmed = choice_of(world, budget, k=k), choice_of(world, budget, k=k, dim=dim)
+    if dimmed.degraded is Degraded.OVERLOADED:
+        assert dimmed.expected_overlap < full.expected_overlap
+        assert dimmed.search_ms <= (time_ms or dimmed.search_ms)
+    elif dimmed.degraded is None:
+        assert dimmed.expected_overlap >= full.expected_overlap
+    brighter = Dim(level=dim.level / 2, chance=dim.chance)
+    assert brighter.num_steps(len(world[0].steps)) >= dim.num_steps(len(world[0].steps)) >= 1
 
 
-@given(ladders(), ks)
-def test_no_budget_is_an_endless_one(ladder, k):
-    endless = Budget(time_ms=1e9)
-    assert choose(ladder, Budget(), k=k) == choose(ladder, endless, k=k)
+@given(worlds(), times_ms, times_ms, ks, dims)
+def test_a_deadline_only_cuts_a_time_budget_short(world, time_ms, deadline_ms, k, dim):
+    both = choice_of(world, Budget(time_ms=time_ms), k=k, deadline_ms=deadline_ms, dim=dim)
+    assert both == choice_of(world, Budget(time_ms=min(time_ms, deadline_ms)), k=k, dim=dim)
+    alone = choice_of(world, Budget(), k=k, deadline_ms=deadline_ms, dim=dim)
+    assert alone == choice_of(world, Budget(time_ms=deadline_ms), k=k, dim=dim)
 
 
-@given(ladders(), overlaps, overlaps, ks)
-def test_a_higher_overlap_floor_never_gets_less(ladder, one, other, k):
+@given(worlds(), ks)
+def test_no_budget_is_an_endless_one(world, k):
+    assert choice_of(world, Budget(), k=k) == choice_of(world, Budget(time_ms=1e9), k=k)
+
+
+@given(worlds(), overlaps, overlaps, ks, dims)
+def test_a_higher_overlap_floor_never_gets_less(world, one, other, k, dim):
     low, high = sorted((max(one, 1e-6), max(other, 1e-6)))
-    less = choose(ladder, Budget(min_overlap=low), k=k)
-    more = choose(ladder, Budget(min_overlap=high), k=k)
+    less = choice_of(world, Budget(min_overlap=low), k=k, dim=dim)
+    more = choice_of(world, Budget(min_overlap=high), k=k, dim=dim)
+    of_rung, _ = priced(world)
     for floor, choice in ((low, less), (high, more)):
-        reaching = [rung for rung in ladder.rungs if rung.overlap_at(k) >= floor]
+        reaching = [rung.latency_p99_ms for rung, _ in of_rung if rung.overlap_at(k) >= floor]
         if reaching:
             assert choice.degraded is None
-            assert choice.rung.latency_p99_ms == min(rung.latency_p99_ms for rung in reaching)
+            assert choice.rung.latency_p99_ms == min(reaching)
         else:
             assert choice.degraded is Degraded.OVERLAP_OUT_OF_REACH
-            assert choice.expected_overlap == max(rung.overlap_at(k) for rung in ladder.rungs)
+            assert choice.expected_overlap == max(rung.overlap_at(k) for rung, _ in of_rung)
     if more.degraded is None:
         assert more.rung.latency_p99_ms >= less.rung.latency_p99_ms
 
 
-@given(ladders(), st.integers(1, 200), ks, st.none() | times_ms)
-def test_a_width_is_honoured_or_refused(ladder, width, k, deadline_ms):
-    of_width = [rung for rung in ladder.rungs if rung.width == width]
+@given(worlds(), st.integers(1, 200), ks, st.none() | times_ms, dims)
+def test_a_width_is_honoured_or_refused(world, width, k, deadline_ms, dim):
+    of_rung, _ = priced(world)
+    of_width = [(rung, ms) for rung, ms in of_rung if rung.width == width]
     if of_width:
-        choice = choose(ladder, Budget(width=width), k=k, deadline_ms=deadline_ms)
-        assert choice.rung in of_width
-        best = max(rung.overlap_at(k) for rung in of_width)
+        choice = choice_of(world, Budget(width=width), k=k, deadline_ms=deadline_ms, dim=dim)
+        assert (choice.rung, choice.search_ms) in of_width
+        best = max(rung.overlap_at(k) for rung, _ in of_width)
         assert choice.expected_overlap == best
-        equals = [rung.latency_p99_ms for rung in of_width if rung.overlap_at(k) == best]
+        equals = [rung.latency_p99_ms for rung, _ in of_width if rung.overlap_at(k) == best]
         assert choice.rung.latency_p99_ms == min(equals)
+        assert choice.degraded is None
     else:
-        with pytest.raises(RequestError, match=str(sorted({rung.width for rung in ladder.rungs})).replace("[", r"\[")):
-            choose(ladder, Budget(width=width), k=k, deadline_ms=deadline_ms)
+        widths = str(sorted({rung.width for rung, _ in of_rung}))
+        with pytest.raises(RequestError, match=re.escape(widths)):
+            choice_of(world, Budget(width=width), k=k, deadline_ms=deadline_ms, dim=dim)
 
 
-@given(ladders(), times_ms, ks)
-def test_choosing_is_pure(ladder, time_ms, k):
-    before = copy.deepcopy(ladder)
-    assert choose(ladder, Budget(time_ms=time_ms), k=k) == choose(ladder, Budget(time_ms=time_ms), k=k)
-    assert ladder == before
+@given(worlds(), times_ms, ks, dims)
+def test_choosing_is_pure(world, time_ms, k, dim):
+    before = copy.deepcopy(world)
+    first = choice_of(world, Budget(time_ms=time_ms), k=k, dim=dim)
+    assert choice_of(world, Budget(time_ms=time_ms), k=k, dim=dim) == first
+    assert world == before

@@ -20,6 +20,7 @@ def bundle(bundles) -> Bundle:
     return with_three_steps(open_current(bundles))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def engine(bundle) -> Engine:
+    """A new one for each test, since an engine learns how fast it really is."""
     return Engine(bundle)

@@ -7,7 +7,9 @@ import pytest
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Ladder, Rung
-from serving.budget import Budget, Degraded, choose, latency_ms
+from serving import budget
+from serving.budget import Budget, Degraded, Dim
+from serving.latency import LatencyModel
 
 
 def rung(width: int, p99_ms: float, overlap_10: float, overlap_100: float, **changes: object) -> Rung:
@@ -27,6 +29,11 @@ RERANKED = rung(16, 3.0, 0.99, 0.95, rerank=400, on_ladder=False)
 MIDDLE = rung(64, 2.0, 0.9, 0.85)
 FULL = rung(128, 4.0, 1.0, 1.0)
 LADDER = Ladder(rungs=(NARROW, MIDDLE, RERANKED, FULL), measured={})
+
+
+def choose(ladder: Ladder, spent: Budget, *, k: int, **rest: object) -> budget.Choice:
+    """Choose with the latencies of publishing, unless told others."""
+    return budget.choose(ladder, spent, **{"k": k, "p99_ms": LatencyModel(ladder).search_ms(k=k), **rest})
 
 
 @pytest.mark.parametrize(
@@ -100,5 +107,36 @@ def test_an_overlap_out_of_reach_gets_the_best_rung_and_says_so():
     assert (choice.rung, choice.degraded, choice.expected_overlap) == (MIDDLE, Degraded.OVERLAP_OUT_OF_REACH, 0.85)
 
 
-def test_predicted_latency_grows_only_past_the_measured_k():
-    assert [latency_ms(MIDDLE, k=k) for k in (1, 100, 400)] == [2.0, 2.0, 4.0]
+def test_what_a_search_takes_now_counts_not_what_it_took_when_published():
+    slower, faster = [[part * rung.latency_p99_ms for rung in LADDER.rungs] for part in (2, 0.5)]
+    assert choose(LADDER, Budget(time_ms=4), k=10, p99_ms=slower).rung is MIDDLE
+    assert choose(LADDER, Budget(time_ms=2), k=10, p99_ms=faster).rung is FULL
+    assert choose(LADDER, Budget(time_ms=8), k=10, p99_ms=slower, num_searches=2).search_ms == 8
+
+
+def test_a_step_that_became_slower_than_a_better_one_is_passed_over():
+    p99_ms = [5.0, 3.0, 9.0, 4.0]
+    assert choose(LADDER, Budget(time_ms=9), k=10, p99_ms=p99_ms).rung is FULL
+    assert choose(LADDER, Budget(time_ms=3.5), k=10, p99_ms=p99_ms).rung is MIDDLE
+    least = choose(LADDER, Budget(time_ms=1), k=10, p99_ms=p99_ms)
+    assert (least.rung, least.degraded) == (NARROW, Degraded.TIME_TOO_SHORT)
+
+
+def test_a_dimmed_ladder_answers_from_below_and_says_so_where_it_costs_overlap():
+    half, dark = Dim(level=0.5), Dim(level=1.0)
+    assert choose(LADDER, Budget(time_ms=9), k=10, dim=half).rung is MIDDLE
+    assert choose(LADDER, Budget(), k=10, dim=dark).degraded is Degraded.OVERLOADED
+    assert choose(LADDER, Budget(time_ms=9), k=10, dim=dark).rung is NARROW
+    assert choose(LADDER, Budget(time_ms=1.5), k=10, dim=dark).degraded is None
+    assert choose(LADDER, Budget(time_ms=0.5), k=10, dim=dark).degraded is Degraded.TIME_TOO_SHORT
+
+
+def test_who_names_a_width_or_an_overlap_is_not_dimmed():
+    dark = Dim(level=1.0)
+    assert choose(LADDER, Budget(width=128), k=10, dim=dark).rung is FULL
+    assert choose(LADDER, Budget(min_overlap=0.9), k=10, dim=dark).rung is MIDDLE
+
+
+def test_between_two_steps_chance_decides():
+    assert [Dim(level=0.375, chance=chance).num_steps(3) for chance in (0.0, 0.7, 0.75, 0.99)] == [2, 2, 3, 3]
+    assert [Dim(level=level).num_steps(1) for level in (0, 0.5, 1)] == [1, 1, 1]

@@ -1,11 +1,14 @@
 """The data plane on a real small bundle: whom it answers, what it leaves out, how it reports, what it refuses."""
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from recsys.errors import RequestError
 from recsys.ragged import Ragged
-from serving.budget import Budget, Degraded
+from serving.budget import Budget, Degraded, Dim
 from serving.engine import Engine
 from serving.query import BatchQuery, Call, Query, SimilarQuery, User
 from serving.settings import Limits
@@ -139,7 +142,7 @@ def test_an_explicit_width_is_used_and_reported(engine, width):
     [
         (900, "ivf4-p1", (Degraded.TIME_TOO_SHORT,)),
         (1900, "ivf4-p1", ()),
-        (3900, "exact8", ()),
+        (3500, "exact8", ()),
         (9000, "exact16", ()),
     ],
 )
@@ -201,6 +204,24 @@ def test_warming_up_measures_what_comes_after_the_search(bundle):
     assert {len(answer.candidates[0].item_ids) for answer in finished} >= {10}
     assert 0 < engine.overhead_ms(10) < 1000
     assert engine.overhead_ms(150) == engine.overhead_ms(200) == engine.overhead_ms(10_000)
+
+
+def test_an_engine_learns_how_fast_it_is(engine):
+    within = Query(user=KNOWN, k=5, budget=Budget(time_ms=500))
+    before = engine.recommend(within)
+    assert before.degraded == (Degraded.TIME_TOO_SHORT,)
+    for _ in range(200):
+        engine.recommend(Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000)))
+    time.sleep(0.06)  # predictions are at most 50 ms old
+    after = engine.recommend(within)
+    assert (after.rung.name, after.degraded) == ("exact16", ())
+    assert after.predicted_ms < 500 < before.predicted_ms
+
+
+def test_a_dimmed_call_is_answered_from_below_and_says_so(engine):
+    call = replace(Call.now(), dim=Dim(level=1.0))
+    answer = engine.recommend(Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000)), call=call)
+    assert (answer.rung.name, answer.degraded) == ("ivf4-p1", (Degraded.OVERLOADED,))
 
 
 @pytest.mark.parametrize(

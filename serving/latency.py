@@ -1,0 +1,233 @@
+"""What the stages of a call will take: 99th percentiles, measured at the start and followed from call to call.
+
+A stage has several places that cost differently: search has the ladder's rungs, encoding has sizes of what is encoded,
+and what comes after the search has sizes of answers. Each place has a start measurement and a `Tail` of what was seen
+since, as ratios to that. A place that many calls went through lately is predicted from its own tail; one that few went
+through leans on how much slower or faster its neighbours became, and without those on the start measurement. What was
+seen fades, so a rung that once was slow, and is not chosen since, is tried again.
+
+The weight of what was seen against what is assumed is that of credibility theory (Bühlmann 1967): n / (n + m).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from recsys.index.rungs import Ladder, Rung
+
+_QUANTILE = 0.99
+_HALF_LIFE_S = 5.0
+"""Half of what is known is forgotten in this time: long enough to know a p99 at some tens of calls a second."""
+_CREDIBLE = 100.0
+"""Observations (m, above) that count as much as what is assumed without them: fewer cannot tell a p99."""
+_NEIGHBOUR = 0.5
+"""What an observation of the next place is worth, of the one after that its square, and so on."""
+_REFRESH_S = 0.05
+"""Predictions are computed again this often at most; choosing between calls only reads them."""
+_RATIO = 1.05
+"""Width of a bucket, and so the largest relative error of a quantile."""
+_LEAST, _MOST = 1e-3, 1e4
+_NUM_BUCKETS = math.ceil(math.log(_MOST / _LEAST) / math.log(_RATIO)) + 1
+_RESCALE = 2.0**40
+
+
+class Tail:
+    """A high quantile of recent positive numbers. Not safe for concurrent use.
+
+    A histogram whose buckets grow by a constant ratio bounds the relative error of any quantile (DDSketch: Masson, Rim
+    and Lee, VLDB 2019); under forward decay (Cormode et al., ICDE 2009) later numbers count more, which is the same as
+    that earlier ones fade, without a pass over the buckets.
+
+    Args:
+        half_life_s: until a number counts half.
+    """
+
+    def __init__(self, *, half_life_s: float = _HALF_LIFE_S) -> None:
+        self._half_life_s = half_life_s
+        self._counts = [0.0] * _NUM_BUCKETS
+        self._total = 0.0
+        self._since_s: float | None = None
+
+    def add(self, value: float, *, now_s: float) -> None:
+        """Count a number; those outside 0.001 to 10,000 count as the nearer end."""
+        growth = self._growth(now_s)
+        if growth > _RESCALE:
+            self._counts = [count / growth for count in self._counts]
+            self._total, self._since_s, growth = self._total / growth, now_s, 1.0
+        place = math.ceil(math.log(max(value, _LEAST) / _LEAST) / _LOG_RATIO)
+        self._counts[min(place, _NUM_BUCKETS - 1)] += growth
+        self._total += growth
+
+    def weight(self, *, now_s: float) -> float:
+        """Return how many numbers of this moment those that were added are worth."""
+        return self._total / self._growth(now_s)
+
+    def quantile(self, share: float = _QUANTILE) -> float:
+        """Return the upper end of the bucket that the quantile is in, the least end of all where there is nothing."""
+        above, most_above = 0.0, (1 - share) * self._total
+        for place in range(_NUM_BUCKETS - 1, 0, -1):
+            above += self._counts[place]
+            if above > most_above:
+                return _LEAST * _RATIO**place
+        return _LEAST
+
+    def _growth(self, now_s: float) -> float:
+        if self._since_s is None:
+            self._since_s = now_s
+        return float(2.0 ** ((now_s - self._since_s) / self._half_life_s))
+
+
+class Stage:
+    """The p99 of each place of one stage, in order, so that neighbours are alike. Safe for concurrent use.
+
+    Args:
+        start_ms: p99 by place as measured at the start, above 0.
+        half_life_s: until an observation counts half.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self, start_ms: Sequence[float], *, half_life_s: float = _HALF_LIFE_S, clock: Callable[[], float] | None = None
+    ) -> None:
+        assert all(ms > 0 for ms in start_ms), "what was measured took time"
+        self.start_ms = tuple(start_ms)
+        self._tails = [Tail(half_life_s=half_life_s) for _ in start_ms]
+        self._clock = clock or time.monotonic
+        self._lock = threading.Lock()
+        self._predicted_ms = self.start_ms
+        self._fresh_until_s = -math.inf
+
+    def observe(self, place: int, ms: float) -> None:
+        """Count what a call took at a place: a few microseconds."""
+        now_s = self._clock()
+        with self._lock:
+            self._tails[place].add(ms / self.start_ms[place], now_s=now_s)
+
+    def p99_ms(self) -> tuple[float, ...]:
+        """Predict every place, from what was seen until some hundredths of a second ago."""
+        now_s = self._clock()
+        if now_s >= self._fresh_until_s:
+            with self._lock:
+                self._predicted_ms = self._predict(now_s)
+                self._fresh_until_s = now_s + _REFRESH_S
+        return self._predicted_ms
+
+    def _predict(self, now_s: float) -> tuple[float, ...]:
+        weights = [tail.weight(now_s=now_s) for tail in self._tails]
+        own = [math.log(tail.quantile()) if weight else 0.0 for tail, weight in zip(self._tails, weights, strict=True)]
+        return tuple(
+            start_ms * math.exp(_blend(own[place], weights[place], _neighbours(place, own, weights)))
+            for place, start_ms in enumerate(self.start_ms)
+        )
+
+
+class LatencyModel:
+    """What calls on one bundle will take, stage by stage.
+
+    Args:
+        ladder: the bundle's rungs, whose p99 latencies are the start unless others are given.
+        search_ms: the p99 of one search at each rung of the ladder, in order, as measured on this machine.
+        encode_ms: p99 of encoding, by size (`encode_size`).
+        after_ms: p99 of what comes after the search, per user, by items asked for; none counts as 0.
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        *,
+        search_ms: Sequence[float] | None = None,
+        encode_ms: Mapping[int, float] | None = None,
+        after_ms: Mapping[int, float] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._rungs = ladder.rungs
+        self._place = {rung.name: place for place, rung in enumerate(ladder.rungs)}
+        start_ms = search_ms or [rung.latency_p99_ms for rung in ladder.rungs]
+        self._search = Stage(start_ms, clock=clock)
+        self._encode = _Sized(encode_ms or {}, clock=clock)
+        self._after = _Sized(after_ms or {}, clock=clock)
+
+    def search_ms(self, *, k: int, start: bool = False) -> list[float]:
+        """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
+        p99_ms = self._search.start_ms if start else self._search.p99_ms()
+        return [ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True)]
+
+    def encode_ms(self, size: int, *, start: bool = False) -> float:
+        """Return the p99 of what comes before the search, for users and history items of that number."""
+        return self._encode.p99_ms(size, start=start)
+
+    def after_ms(self, k: int, *, start: bool = False) -> float:
+        """Return the p99 of what comes after the search, per user."""
+        return self._after.p99_ms(k, start=start)
+
+    def searched(self, rung: Rung, *, k: int, ms: float) -> None:
+        """Note what one search at a rung of the ladder took."""
+        self._search.observe(self._place[rung.name], ms / growth_with_k(rung, k))
+
+    def encoded(self, size: int, *, ms: float) -> None:
+        """Note what came before a search."""
+        self._encode.observe(size, ms)
+
+    def finished(self, k: int, *, ms: float) -> None:
+        """Note what came after a search, per user."""
+        self._after.observe(k, ms)
+
+
+class _Sized:
+    """A stage whose places are sizes: a size belongs to the smallest measured one that is no smaller, or the last."""
+
+    def __init__(self, start_ms: Mapping[int, float], *, clock: Callable[[], float] | None) -> None:
+        self._sizes = sorted(start_ms)
+        # Larger ones never count as cheaper: which of them was disturbed while it was measured is not known.
+        highest = [max(start_ms[size] for size in self._sizes[: place + 1]) for place in range(len(self._sizes))]
+        assert all(low < high for low, high in pairwise(self._sizes))
+        self._stage = Stage(highest, clock=clock)
+
+    def p99_ms(self, size: int, *, start: bool) -> float:
+        if not self._sizes:
+            return 0.0
+        return (self._stage.start_ms if start else self._stage.p99_ms())[self._place(size)]
+
+    def observe(self, size: int, ms: float) -> None:
+        if self._sizes:
+            self._stage.observe(self._place(size), ms)
+
+    def _place(self, size: int) -> int:
+        return next((place for place, known in enumerate(self._sizes) if known >= size), len(self._sizes) - 1)
+
+
+def encode_size(num_users: int, num_history_items: int) -> int:
+    """Return what encoding grows with: users, and items of the histories that came with the call."""
+    return num_users + num_history_items
+
+
+def growth_with_k(rung: Rung, k: int) -> float:
+    """Return how much longer a search for ``k`` takes than one for the largest measured k.
+
+    Searching for fewer costs a little less, which is left as a margin. For more, only keeping the best k and scoring
+    them again grow, so the square root is meant as an upper bound. Being the same for all rungs, it never changes their
+    order.
+    """
+    return math.sqrt(max(1.0, k / max(rung.overlap)))
+
+
+def _neighbours(place: int, own: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the log of how much slower than at the start the others are, nearer ones counting more."""
+    worth = [
+        weight * _NEIGHBOUR ** abs(other - place) if other != place else 0.0 for other, weight in enumerate(weights)
+    ]
+    total = sum(worth)
+    mean = sum(part * slower for part, slower in zip(worth, own, strict=True)) / total if total else 0.0
+    return _blend(mean, total, 0.0)
+
+
+def _blend(seen: float, weight: float, assumed: float) -> float:
+    share = weight / (weight + _CREDIBLE)
+    return share * seen + (1 - share) * assumed
+
+
+_LOG_RATIO = math.log(_RATIO)
