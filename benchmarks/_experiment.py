@@ -32,7 +32,7 @@ from recsys.data.synthetic import SimulatedWorld
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import load_towers
 from recsys.settings import to_mapping
-from recsys.train.checkpoint import read_progress
+from recsys.train.run_folder import read_progress
 from recsys.train.trainer import TrainOptions, train
 
 SIMULATED = "simulated"

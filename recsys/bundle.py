@@ -35,7 +35,7 @@ from jaxtyping import Float
 
 from recsys import artifact
 from recsys.current import KIND, current_version, rollback, set_current
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, titles_of
 from recsys.data.schema import FEATURE_PREFIX, SPLITS, FeatureSpec
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.ids import Vocabulary
@@ -169,9 +169,7 @@ class Bundle:
     @cached_property
     def titles(self) -> list[str] | None:
         """A title per item row, the id where one has none; None where the catalogue has no titles."""
-        if self.item_frame.schema.get("title") != pl.String:
-            return None
-        return self.item_frame.select(pl.coalesce("title", "id"))["title"].to_list()
+        return titles_of(self.item_frame)
 
     def _check(self, notes: Mapping[str, Any]) -> None:
         manifest, num_items = self.manifest, len(self.item_vectors)

@@ -103,6 +103,23 @@ def _load_evaluate() -> tuple[Any, Callable[[Any], None]]:
     return EvaluateOptions, run
 
 
+def _load_report() -> tuple[Any, Callable[[Any], None]]:
+    try:
+        from recsys.report.verb import ReportOptions, report
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
+        _err.print(f"recsys report: needs {error.name}: pip install jinja2 matplotlib", markup=False)
+        raise SystemExit(1) from error
+
+    def run(options: ReportOptions) -> None:
+        with _err.status("report") as status:
+            path = report(options, progress=lambda stage: status.update(stage))
+        _out.print(f"{path}: open it in a browser", soft_wrap=True)
+
+    return ReportOptions, run
+
+
 def _load_publish() -> tuple[Any, Callable[[Any], None]]:
     from recsys.index.rungs import Ladder
     from recsys.publish import PublishRunOptions, ladder_notes, ladder_table, publish_run
@@ -237,6 +254,11 @@ VERBS = {
         "Write a bundle: towers, vectors, indexes and a measured ladder.",
         "--run work/run --dataset work/dataset --out work/bundles",
         _load_publish,
+    ),
+    "report": Verb(
+        "Write one HTML file that shows what each width gives and what the ladder costs.",
+        "--run work/run --dataset work/dataset --bundles work/bundles --out work/report.html",
+        _load_report,
     ),
     "rollback": Verb("Make the bundle before the current one current again.", "--bundles work/bundles", _load_rollback),
     "ladder": Verb(

@@ -110,6 +110,11 @@ class Dataset:
         return pl.read_parquet(self.path / "users.parquet")
 
     @cached_property
+    def titles(self) -> list[str] | None:
+        """What `titles_of` gives for the items."""
+        return titles_of(self.item_frame)
+
+    @cached_property
     def items(self) -> Vocabulary:
         """Item ids to rows."""
         return Vocabulary(self.item_frame["id"].to_list())
@@ -163,6 +168,13 @@ class Dataset:
             mask_seen=self.mask_seen,
             time=None if times is None else times.take(user),
         )
+
+
+def titles_of(item_frame: pl.DataFrame) -> list[str] | None:
+    """Return a title per item row, the id where one has none; None where the catalogue has no titles."""
+    if item_frame.schema.get("title") != pl.String:
+        return None
+    return item_frame.select(pl.coalesce("title", "id"))["title"].to_list()
 
 
 def _distinct(lists: Ragged) -> Ragged:

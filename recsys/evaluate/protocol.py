@@ -8,7 +8,7 @@ Shapes: ``Q`` queries, ``N`` items, ``D`` the full width, ``U`` a query's size, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,19 +74,48 @@ def evaluate_vectors(
             cut to every width.
         ConfigError: ``ks`` is empty or holds a number less than 1.
     """
+    _check_cutoffs(ks)
+    ranked = rank_at_widths(queries, user_QU, item_ND, widths, k=max(ks))
+    return measure_widths(ranked, queries, num_items=len(item_ND), ks=ks)
+
+
+def rank_at_widths(
+    queries: Queries, user_QU: Array, item_ND: Array, widths: WidthLadder, *, k: int
+) -> dict[int, Int64[np.ndarray, "queries places"]]:
+    """Return each query's exact ``k`` best item rows at every width, narrowest first; seen items left out as asked.
+
+    Raises:
+        DataError: the vectors are not one per query.
+        WidthError: as `evaluate_vectors`.
+    """
     if len(user_QU) != len(queries):
         raise DataError(f"user vectors: got {len(user_QU)}, expected one per query ({len(queries)})")
-    _check_cutoffs(ks)
     masked = queries.history if queries.mask_seen else None
-    depth = max(ks)
     ranked = {}
     for width in widths:
         query_Qw, item_Nw = query_at(user_QU, width, widths), truncate(item_ND, width, widths)
-        ranked[width] = exact_top_k(query_Qw, item_Nw, k=depth, masked=masked)[1]
+        ranked[width] = exact_top_k(query_Qw, item_Nw, k=k, masked=masked)[1]
+    return ranked
+
+
+def measure_widths(
+    ranked: Mapping[int, Int64[np.ndarray, "queries places"]],
+    queries: Queries,
+    *,
+    num_items: int,
+    ks: Sequence[int] = CUTOFFS,
+) -> dict[int, Quality]:
+    """Measure what `rank_at_widths` gave, down to the largest cut-off; the last ranking is the full width's.
+
+    Raises:
+        DataError: as `measure`.
+        ConfigError: as `measure`.
+    """
+    depth, full_QK = max(ks), ranked[max(ranked)]
     found = {}
     for width, ranked_QK in ranked.items():
-        quality = measure(ranked_QK, queries, name=f"width {width}", width=width, num_items=len(item_ND), ks=ks)
-        quality.per_query[f"overlap@{depth}"] = metrics.overlap(ranked_QK, ranked[widths.full], k=depth)
+        quality = measure(ranked_QK, queries, name=f"width {width}", width=width, num_items=num_items, ks=ks)
+        quality.per_query[f"overlap@{depth}"] = metrics.overlap(ranked_QK, full_QK, k=depth)
         found[width] = quality
     return found
 

@@ -1,12 +1,5 @@
 """Checkpoints: everything needed to go on as if never stopped, and the towers as others read them.
 
-A run folder::
-
-    config.json                 the configuration that ran, and the dataset it ran on
-    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers, random states) and progress.json
-    towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
-    tensorboard/                scalars
-
 A checkpoint is written under another name and renamed when it is whole, so the newest one there is always good.
 """
 
@@ -14,9 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,40 +19,15 @@ from recsys.errors import TrainingError
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.train.process import Process
+from recsys.train.run_folder import CHECKPOINTS, PROGRESS, Progress, complete_checkpoints, load_progress
 from recsys.train.sharding import Sharded, gather
 
-CONFIG = "config.json"
-_CHECKPOINTS = "checkpoints"
-_PROGRESS = "progress.json"
 _KEPT = 2
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands: which data comes next, and what validation has said so far.
-
-    Args:
-        epoch: the pass that is under way, from 0.
-        step: batches of that pass already done.
-        total_steps: batches done in all passes.
-        loss_sums: sum over this pass's batches of the loss at each width, narrowest first.
-        best: best validation score so far, and None before the first.
-        stale_epochs: passes since then.
-        history: one record of scores per finished pass.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    loss_sums: list[float] = field(default_factory=list)
-    best: float | None = None
-    stale_epochs: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Process) -> None:
     """Write a checkpoint (every rank must call) and remove all but the newest two."""
-    final = run / _CHECKPOINTS / f"step-{progress.total_steps:08d}"
+    final = run / CHECKPOINTS / f"step-{progress.total_steps:08d}"
     staging = final.with_name(f".staging-{final.name}")
     if process.is_first:
         shutil.rmtree(staging, ignore_errors=True)
@@ -68,13 +35,13 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
     dist.barrier()
     dcp.save(sharded.tensors() | _rank_states(sharded, process), checkpoint_id=staging)
     if process.is_first:
-        (staging / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
+        (staging / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for file in staging.iterdir():
             artifact.sync_path(file)
         shutil.rmtree(final, ignore_errors=True)
         staging.rename(final)
         artifact.sync_path(final.parent)
-        for old in _complete(run)[:-_KEPT]:
+        for old in complete_checkpoints(run)[:-_KEPT]:
             shutil.rmtree(old)
     dist.barrier()
 
@@ -88,7 +55,7 @@ def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
     Raises:
         TrainingError: there is none.
     """
-    complete = _complete(run)
+    complete = complete_checkpoints(run)
     if not complete:
         raise TrainingError(f"{run}: got no checkpoint to resume from; start without --resume")
     sharded.dense_optimizer.init_state()
@@ -101,13 +68,7 @@ def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
         torch.set_rng_state(rank_states[_rank_key(process.rank)])
         if process.device.type == "cuda":
             torch.cuda.set_rng_state(rank_states[_rank_key(process.rank, "cuda")], process.device)
-    return _progress(complete[-1])
-
-
-def read_progress(run: Path) -> Progress | None:
-    """Return where a run stood at its newest checkpoint, or None before the first."""
-    complete = _complete(run)
-    return _progress(complete[-1]) if complete else None
+    return load_progress(complete[-1])
 
 
 def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
@@ -139,11 +100,3 @@ def _rank_states(sharded: Sharded, process: Process) -> dict[str, torch.Tensor]:
     for name, buffer in sharded.plain_loss.named_buffers():
         states[f"buffers/{name}/{process.rank}"] = buffer
     return states
-
-
-def _progress(checkpoint: Path) -> Progress:
-    return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
-
-
-def _complete(run: Path) -> list[Path]:
-    return sorted((run / _CHECKPOINTS).glob("step-*"))

@@ -27,16 +27,11 @@ from recsys.model.layout import Layout
 from recsys.model.losses.samples import Samples, samples_of
 from recsys.model.two_tower import Batch, make_batch
 from recsys.settings import to_mapping
-from recsys.train.checkpoint import (
-    CONFIG,
-    Progress,
-    export_towers,
-    load_checkpoint,
-    save_checkpoint,
-)
+from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
+from recsys.train.run_folder import CONFIG, Progress
 from recsys.train.sharding import shard
 from recsys.widths import energy_shares, query_at
 

@@ -1,0 +1,59 @@
+"""What a run folder holds, and what can be read of it without torchrec.
+
+A run folder::
+
+    config.json                 the configuration that ran, and the dataset it ran on
+    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers, random states) and progress.json
+    towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
+    tensorboard/                scalars
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+PROGRESS = "progress.json"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands: which data comes next, and what validation has said so far.
+
+    Args:
+        epoch: the pass that is under way, from 0.
+        step: batches of that pass already done.
+        total_steps: batches done in all passes.
+        loss_sums: sum over this pass's batches of the loss at each width, narrowest first.
+        best: best validation score so far, and None before the first.
+        stale_epochs: passes since then.
+        history: one record of scores per finished pass.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    loss_sums: list[float] = field(default_factory=list)
+    best: float | None = None
+    stale_epochs: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_progress(run: Path) -> Progress | None:
+    """Return where a run stood at its newest checkpoint, or None before the first."""
+    complete = complete_checkpoints(run)
+    return load_progress(complete[-1]) if complete else None
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """Return where a run stood at one of its checkpoints."""
+    return Progress(**json.loads((checkpoint / PROGRESS).read_text()))
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """Return a run's checkpoints, oldest first."""
+    return sorted((run / CHECKPOINTS).glob("step-*"))
