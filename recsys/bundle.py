@@ -10,6 +10,8 @@
         towers.json           their layout
         item_vectors.safetensors   full-width unit vectors of all items, mapped, never copied
         items.parquet         row i is item row i: id and the catalogue's own columns
+        history_items.parquet row i is row i of the towers' item table: its id; only where that is another order or set,
+                              because the catalogue was changed since the dataset was prepared
         users.parquet         row i is user row i: id, history, seen, features
         index/                indexes.json and what it lists: indexes, cells, stores, norms of prefixes
         ladder.json           the measured rungs
@@ -31,12 +33,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from recsys import artifact
+from recsys.catalogue import CatalogueItems, catalogue_items
+from recsys.changes import Changes
 from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import Dataset, titles_of
-from recsys.data.schema import FEATURE_PREFIX, SPLITS, FeatureSpec
+from recsys.data.schema import SPLITS, FeatureSpec
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.ids import Vocabulary
 from recsys.index.build import build_for
@@ -64,9 +67,10 @@ __all__ = [
     "write_bundle",
 ]
 
-_VECTORS, _ITEMS, _USERS, _INDEX, _LADDER = (
+_VECTORS, _ITEMS, _HISTORY_ITEMS, _USERS, _INDEX, _LADDER = (
     "item_vectors.safetensors",
     "items.parquet",
+    "history_items.parquet",
     "users.parquet",
     "index",
     "ladder.json",
@@ -114,6 +118,8 @@ class Bundle:
         ladder: the measured rungs.
         searcher: the indexes.
         items: item ids to rows.
+        history_items: ids to rows of the towers' item table, which histories are made of: ``items`` itself, unless the
+            catalogue was changed since the dataset was prepared.
         item_frame: ids and the catalogue's own columns, by item row.
         item_values: which items have which value, by the name of each categorical or multi-hot feature of items.
         users: what is known about each user.
@@ -127,12 +133,19 @@ class Bundle:
         self.widths: WidthLadder = self.towers.widths
         self.item_vectors, notes = map_vectors(path / _VECTORS)
         self.item_frame = _read_items(path / _ITEMS)
-        self._check(notes)
         self.items = Vocabulary(self.item_frame["id"].to_list())
+        self.history_items = self.items
+        if _HISTORY_ITEMS in manifest["files"]:
+            self.history_items = Vocabulary(_read_items(path / _HISTORY_ITEMS)["id"].to_list())
+        self._check(notes)
         self.item_values = _item_values(path / _ITEMS, self.item_frame, self.towers.specs)
         names = [spec.name for spec in self.towers.specs if spec.side == "user"]
         self.users = UserStore.load(
-            path / _USERS, features=names, num_items=len(self.items), with_times=self.towers.layout.config.time_bias
+            path / _USERS,
+            features=names,
+            num_items=len(self.items),
+            num_history_items=len(self.history_items),
+            with_times=self.towers.layout.config.time_bias,
         )
         self.searcher: Searcher = load_searcher(path / _INDEX, self.item_vectors, widths=self.widths)
         self.ladder = Ladder.load(path / _LADDER)
@@ -177,11 +190,11 @@ class Bundle:
             (LAYOUT, "widths", list(self.widths), manifest["widths"]),
             (LAYOUT, "norm", self.widths.norm, manifest.get("norm")),
             (LAYOUT, "head", self.widths.head, manifest.get("head")),
-            (LAYOUT, "items", self.towers.layout.num_items, manifest["num_items"]),
             (_VECTORS, "items", num_items, manifest["num_items"]),
             (_VECTORS, "width", self.item_vectors.shape[1], self.widths.full),
             (_VECTORS, "model id", notes.get("model_id"), manifest["model_id"]),
             (_ITEMS, "items", len(self.item_frame), manifest["num_items"]),
+            (LAYOUT, "items", self.towers.layout.num_items, len(self.history_items)),
         ):
             if got != expected:
                 raise ArtifactError(f"{self.path / name}: {what}: got {got}, expected {expected}")
@@ -203,6 +216,7 @@ def write_bundle(
     towers: ExportedTowers,
     dataset: Dataset,
     options: PublishOptions,
+    changes: Changes | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Path:
     """Publish: encode the catalogue, index it, measure the ladder, write everything as one folder, move CURRENT.
@@ -214,6 +228,8 @@ def write_bundle(
         towers: the trained towers.
         dataset: the dataset they were trained on; its catalogue, users and all of their events are published.
         options: how the ladder is measured.
+        changes: what became of the catalogue since the dataset was prepared; done to its items, and noted in the
+            manifest, so that a server that follows the same log knows what is already in.
         progress: called with a stage's name and the share of it that is done, 0 to 1.
 
     Returns:
@@ -221,19 +237,21 @@ def write_bundle(
 
     Raises:
         ArtifactError: the towers were not made for this dataset.
-        DataError: no user has an event, so there is nothing to measure with.
+        DataError: no user has an event, so there is nothing to measure with; or the changes leave no item.
     """
     _check_same_catalogue(towers, dataset)
     tell = progress or (lambda _stage, _share: None)
-    tell("encode items", 0.0)
-    item_ND = towers.encode_items(np.arange(len(dataset.items)), dataset.feature_lists("item"))
-    users = _users(towers, dataset)
-    target = root / _new_version(item_ND, dataset)
+    target = root / _new_version(towers, dataset, changes)
     with artifact.staged(target) as folder:
         towers.save(folder)
         model_id = _digest(folder, [WEIGHTS, LAYOUT])
+        tell("encode items", 0.0)
+        items = catalogue_items(towers, dataset, changes, model_id=model_id)
+        item_ND, users = items.vector_ND, _users(towers, dataset, items)
         save_vectors(item_ND, folder / _VECTORS, metadata={"model_id": model_id, "widths": list(towers.widths)})
-        dataset.item_frame.select(pl.exclude(f"^{FEATURE_PREFIX}.*$")).write_parquet(folder / _ITEMS)
+        items.frame.write_parquet(folder / _ITEMS)
+        if not items.as_trained:
+            dataset.item_frame.select("id").write_parquet(folder / _HISTORY_ITEMS)
         users.save(folder / _USERS)
         ks = usable_ks(options.ks, len(item_ND))
         specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
@@ -258,6 +276,8 @@ def write_bundle(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "options": asdict(options),
         }
+        if changes is not None:
+            content["catalogue"] = {"log_id": changes.log_id, "sequence": changes.sequence}
         tell("write", 0.0)
         artifact.seal(folder, KIND, content)
     if options.activate:
@@ -307,14 +327,17 @@ def _check_same_catalogue(towers: ExportedTowers, dataset: Dataset) -> None:
             raise ArtifactError(f"{dataset.path}: feature {have.name}: encoded otherwise than the towers were trained")
 
 
-def _users(towers: ExportedTowers, dataset: Dataset) -> UserStore:
-    """Gather what a live system knows: every event of every split, oldest first."""
+def _users(towers: ExportedTowers, dataset: Dataset, items: CatalogueItems) -> UserStore:
+    """Gather what a live system knows: every event of every split, oldest first.
+
+    Histories are rows of the towers' item table, seen items those of the catalogue: it may lack some by now.
+    """
     lists, config = dataset.histories(*SPLITS), towers.layout.config
     times = dataset.history_times(*SPLITS) if config.time_bias else None
     return UserStore(
         dataset.user_frame["id"],
         histories=lists.last(config.longest_history),
-        seen=distinct(lists, len(dataset.items)),
+        seen=distinct(items.rows_of(lists), len(items.frame)),
         features=dataset.feature_lists("user"),
         times=None if times is None else times.last(config.longest_history),
     )
@@ -404,7 +427,11 @@ def _check_ids(path: Path, manifest: Mapping[str, Any]) -> None:
             raise ArtifactError(f"{path / artifact.MANIFEST}: {name}: got {got}, expected {expected} from its files")
 
 
-def _new_version(item_ND: Float[np.ndarray, "items full"], dataset: Dataset) -> str:
-    """Name a version: when, in an order that sorts, and a hash of what it serves."""
-    content = hashlib.sha256(item_ND.tobytes() + dataset.manifest["fingerprint"].encode()).hexdigest()
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{content[:8]}"
+def _new_version(towers: ExportedTowers, dataset: Dataset, changes: Changes | None) -> str:
+    """Name a version: when, in an order that sorts, and a hash of what it is made of."""
+    made_of = hashlib.sha256(dataset.manifest["fingerprint"].encode())
+    for name, value in towers.state_dict().items():
+        made_of.update(name.encode() + value.numpy().tobytes())
+    if changes is not None:
+        made_of.update(f"{changes.log_id} {changes.sequence}".encode())
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{made_of.hexdigest()[:8]}"

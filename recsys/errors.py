@@ -9,6 +9,7 @@
         ├── ArtifactError          a dataset, run or bundle folder is missing, damaged or of another kind
         ├── WidthError             a width is not one the model was trained for, or a vector cannot be truncated to it
         ├── RequestError           a recommendation request cannot be answered; carries the offending field
+        ├── CapacityError          a server holds as much as it was set up for
         └── TrainingError          training cannot start or go on (diverged loss, mismatched checkpoint)
 
 Messages quote what was got and what was expected. What cannot happen is an ``assert``, never one of these.
@@ -39,6 +40,10 @@ class WidthError(RecsysError):
 
 class TrainingError(RecsysError):
     """Training cannot start or go on."""
+
+
+class CapacityError(RecsysError):
+    """A server holds as much as it was set up for; something has to be done before it can take more."""
 
 
 class RequestError(RecsysError):

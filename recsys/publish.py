@@ -11,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from recsys.bundle import PublishOptions, write_bundle
+from recsys.changes import read_changes
 from recsys.index.calibrate import MIN_QUERIES
 from recsys.index.rungs import Ladder
 from recsys.model.best import load_towers_and_dataset
@@ -26,6 +27,9 @@ class PublishRunOptions:
     """Folder that `recsys prepare` wrote, the one that the run was trained on."""
     out: Path
     """Folder of bundles; a new version is added to it, and CURRENT moved."""
+    catalogue: Path | None = None
+    """Folder of the changes that `recsys-serve --catalogue` keeps: what was put in, replaced or deleted since the
+    dataset was prepared is done to the published items."""
     publish: Annotated[PublishOptions, tyro.conf.arg(name="")] = field(default_factory=PublishOptions)
     """How the ladder is measured."""
 
@@ -34,10 +38,14 @@ def publish_run(options: PublishRunOptions, *, progress: Callable[[str, float], 
     """Write a bundle of the run's best towers and return its folder; see `recsys.bundle.write_bundle`.
 
     Raises:
-        ArtifactError: the run or the dataset is missing or damaged, or the towers were trained on another dataset.
+        ArtifactError: the run, the dataset or the log of changes is missing or damaged, or the towers were trained on
+            another dataset.
     """
     towers, dataset, _ = load_towers_and_dataset(options.run, options.dataset)
-    return write_bundle(options.out, towers=towers, dataset=dataset, options=options.publish, progress=progress)
+    changes = None if options.catalogue is None else read_changes(options.catalogue)
+    return write_bundle(
+        options.out, towers=towers, dataset=dataset, options=options.publish, changes=changes, progress=progress
+    )
 
 
 def ladder_table(ladder: Ladder) -> Table:

@@ -20,8 +20,8 @@ class UserStore:
 
     Args:
         ids: ``(n,)`` user ids.
-        histories: per user, item rows, oldest first; only as many as the towers read.
-        seen: per user, distinct item rows, increasing.
+        histories: per user, rows of the towers' item table, oldest first; only as many as the towers read.
+        seen: per user, distinct rows of the catalogue, increasing.
         features: by name, per user, rows as `FeatureSpec.encode` gives them.
         times: per user, int64 times of the history's items, for towers that read them.
     """
@@ -50,7 +50,7 @@ class UserStore:
         return Vocabulary(self._ids.to_list())
 
     def history(self, row: int) -> np.ndarray:
-        """Return a user's latest item rows, int64, oldest first."""
+        """Return a user's latest rows of the towers' item table, int64, oldest first."""
         return self._histories[row].astype(np.int64)
 
     def times(self, rows: np.ndarray) -> Ragged | None:
@@ -79,13 +79,22 @@ class UserStore:
         pl.DataFrame(columns).write_parquet(path)
 
     @classmethod
-    def load(cls, path: Path, *, features: Sequence[str], num_items: int, with_times: bool = False) -> UserStore:
+    def load(
+        cls,
+        path: Path,
+        *,
+        features: Sequence[str],
+        num_items: int,
+        num_history_items: int | None = None,
+        with_times: bool = False,
+    ) -> UserStore:
         """Read what `save` wrote.
 
         Args:
             path: the Parquet file.
             features: names of the user features that the towers read.
-            num_items: rows of the catalogue, which histories point into.
+            num_items: rows of the catalogue, which seen items point into.
+            num_history_items: rows of the towers' item table, which histories point into; None for as many.
             with_times: whether the towers read when the items of histories were.
 
         Raises:
@@ -105,9 +114,9 @@ class UserStore:
             if frame[name].null_count():
                 raise ArtifactError(f"{path}: column {name}: got {frame[name].null_count()} nulls, expected none")
         histories, seen = (_flat(frame[name]) for name in ("history", "seen"))
-        for name, lists in (("history", histories), ("seen", seen)):
-            if lists.values.size and lists.values.max() >= num_items:
-                raise ArtifactError(f"{path}: column {name}: got item row {lists.values.max()} of {num_items} items")
+        for name, lists, num in (("history", histories, num_history_items or num_items), ("seen", seen, num_items)):
+            if lists.values.size and lists.values.max() >= num:
+                raise ArtifactError(f"{path}: column {name}: got item row {lists.values.max()} of {num} items")
         if with_times and (frame["time"].list.len() != frame["history"].list.len()).any():
             raise ArtifactError(f"{path}: column time: got lists of other lengths than column history")
         return cls(

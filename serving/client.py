@@ -22,7 +22,7 @@ Answers are the messages of ``protos/serving/v1/candidates.proto``, whose commen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -42,24 +42,56 @@ __all__ = ["Client", "ServingError", "channel_options", "describe_report", "item
 Response = TypeVar("Response")
 
 
-class Client:
+class Connection:
     """A connection to one server; a context manager, and safe to share between threads. Reuse it: connecting is slow.
 
-    Every method takes ``deadline_ms``, after which it gives up; without a budget, it is also what the server may spend.
+    Every call takes ``deadline_ms``, after which it gives up.
 
     Args:
         address: host and port.
-        deadline_ms: for calls that do not say their own; None waits for ever, and lets the server spend all it likes.
+        deadline_ms: for calls that do not say their own; None waits for ever.
+        options: gRPC channel options beside `channel_options`.
+    """
+
+    def __init__(
+        self, address: str, *, deadline_ms: float | None = None, options: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        self.address = address
+        self._deadline_ms = deadline_ms
+        self._channel = grpc.insecure_channel(address, options=[*channel_options(), *options])
+
+    def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., Response], request: Any, deadline_ms: float | None) -> Response:
+        deadline_ms = self._deadline_ms if deadline_ms is None else deadline_ms
+        try:
+            return method(request, timeout=None if deadline_ms is None else deadline_ms / 1e3)
+        except grpc.RpcError as error:
+            raise _readable(error, self.address) from error
+
+
+class Client(Connection):
+    """A connection that asks for candidates; see `Connection`.
+
+    Without a budget, a call's deadline is what the server may spend; without either it may spend all it likes.
 
     Raises (from every call):
         RequestError: the server refused the request; it names the field.
         ServingError: the call failed otherwise.
     """
 
-    def __init__(self, address: str, *, deadline_ms: float | None = None) -> None:
-        self.address = address
-        self._deadline_ms = deadline_ms
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+    def __init__(
+        self, address: str, *, deadline_ms: float | None = None, options: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        super().__init__(address, deadline_ms=deadline_ms, options=options)
         self._stub = CandidateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -165,23 +197,6 @@ class Client:
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             raise ServingError(f"{self.address}: is stopping", code=grpc.StatusCode.UNAVAILABLE)
 
-    def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
-        self._channel.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _call(self, method: Callable[..., Response], request: Any, deadline_ms: float | None) -> Response:
-        deadline_ms = self._deadline_ms if deadline_ms is None else deadline_ms
-        try:
-            return method(request, timeout=None if deadline_ms is None else deadline_ms / 1e3)
-        except grpc.RpcError as error:
-            raise _readable(error, self.address) from error
-
 
 def user(
     user_id: str | None = None,
@@ -193,7 +208,7 @@ def user(
     return pb.User(
         id=user_id,
         history=None if history is None else pb.History(item_ids=history),
-        features=_values(features or {}),
+        features=feature_values(features or {}),
     )
 
 
@@ -207,7 +222,15 @@ def items_where(
 
     An item must have at least one of the values to include of each feature, and none of those to exclude.
     """
-    return pb.Filter(include_item_ids=include_item_ids, include=_values(include or {}), exclude=_values(exclude or {}))
+    return pb.Filter(
+        include_item_ids=include_item_ids, include=feature_values(include or {}), exclude=feature_values(exclude or {})
+    )
+
+
+def feature_values(features: Mapping[str, str | Sequence[str]]) -> dict[str, pb.FeatureValues]:
+    """Build feature values from one value or several by name."""
+    several = {name: [value] if isinstance(value, str) else value for name, value in features.items()}
+    return {name: pb.FeatureValues(values=values) for name, values in several.items()}
 
 
 def to_json(message: Message) -> str:
@@ -237,13 +260,6 @@ def channel_options() -> list[tuple[str, int]]:
         # Candidates come from inside one's own network, never through a proxy meant for the web.
         ("grpc.enable_http_proxy", 0),
     ]
-
-
-def _values(given: Mapping[str, str | Sequence[str]]) -> dict[str, pb.FeatureValues]:
-    return {
-        name: pb.FeatureValues(values=[several] if isinstance(several, str) else several)
-        for name, several in given.items()
-    }
 
 
 def _count(field: str, value: int) -> int:

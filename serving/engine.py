@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from recsys.bundle import Bundle
 from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
+from recsys.index.delta import with_delta
 from recsys.index.filtered import search_filtered
 from recsys.index.item_set import ItemSet
 from recsys.index.searcher import SearchResult
@@ -24,18 +25,32 @@ from recsys.widths import as_queries
 from serving import filters, profiles
 from serving.budget import Choice, choose
 from serving.calibration import Calibration
+from serving.filters import Allowed
 from serving.latency import LatencyModel, encode_size
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
 from serving.shadow import Searched, Shadow
+from serving.view import CatalogueView
 from serving.warm_up import measure
+
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
-    """One vector to search for: what may be found, and what to say about it."""
+    """One vector to search for: what may be found, and what to say about it.
 
+    Args:
+        view: the catalogue.
+        allowed: which of the bundle's items may be returned.
+        beside: which of the items beside the bundle's may be.
+        cold: nothing is known of the user's past.
+        num_unknown: items of the request's history that are ignored.
+    """
+
+    view: CatalogueView
     allowed: ItemSet
+    beside: ItemSet
     cold: bool = False
     num_unknown: int = 0
 
@@ -47,14 +62,24 @@ class Engine:
         bundle: what to answer from.
         limits: the largest question that is answered.
         deadline_margin_ms: kept back of a call's deadline for the answer's way to the client.
+        view: gives the bundle's items as they are by now; None where nobody changes them.
 
     Attributes:
         calibration: the bundle's ladder, its expected overlaps corrected by what live answers get.
         shadow: what measures a sample of the answers; None until it is set.
     """
 
-    def __init__(self, bundle: Bundle, *, limits: Limits | None = None, deadline_margin_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        limits: Limits | None = None,
+        deadline_margin_ms: float = 0.0,
+        view: Callable[[], CatalogueView] | None = None,
+    ) -> None:
         self.bundle = bundle
+        as_published = CatalogueView.of(bundle)
+        self.view = view or (lambda: as_published)
         self.limits = limits or Limits()
         self.latency = LatencyModel(bundle.ladder)
         self._deadline_margin_ms = deadline_margin_ms
@@ -86,11 +111,13 @@ class Engine:
         """
         call = call or Call.now()
         query.check(self.limits)
-        row = self.bundle.items.row(query.item_id)
-        if row == UNKNOWN:
+        view = self.view()
+        vector_D = view.vector(query.item_id)
+        if vector_D is None:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
-        allowed = filters.allowed(self.bundle, query.where, exclude=[*query.exclude, query.item_id])
-        answer = self._answer(query, self._item_query(row), [_Target(allowed=allowed.items)], call, num_encoded=0)
+        allowed = filters.allowed(view, query.where, exclude=[*query.exclude, query.item_id])
+        query_BU = as_queries(vector_D[None], self.bundle.widths)
+        answer = self._answer(query, query_BU, [_target(view, allowed)], call, num_encoded=0)
         return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def overhead_ms(self, k: int) -> float:
@@ -117,18 +144,20 @@ class Engine:
         self, query: Query | BatchQuery, users: Mapping[str, User], exclude_seen: bool | None, call: Call
     ) -> Answer:
         query.check(self.limits)
-        allowed = filters.allowed(self.bundle, query.where, exclude=query.exclude)
+        view = self.view()
+        allowed = filters.allowed(view, query.where, exclude=query.exclude)
         found = [profiles.resolve(self.bundle, user, path=path) for path, user in users.items()]
         mask_seen = self.bundle.mask_seen if exclude_seen is None else exclude_seen
         targets = [
-            _Target(
-                allowed=allowed.items - ItemSet.of(profile.seen, len(self.bundle.items))
-                if mask_seen
-                else allowed.items,
+            _target(
+                view,
+                allowed,
+                seen=profile.seen if mask_seen else _NO_ROWS,
+                seen_ids=user.history or () if mask_seen else (),
                 cold=profile.cold,
                 num_unknown=profile.num_unknown,
             )
-            for profile in found
+            for profile, user in zip(found, users.values(), strict=True)
         ]
         num_encoded = encode_size(len(users), sum(len(user.history or ()) for user in users.values()))
         answer = self._answer(query, profiles.encode(self.bundle, found), targets, call, num_encoded=num_encoded)
@@ -154,10 +183,19 @@ class Engine:
             )
             if not result.num_scored:  # else it says nothing of the rung, whose place it took because it costs less
                 self.latency.searched(choice.rung, k=ask.k, ms=result.scan_ms + result.rerank_ms)
-            found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
-            results.append(result)
             if self.shadow is not None and self.shadow.chosen():
                 self.shadow.offer(self._searched(query_BU[place : place + 1], target, result, choice))
+            if len(delta := target.view.delta):
+                # Its time counts to no stage but to what comes after the search.
+                result = with_delta(
+                    self.bundle.searcher,
+                    query_BU[place : place + 1],
+                    result,
+                    delta=delta,
+                    allowed=target.beside,
+                )
+            found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
+            results.append(result)
         timings = Timings(
             queue_ms=call.queue_ms,
             encode_ms=encoded_ms - call.queue_ms,
@@ -208,14 +246,29 @@ class Engine:
     ) -> Candidates:
         found = row_K != UNKNOWN
         rows = row_K[found].tolist()
-        titles = self.bundle.titles if ask.include_titles else None
         return Candidates(
-            item_ids=self.bundle.items.ids(rows),
+            item_ids=target.view.ids(rows),
             scores=score_K[found],
-            titles=None if titles is None else [titles[row] for row in rows],
+            titles=target.view.titles(rows) if ask.include_titles else None,
             cold=target.cold,
             num_unknown_history_items=target.num_unknown,
         )
 
-    def _item_query(self, row: int) -> Float[np.ndarray, "1 query"]:
-        return as_queries(self.bundle.item_vectors[row : row + 1], self.bundle.widths)
+
+def _target(
+    view: CatalogueView,
+    allowed: Allowed,
+    *,
+    seen: Int[np.ndarray, " rows"] = _NO_ROWS,
+    seen_ids: Sequence[str] = (),
+    cold: bool = False,
+    num_unknown: int = 0,
+) -> _Target:
+    """Return a target that may be given what is allowed, but for seen items: some of the bundle's, and some by id."""
+    items, beside = allowed.items, allowed.beside
+    if len(seen):
+        items = items - (of_bundle := ItemSet.of(seen, items.num_items))
+        beside = beside - view.delta.replacing(of_bundle) if len(beside) else beside
+    if len(seen_ids) and len(beside):
+        beside = beside - ItemSet.of(view.items.rows(seen_ids), beside.num_items)
+    return _Target(view=view, allowed=view.visible(items), beside=beside, cold=cold, num_unknown=num_unknown)

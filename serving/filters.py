@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from recsys.bundle import Bundle
+import numpy as np
+
 from recsys.errors import RequestError
+from recsys.ids import Vocabulary
 from recsys.index.item_set import ItemSet
 from recsys.item_values import ItemValues
 from serving.query import Filter, shown
+from serving.view import CatalogueView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,39 +20,47 @@ class Allowed:
     """What a request may get.
 
     Args:
-        items: the items.
+        items: which of the bundle's items, were they still there.
+        beside: which of the items beside them.
         num_unknown_values: values of its filter that no item has.
     """
 
     items: ItemSet
+    beside: ItemSet
     num_unknown_values: int = 0
 
 
-def allowed(bundle: Bundle, where: Filter, *, exclude: Sequence[str]) -> Allowed:
+def allowed(view: CatalogueView, where: Filter, *, exclude: Sequence[str]) -> Allowed:
     """Return the items that pass a filter and are not among those to leave out.
 
     Raises:
         RequestError: a feature is not one that the catalogue's items can be filtered by.
     """
-    items = ItemSet.all_but(bundle.items.rows(exclude), len(bundle.items))
-    if where.include_ids:
-        items = items & ItemSet.of(bundle.items.rows(where.include_ids), len(bundle.items))
+    published = view.bundle.item_values
     num_unknown = 0
+    for path, values_of in (("filter.include", where.include), ("filter.exclude", where.exclude)):
+        for name, values in values_of.items():
+            if name not in published:
+                expected = f"expected one of {sorted(published)}"
+                raise RequestError(f"{path}[{shown(name)}]", f"got an unknown item feature, {expected}")
+            known = [published[name], view.item_values[name]] if len(view.items) else [published[name]]
+            num_unknown += sum(not any(value in one for one in known) for value in values)
+    return Allowed(
+        items=_passing(view.bundle.items, published, where, exclude),
+        beside=_passing(view.items, view.item_values, where, exclude) if len(view.items) else _NONE,
+        num_unknown_values=num_unknown,
+    )
+
+
+def _passing(items: Vocabulary, values_of: Mapping[str, ItemValues], where: Filter, exclude: Sequence[str]) -> ItemSet:
+    passing = ItemSet.all_but(items.rows(exclude), len(items))
+    if where.include_ids:
+        passing = passing & ItemSet.of(items.rows(where.include_ids), len(items))
     for name, values in where.include.items():
-        known = _values_of(bundle, name, path="filter.include")
-        items, num_unknown = items & known.items(values), num_unknown + _num_unknown(known, values)
+        passing = passing & values_of[name].items(values)
     for name, values in where.exclude.items():
-        known = _values_of(bundle, name, path="filter.exclude")
-        items, num_unknown = items - known.items(values), num_unknown + _num_unknown(known, values)
-    return Allowed(items=items, num_unknown_values=num_unknown)
+        passing = passing - values_of[name].items(values)
+    return passing
 
 
-def _values_of(bundle: Bundle, name: str, *, path: str) -> ItemValues:
-    if name not in bundle.item_values:
-        known = sorted(bundle.item_values)
-        raise RequestError(f"{path}[{shown(name)}]", f"got an unknown item feature, expected one of {known}")
-    return bundle.item_values[name]
-
-
-def _num_unknown(known: ItemValues, values: Sequence[str]) -> int:
-    return sum(value not in known for value in values)
+_NONE = ItemSet.of(np.zeros(0, dtype=np.int64), 0)

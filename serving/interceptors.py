@@ -15,7 +15,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from recsys.errors import RequestError
+from recsys.errors import CapacityError, RequestError
 from serving.metrics import Metrics
 from serving.query import Call
 
@@ -35,9 +35,9 @@ class CallInterceptor(grpc.ServerInterceptor):
     * gRPC calls `intercept_service` on its own thread when a call arrives, in the context variables that the call's
       worker will run in: what is noted there measures the wait for a worker.
     * A call whose deadline passed, or whose client left, while it waited is not worked on.
-    * `RequestError` becomes INVALID_ARGUMENT with a google.rpc.BadRequest that names the field. Anything else is a
-      fault of ours: INTERNAL with a request id (the call's ``x-request-id``, or a new one) that is also in the log,
-      where the details stay.
+    * `RequestError` becomes INVALID_ARGUMENT with a google.rpc.BadRequest that names the field, `CapacityError`
+      FAILED_PRECONDITION. Anything else is a fault of ours: INTERNAL with a request id (the call's ``x-request-id``, or
+      a new one) that is also in the log, where the details stay.
 
     Args:
         service: the service's full name.
@@ -80,6 +80,9 @@ class CallInterceptor(grpc.ServerInterceptor):
                 except RequestError as error:
                     count("INVALID_ARGUMENT")
                     context.abort_with_status(rpc_status.to_status(_bad_request(error)))
+                except CapacityError as error:
+                    count("FAILED_PRECONDITION")
+                    context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
                 except Exception:
                     count("INTERNAL")
                     _abort_internal(context)

@@ -5,15 +5,16 @@ A registry of its own, not the process-wide one: several servers may live in one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, start_http_server
 
 from recsys.errors import ConfigError
 from serving.query import Answer, Call
+from serving.view import CatalogueView
 
 _BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -87,9 +88,31 @@ class Metrics:
             buckets=(0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
             registry=registry,
         )
+        self._changes = Counter(
+            "recsys_catalogue_changes", "Items put in or replaced, and deleted.", ["kind"], registry=registry
+        )
         self._bundle = Info("recsys_bundle", "The bundle of the latest answer.", registry=registry)
         self._version = ""
         self._of_rung = lru_cache(maxsize=1024)(self._find)
+
+    def watch_catalogue(self, view: Callable[[], CatalogueView]) -> None:
+        """Show what changed since the live bundle was published, as it is whenever somebody asks."""
+        shown: list[tuple[str, str, Callable[[CatalogueView], int]]] = [
+            ("delta_items", "Items put in since the live bundle was published.", lambda now: len(now.items)),
+            (
+                "tombstones",
+                "Items of the live bundle that were deleted or replaced.",
+                lambda now: len(now.delta.hidden),
+            ),
+            ("sequence", "The last change that searches see.", lambda now: now.sequence),
+        ]
+        for name, says, number in shown:
+            gauge = Gauge(f"recsys_catalogue_{name}", says, registry=self.registry)
+            gauge.set_function(partial(lambda of: of(view()), number))
+
+    def changed(self, kind: str, num: int) -> None:
+        """Count changed items that were answered for, by what was done to them."""
+        self._changes.labels(kind).inc(num)
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from recsys.bundle import Bundle
-from recsys.data.schema import FeatureSpec
-from recsys.errors import RequestError
+from recsys.data.schema import FeatureSpec, Side
+from recsys.errors import DataError, RequestError
 from recsys.ids import UNKNOWN
 from recsys.model.elapsed import UNKNOWN_TIME
 from recsys.ragged import Ragged
 from serving.query import User, shown
+
+Features: TypeAlias = Mapping[str, Sequence[int] | np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,8 @@ class Profile:
 
     Args:
         row: the user's row, or `UNKNOWN`.
-        history: int64 item rows, oldest first, all known.
-        seen: int64 item rows that the user has interacted with.
+        history: int64 rows of `Bundle.history_items`, oldest first, all known.
+        seen: int64 item rows that the user has interacted with; those that are `UNKNOWN` say nothing.
         features: rows by user feature name; a missing feature is an unknown one.
         num_unknown: items of the request's history that were ignored.
         times: int64, when the history's items were, where that is known and the model reads it.
@@ -33,7 +36,7 @@ class Profile:
     row: int
     history: np.ndarray
     seen: np.ndarray
-    features: Mapping[str, Sequence[int] | np.ndarray]
+    features: Features
     num_unknown: int = 0
     times: np.ndarray | None = None
 
@@ -51,10 +54,7 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
             ``path`` is the user's place in the request.
     """
     specs = {spec.name: spec for spec in bundle.towers.specs if spec.side == "user"}
-    given: dict[str, Sequence[int] | np.ndarray] = {
-        name: _feature_rows(specs, name, values, path=f"{path}.features[{shown(name)}]")
-        for name, values in user.features.items()
-    }
+    given = feature_rows(specs, user.features, path=path, side="user")
     if user.id is not None:
         row = bundle.users.vocabulary.row(user.id)
         if row == UNKNOWN:
@@ -65,13 +65,15 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
             row=row,
             history=bundle.users.history(row),
             seen=bundle.users.seen(row),
-            features=stored | given,
+            features={**stored, **given},
             times=None if times is None else times.values,
         )
     assert user.history is not None, "a checked user has an id or a history"
-    rows = bundle.items.rows(user.history)
+    rows = bundle.history_items.rows(user.history)
     known = rows[rows != UNKNOWN]
-    return Profile(row=UNKNOWN, history=known, seen=known, features=given, num_unknown=len(rows) - len(known))
+    # Rows outside the catalogue are never returned anyway.
+    seen = known if bundle.history_items is bundle.items else bundle.items.rows(user.history)
+    return Profile(row=UNKNOWN, history=known, seen=seen, features=given, num_unknown=len(rows) - len(known))
 
 
 def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:
@@ -94,18 +96,31 @@ def _times(profile: Profile) -> np.ndarray:
     return profile.times if profile.times is not None else np.full(len(profile.history), UNKNOWN_TIME)
 
 
-def _feature_rows(specs: Mapping[str, FeatureSpec], name: str, values: Sequence[str], *, path: str) -> list[int]:
-    spec = specs.get(name)
-    if spec is None:
-        raise RequestError(path, f"got an unknown user feature, expected one of {sorted(specs)}")
-    if spec.kind == "multi_hot":
-        return spec.encode(values)
-    if len(values) > 1:
-        raise RequestError(path, f"got {len(values)} values, expected at most one for a {spec.kind} feature")
-    try:
-        return spec.encode(values[0] if values else None)
-    except ValueError as error:
-        raise RequestError(path, f"got {shown(values[0])}, expected a number") from error
+def feature_rows(
+    specs: Mapping[str, FeatureSpec], features: Mapping[str, Sequence[str]], *, path: str, side: Side
+) -> dict[str, list[int]]:
+    """Return the embedding rows of a request's feature values.
+
+    Args:
+        specs: the features that the model reads, by name.
+        features: values by feature name.
+        path: of the features' owner in the request.
+        side: whose features they are.
+
+    Raises:
+        RequestError: a feature has a name that the model does not know, or values that its kind does not take.
+    """
+    rows = {}
+    for name, values in features.items():
+        spec = specs.get(name)
+        where = f"{path}.features[{shown(name)}]"
+        if spec is None:
+            raise RequestError(where, f"got an unknown {side} feature, expected one of {sorted(specs)}")
+        try:
+            rows[name] = spec.encode_values(values)
+        except DataError as error:
+            raise RequestError(where, str(error)) from error
+    return rows
 
 
 _NOTHING = np.zeros(0, dtype=np.int64)

@@ -29,6 +29,8 @@ from recsys.bundle import Bundle
 from recsys.errors import ConfigError, RecsysError
 from recsys.index.searcher import use_one_thread
 from serving.bundles import LiveBundle
+from serving.catalogue import Catalogue
+from serving.catalogue_servicer import CatalogueServicer
 from serving.engine import Engine
 from serving.interceptors import CallInterceptor
 from serving.metrics import Metrics, exported
@@ -37,10 +39,12 @@ from serving.query import Answer, Call
 from serving.servicer import CandidateServicer, recommend_response
 from serving.settings import ServerSettings
 from serving.shadow import Shadow
-from serving.v1 import candidates_pb2
+from serving.v1 import candidates_pb2, catalogue_pb2
 from serving.v1.candidates_pb2_grpc import add_CandidateServiceServicer_to_server
+from serving.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 
 SERVICE = candidates_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
+CATALOGUE_SERVICE = catalogue_pb2.DESCRIPTOR.services_by_name["CatalogueService"].full_name
 
 _log = logging.getLogger(__name__)
 
@@ -58,19 +62,27 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self.catalogue = (
+            None if settings.catalogue is None else Catalogue(settings.catalogue, limits=settings.catalogue_limits)
+        )
         self.metrics = Metrics()
         self._shadow = Shadow(settings.shadow, self.metrics)
         self.live = LiveBundle(settings.bundles, self._warm_engine)
         self._health = health.HealthServicer()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
-            interceptors=[CallInterceptor(SERVICE, self.metrics)],
+            interceptors=[CallInterceptor(name, self.metrics) for name in (CATALOGUE_SERVICE, SERVICE)],
             options=server_options(share_port=settings.processes > 1),
             maximum_concurrent_rpcs=settings.workers + settings.max_waiting,
         )
         add_CandidateServiceServicer_to_server(CandidateServicer(self.live, self.metrics), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = ["", SERVICE, health.SERVICE_NAME]
+        if self.catalogue is not None:
+            servicer = CatalogueServicer(self.catalogue, self.live, self.metrics)
+            add_CatalogueServiceServicer_to_server(servicer, self._server)
+            self.metrics.watch_catalogue(lambda: self.live.engine.view())
+            names.append(CATALOGUE_SERVICE)
         if settings.reflection:
             names.append(reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names[1:], self._server)
@@ -104,7 +116,12 @@ class Server:
         self.stop()
 
     def _warm_engine(self, bundle: Bundle) -> Engine:
-        engine = Engine(bundle, limits=self.settings.limits, deadline_margin_ms=self.settings.deadline_margin_ms)
+        engine = Engine(
+            bundle,
+            limits=self.settings.limits,
+            deadline_margin_ms=self.settings.deadline_margin_ms,
+            view=None if self.catalogue is None else self.catalogue.follow(bundle).view,
+        )
         # In a thread like those that will answer, so that the same number of threads computes.
         with futures.ThreadPoolExecutor(1, initializer=_compute_on_one_thread) as pool:
             pool.submit(engine.warm_up, _encode).result()

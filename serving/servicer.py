@@ -29,7 +29,7 @@ _ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
     "certified": pb.SEARCH_ENGINE_CERTIFIED,
 }
 _NORMS: dict[Norm, pb.Norm.ValueType] = {"prefix": pb.NORM_PREFIX, "full": pb.NORM_FULL}
-_KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
+KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
     "categorical": pb.FEATURE_KIND_CATEGORICAL,
     "multi_hot": pb.FEATURE_KIND_MULTI_HOT,
     "bucketed": pb.FEATURE_KIND_BUCKETED,
@@ -130,12 +130,12 @@ class CandidateServicer(CandidateServiceServicer):
             num_users=len(bundle.users.vocabulary),
             exclude_seen_by_default=bundle.mask_seen,
             user_features=[
-                pb.UserFeature(name=spec.name, kind=_KINDS[spec.kind], values=spec.values)
+                pb.UserFeature(name=spec.name, kind=KINDS[spec.kind], values=spec.values)
                 for spec in bundle.towers.specs
                 if spec.side == "user"
             ],
             item_features=[
-                pb.ItemFeature(name=spec.name, kind=_KINDS[spec.kind], values=bundle.item_values[spec.name].values)
+                pb.ItemFeature(name=spec.name, kind=KINDS[spec.kind], values=bundle.item_values[spec.name].values)
                 for spec in bundle.towers.specs
                 if spec.side == "item" and spec.name in bundle.item_values
             ],

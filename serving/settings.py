@@ -52,6 +52,22 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CatalogueLimits:
+    """How much of the catalogue may change between bundles."""
+
+    max_delta_items: int = 10_000
+    """Items beside the bundle's: each search scores all of them at full width."""
+    max_changes: int = 1000
+    """Items or ids that one call may name."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _require(
+                getattr(self, each.name) >= 1, f"catalogue_limits.{each.name}", getattr(self, each.name), "at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """One server, of one process or several."""
 
@@ -84,6 +100,11 @@ class ServerSettings:
     """The largest request that is answered."""
     shadow: ShadowSettings = field(default_factory=ShadowSettings)
     """The sample of answers that are searched again exactly."""
+    catalogue: Path | None = None
+    """Folder to keep changes of the catalogue in; made if missing. With none, none are taken: whoever reaches the port
+    could make them."""
+    catalogue_limits: CatalogueLimits = field(default_factory=CatalogueLimits)
+    """How much may change."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", self.port, "0 to 65535")

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 
 SPLITS = ("train", "fold_in", "validation", "test")
 FEATURE_PREFIX = "feature:"
@@ -93,6 +93,25 @@ class FeatureSpec:
             return [] if number != number else [bisect.bisect_right(self.edges, number)]
         several = [str(value)] if isinstance(value, str | int | float) else [str(one) for one in value]
         return [self._row_of[one] for one in several if one in self._row_of]
+
+    def encode_values(self, values: Sequence[str]) -> list[int]:
+        """Do what `encode` does to strings, as requests and changes of the catalogue give them.
+
+        Args:
+            values: any number for a multi-hot feature, else at most one; a number is written in decimal; none means
+                missing.
+
+        Raises:
+            DataError: there are several where one is read, or it is no number where a number is read.
+        """
+        if self.kind == "multi_hot":
+            return self.encode(values)
+        if len(values) > 1:
+            raise DataError(f"got {len(values)} values, expected at most one for a {self.kind} feature")
+        try:
+            return self.encode(values[0] if values else None)
+        except ValueError as error:
+            raise DataError(f"got {values[0][:60]!r}, expected a number") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form kept in manifests."""

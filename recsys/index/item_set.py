@@ -11,7 +11,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 _BITS = 8
 _MANY = 1 / 128
@@ -66,6 +66,12 @@ class ItemSet:
     def __len__(self) -> int:
         """Items in the set."""
         return self._count
+
+    def holds(self, rows: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+        """Return which rows are in the set; negative ones are not."""
+        bit = np.right_shift(self.bits_X[rows // _BITS], (rows % _BITS).astype(np.uint8)) & 1
+        held: np.ndarray = (bit == 1) & (rows >= 0)
+        return held
 
     @cached_property
     def rows(self) -> Int64[np.ndarray, " rows"]:
