@@ -175,7 +175,7 @@ class Candidates:
             by the bundle's norm (`recsys.widths`): cosines at every width, or at a narrower one a part of a cosine.
         titles: their titles, when asked for and known.
         cold: nothing is known of the user's past.
-        num_unknown_history_items: items of the request's history that the bundle does not know.
+        num_unknown_history_items: items of the request's history that the bundle's model was not trained with.
     """
 
     item_ids: list[str]

@@ -466,7 +466,7 @@ class ScoredItem(_message.Message):
     """The item's id."""
     score: _builtins.float
     """Inner product of user (or of the item asked about) and item at the rung's width, or at the full width when the rung
-    reranks. At the full width that is a cosine; at a narrower one the bundle's `Norm` says what it is. Scores of
+    reranks or while items lie beside the bundle's (`CatalogueService`). At the full width that is a cosine; at a narrower one the bundle's `Norm` says what it is. Scores of
     different widths do not compare.
     """
     title: _builtins.str
@@ -541,7 +541,7 @@ class RecommendResponse(_message.Message):
     the model learned for users' first events, shaped only by features.
     """
     num_unknown_history_items: _builtins.int
-    """Items of the request's history that this bundle does not know."""
+    """Items of the request's history that the bundle's model was not trained with."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredItem]:
         """Best first; empty when packed ones were asked for."""
@@ -944,7 +944,7 @@ class DescribeResponse(_message.Message):
     bundle_version: _builtins.str
     """The live bundle."""
     num_items: _builtins.int
-    """Items in the catalogue."""
+    """Items in the bundle."""
     num_users: _builtins.int
     """Users that may be named by id."""
     exclude_seen_by_default: _builtins.bool
@@ -1118,7 +1118,7 @@ Global___UserFeature: _TypeAlias = UserFeature  # noqa: Y015
 
 @_typing.final
 class ItemFeature(_message.Message):
-    """A feature of items that requests may filter by."""
+    """A feature of items: one that requests may filter by (`Describe`), or one that the model reads (`DescribeCatalogue`)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1128,10 +1128,10 @@ class ItemFeature(_message.Message):
     name: _builtins.str
     """The name to give values under."""
     kind: Global___FeatureKind.ValueType
-    """Whether an item has one value or several."""
+    """How its values are read: whether an item has one or several."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values that items have, in order."""
+        """The values that items have (`Describe`) or that the model knows, in order."""
 
     def __init__(
         self,
