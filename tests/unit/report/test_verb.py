@@ -124,7 +124,7 @@ def test_numbers_are_those_of_evaluate(page, options, tmp_path):
     for cells, row in zip(shown, rows, strict=True):
         for name, cell in zip(header[1:], cells[1:], strict=True):
             found = row["metrics"].get(name)
-            expected = [] if found is None else [found["mean"], *filter(None, [found["margin95"]])]
+            expected = [] if found is None else [one for one in (found["mean"], found["margin95"]) if one is not None]
             assert [float(one) for one in cell.replace("±", " ").split()] == pytest.approx(expected, abs=5e-5)
 
 
