@@ -6,6 +6,8 @@ keeps the rung's overlap about as it was measured. Where that reads more than to
 the allowed items are all scored, which is exact. A filter that leaves most items leaves the rung the first attempt
 whatever it reads. Where too little was found, twice the cells are scanned while that is the cheaper way.
 
+With a deadline each of these ways stops in time, and what was found until then is returned, fewer than k if need be.
+
 Shapes: ``query_BU`` (batch, query size), ``rows_BC`` (batch, candidates).
 """
 
@@ -19,6 +21,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from recsys.index.cells import num_cells
+from recsys.index.deadline import Deadline
 from recsys.index.exact import NOTHING
 from recsys.index.item_set import ItemSet
 from recsys.index.searcher import Searcher, SearchResult
@@ -30,16 +33,23 @@ _ASKED = 20
 """What it costs to ask whether an item is allowed, in the same columns."""
 _LINKS = 64
 """Items that a walk over a graph scores for each that it keeps."""
+_NO_TIME = (0.0, 0.0)
 
 
 def search_filtered(
-    searcher: Searcher, query_BU: Float[ndarray, "batch query"], *, k: int, rung: RungSpec, allowed: ItemSet
+    searcher: Searcher,
+    query_BU: Float[ndarray, "batch query"],
+    *,
+    k: int,
+    rung: RungSpec,
+    allowed: ItemSet,
+    deadline: Deadline | None = None,
 ) -> SearchResult:
     """Return each query's best allowed items: ``k`` of them, or all where there are fewer.
 
-    Where the allowed items were scored one by one, ``num_scored`` says how many, the answer is exact and its scores are
-    those at full width, whatever the rung. Times are those of all attempts together; more than one is made only where
-    the first finds too little.
+    Where the allowed items were scored one by one, ``num_scored`` says how many, the answer is exact (of those that
+    there was time for) and its scores are those at full width, whatever the rung. Times are those of all attempts
+    together; more than one is made only where the first finds too little.
 
     Args:
         searcher: what to search with.
@@ -47,23 +57,52 @@ def search_filtered(
         k: items to return per query, at least 1.
         rung: how to search where that is cheaper.
         allowed: what may be returned.
+        deadline: by when to have ended, as the rung does without a filter; where that cut something short,
+            ``done_share`` is less than 1.
 
     Raises:
         WidthError, RequestError: as `Searcher.search`.
     """
-    wanted, scan_ms, rerank_ms = min(k, len(allowed)), 0.0, 0.0
+    best, spent_ms = None, _NO_TIME
     unfiltered = len(allowed) == searcher.num_items
+    usual = _columns(rung, searcher, searcher.num_items)
     all_columns = _SCATTERED * len(allowed) * searcher.widths.full
-    for attempt, effort in enumerate(_efforts(rung, wanted, len(allowed), searcher.num_items)):
-        kept = unfiltered or (attempt == 0 and 2 * len(allowed) > searcher.num_items)
-        if not kept and all_columns <= _columns(effort, searcher, len(allowed)):
+    for effort in _efforts(rung, min(k, len(allowed)), len(allowed), searcher.num_items):
+        columns = _columns(effort, searcher, len(allowed))
+        kept = unfiltered or (best is None and 2 * len(allowed) > searcher.num_items)
+        if not kept and all_columns <= columns:
             break
-        result = searcher.search(query_BU, k=k, rung=effort, allowed=None if unfiltered else allowed)
-        scan_ms, rerank_ms = scan_ms + result.scan_ms, rerank_ms + result.rerank_ms
-        if (result.rows_BK[:, :wanted] != NOTHING).all():
-            return replace(result, scan_ms=scan_ms, rerank_ms=rerank_ms)
-    result = searcher.score_all(query_BU, k=k, allowed=allowed)
-    return replace(result, scan_ms=scan_ms + result.scan_ms, rerank_ms=rerank_ms)
+        result = searcher.search(
+            query_BU,
+            k=k,
+            rung=effort,
+            allowed=None if unfiltered else allowed,
+            deadline=None if deadline is None else deadline.times(columns / usual),
+        )
+        spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1] + result.rerank_ms
+        best = _fuller(best, result)
+        if result.done_share < 1 or _num_found(result) == len(query_BU) * min(k, len(allowed)):
+            return replace(best, scan_ms=spent_ms[0], rerank_ms=spent_ms[1])
+    result = searcher.score_all(
+        query_BU,
+        k=k,
+        allowed=allowed,
+        deadline=None if deadline is None else deadline.times(all_columns / usual),
+    )
+    spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1]
+    best = result if result.done_share == 1 else _fuller(best, result)
+    return replace(best, scan_ms=spent_ms[0], rerank_ms=spent_ms[1])
+
+
+def _num_found(result: SearchResult) -> int:
+    return int((result.rows_BK != NOTHING).sum())
+
+
+def _fuller(before: SearchResult | None, after: SearchResult) -> SearchResult:
+    """Return the answer that holds more, the later one of two; how much of it was done is the later one's share."""
+    if before is None or _num_found(after) >= _num_found(before):
+        return after
+    return replace(before, done_share=after.done_share)
 
 
 def _efforts(rung: RungSpec, wanted: int, num_allowed: int, num_items: int) -> Iterator[RungSpec]:

@@ -12,6 +12,7 @@ Shapes: ``query_BU`` (batch, query size), ``store_ND`` (items, full width), ``ro
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from jaxtyping import Float, Int64
 
 from recsys.errors import RequestError
 from recsys.index.checks import check_queries, check_shape, checked_query_at
+from recsys.index.deadline import Deadline, Pace
+from recsys.index.engines.ivf import IvfIndex
 from recsys.index.engines.protocol import Index
 from recsys.index.exact import NOTHING
 from recsys.index.item_set import ItemSet
@@ -30,6 +33,9 @@ from recsys.index.rerank import Rescorer
 from recsys.index.specs import IndexSpec, RungSpec, StoreCode
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
+
+_FIRST_SCORED = 4096
+"""Items that are scored one by one whatever the time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,9 @@ class SearchResult:
         scan_ms: time in the index, for the whole batch.
         rerank_ms: time scoring candidates again, for the whole batch.
         touched_share: bytes that a certified search read, as a share of those of all vectors; None for other engines.
-        num_scored: allowed items per query, where all of them were scored at full width; else 0.
+        num_scored: allowed items per query that were scored at full width one by one, where that took the place of the
+            rung; else 0.
+        done_share: share of the cells, or of the items to be scored, that there was time for; 1 where all were done.
     """
 
     rows_BK: Int64[np.ndarray, "batch k"]
@@ -52,6 +60,7 @@ class SearchResult:
     rerank_ms: float
     touched_share: float | None = None
     num_scored: int = 0
+    done_share: float = 1.0
 
 
 class Searcher:
@@ -117,6 +126,7 @@ class Searcher:
         k: int,
         rung: RungSpec,
         allowed: ItemSet | None = None,
+        deadline: Deadline | None = None,
     ) -> SearchResult:
         """Return each query's best items at a rung.
 
@@ -129,6 +139,8 @@ class Searcher:
             k: items to return per query, at least 1.
             rung: how to search.
             allowed: what queries of the batch may get, None for everything.
+            deadline: by when an inverted file has to have ended, with fewer cells if need be; others do all they
+                have to. With time to spare nothing is done otherwise than without one.
 
         Raises:
             WidthError: the queries are not of the query size, not finite or not unit vectors, what is to be scaled at
@@ -139,7 +151,11 @@ class Searcher:
         self._check(query_BU, k=k, rung=rung, allowed=allowed)
         started = time.perf_counter()
         num = min(max(k, rung.depth), self.num_items)
-        found = self.indexes[rung.index].search(query_BU, num, effort=rung, allowed=allowed)
+        index = self.indexes[rung.index]
+        if deadline is not None and isinstance(index, IvfIndex) and not deadline.spare:
+            found = index.search_until(query_BU, num, effort=rung, allowed=allowed, until_s=deadline.scan_until_s)
+        else:
+            found = index.search(query_BU, num, effort=rung, allowed=allowed)
         rows_BC, scores_BC = found.rows_BC, found.scores_BC
         scores_BC[rows_BC == NOTHING] = -np.inf
         scanned = time.perf_counter()
@@ -157,10 +173,15 @@ class Searcher:
             scan_ms=1e3 * (scanned - started),
             rerank_ms=1e3 * (finished - scanned),
             touched_share=found.touched_share,
+            done_share=found.done_share,
         )
 
-    def score_all(self, query_BU: np.ndarray, *, k: int, allowed: ItemSet) -> SearchResult:
+    def score_all(
+        self, query_BU: np.ndarray, *, k: int, allowed: ItemSet, deadline: Deadline | None = None
+    ) -> SearchResult:
         """Return each query's best allowed items at full width, from the scores of all of them.
+
+        With a deadline, of as many as there is time for, in the order of their rows; of some in any case.
 
         Raises:
             WidthError: the queries are not what `search` takes.
@@ -168,15 +189,21 @@ class Searcher:
         """
         self._check_question(query_BU, k=k, allowed=allowed)
         started = time.perf_counter()
-        rows_BC = np.broadcast_to(allowed.rows, (len(query_BU), len(allowed)))
-        scores_BC = np.full(rows_BC.shape, -np.inf, dtype=np.float32)
-        if len(allowed):
-            rows_BC, scores_BC = self._rescorers["float32"].best(
-                query_BU, rows_BC, scores_BC, known=0, width=self.widths.full, num=min(k, len(allowed))
+        if deadline is None or deadline.spare:
+            pace = Pace(len(allowed), first=len(allowed), until_s=math.inf)
+        else:
+            pace = Pace(len(allowed), first=_FIRST_SCORED, until_s=deadline.until_s)
+        rows_BK = np.full((len(query_BU), k), NOTHING, dtype=np.int64)
+        scores_BK = np.full(rows_BK.shape, -np.inf, dtype=np.float32)
+        while part := pace.next():
+            some_BC, score_BC = self._best_of(query_BU, allowed.rows[part], k)
+            rows_BK, scores_BK = (
+                (some_BC, score_BC) if not part.start else _merged(rows_BK, scores_BK, some_BC, score_BC)
             )
-        rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
         scan_ms = 1e3 * (time.perf_counter() - started)
-        return SearchResult(rows_BK, scores_BK, scan_ms=scan_ms, rerank_ms=0.0, num_scored=len(allowed))
+        return SearchResult(
+            rows_BK, scores_BK, scan_ms=scan_ms, rerank_ms=0.0, num_scored=pace.done, done_share=pace.share
+        )
 
     def score(
         self, query_BU: Float[np.ndarray, "batch query"], rows_BC: Int64[np.ndarray, "batch candidates"]
@@ -187,6 +214,15 @@ class Searcher:
         """
         query_BD = checked_query_at(query_BU, self.widths.full, self.widths)
         return products_with_rows(query_BD, self.store_ND, rows_BC)
+
+    def _best_of(self, query_BU: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return each query's best of the same rows by scores at full width."""
+        rows_BC = np.broadcast_to(rows, (len(query_BU), len(rows)))
+        scores_BC = np.full(rows_BC.shape, -np.inf, dtype=np.float32)
+        rows_BC, scores_BC = self._rescorers["float32"].best(
+            query_BU, rows_BC, scores_BC, known=0, width=self.widths.full, num=min(k, len(rows))
+        )
+        return _pad(rows_BC, scores_BC, k)
 
     def _stages(self, rung: RungSpec, k: int) -> list[tuple[int, int]]:
         """Return the width of each stage after the scan, and how many candidates it leaves."""
@@ -223,6 +259,16 @@ def use_one_thread() -> None:
     pool's size is the number of threads that compute. More of those than cores ruins the tail of the latency.
     """
     faiss.omp_set_num_threads(1)
+
+
+def _merged(
+    rows_BK: np.ndarray, scores_BK: np.ndarray, more_BK: np.ndarray, score_BK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best of two answers of the same size to the same queries, ties by row; `NOTHING` stays at the end."""
+    k = rows_BK.shape[1]
+    rows_BC, scores_BC = np.concatenate([rows_BK, more_BK], axis=1), np.concatenate([scores_BK, score_BK], axis=1)
+    order_BK = np.lexsort((rows_BC, -scores_BC), axis=1)[:, :k]
+    return np.take_along_axis(rows_BC, order_BK, axis=1), np.take_along_axis(scores_BC, order_BK, axis=1)
 
 
 def _pad(rows_BC: np.ndarray, scores_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,9 @@ for every 2 or 4 coordinates of it. Both are scanned 32 at a time in registers (
 bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
 for.
 
+With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
+all are scanned or the time is up: what was found until then is the answer.
+
 Shapes: ``vector_Nw`` (items, width), ``cell_N`` (items,), ``cell_BP`` (batch, probes).
 """
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from recsys.index.cells import Cells, cell_means
 from recsys.index.checks import checked_query_at
+from recsys.index.deadline import Pace
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.item_set import ItemSet
@@ -41,6 +45,8 @@ _BITS = 4
 _FAST_SCAN_BLOCK = 32
 _PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024 items, more than most hold
 _PAGE = 1 << 16
+_FIRST = 8
+"""Cells that are scanned whatever the time."""
 
 
 class IvfIndex:
@@ -109,9 +115,44 @@ class IvfIndex:
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
+        query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
+        return Found(*self._scan(query_Bw, cell_BP, score_BP, num, allowed))
+
+    def search_until(
+        self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None, until_s: float
+    ) -> Found:
+        """Scan as many of those cells as there is time for, the nearest first; some are always scanned.
+
+        Where all are, the answer is that of `search`, but for which of several equal scores come last, and for the
+        rounding of fast-scan codes, which depends on the cells that are scanned together.
+
+        Args:
+            query_BU: as `search`.
+            num: as `search`.
+            effort: as `search`.
+            allowed: as `search`.
+            until_s: when to stop, on the clock of `time.perf_counter`.
+        """
+        query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
+        best = faiss.ResultHeap(len(query_Bw), num, keep_max=True)
+        pace = Pace(cell_BP.shape[1], first=_FIRST, until_s=until_s)
+        while part := pace.next():
+            rows_BC, scores_BC = self._scan(query_Bw, cell_BP[:, part], score_BP[:, part], num, allowed)
+            best.add_result(scores_BC, rows_BC)
+        best.finalize()
+        return Found(best.I, best.D, done_share=pace.share)
+
+    def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""
         cell_BP = self.cells.nearest(query_BU, effort.nprobe)
         query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
-        score_BP = self._score_means(query_Bw, cell_BP)
+        return query_Bw, cell_BP, self._score_means(query_Bw, cell_BP)
+
+    def _scan(
+        self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray, num: int, allowed: ItemSet | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and scores of the best items of the cells."""
+        cell_BP, score_BP = np.ascontiguousarray(cell_BP), np.ascontiguousarray(score_BP)
         rows_BC = np.empty((len(query_Bw), num), dtype=np.int64)
         scores_BC = np.empty((len(query_Bw), num), dtype=np.float32)
         wanted = {"nprobe": cell_BP.shape[1]} | ({} if allowed is None else {"sel": allowed.selector})
@@ -127,7 +168,7 @@ class IvfIndex:
             False,  # rows, not places in lists
             parameters,
         )
-        return Found(rows_BC, scores_BC)
+        return rows_BC, scores_BC
 
     def _score_means(self, query_Bw: np.ndarray, cell_BP: np.ndarray) -> np.ndarray:
         """Return what codes of differences from a cell's mean are added to; the others do without."""

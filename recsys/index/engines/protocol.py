@@ -24,11 +24,13 @@ class Found:
         rows_BC: int64 item rows, `recsys.index.exact.NOTHING` where there were no more.
         scores_BC: float32 scores at the scan's width, as good as its code; minus infinity where there were no more.
         touched_share: bytes of vectors and norms that were read over those of whole vectors, where the engine counts.
+        done_share: share of the effort that was spent before the deadline; 1 where all was.
     """
 
     rows_BC: Int64[np.ndarray, "batch candidates"]
     scores_BC: Float[np.ndarray, "batch candidates"]
     touched_share: float | None = None
+    done_share: float = 1.0
 
 
 class Index(Protocol):
