@@ -20,6 +20,7 @@ class Degraded(enum.Enum):
     """Why an answer is less than what was asked for."""
 
     TIME_TOO_SHORT = "no rung fits the time that was left; the cheapest one answered"
+    CUT_SHORT = "the time was up before the search had ended"
     OVERLAP_OUT_OF_REACH = "no rung reaches the overlap asked for; the best one answered"
     OVERLOADED = "the server is busy, so a cheaper rung answered than there was time for"
 

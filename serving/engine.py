@@ -8,6 +8,8 @@ share it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,13 +19,14 @@ from jaxtyping import Float, Int
 from recsys.bundle import Bundle
 from recsys.errors import RequestError
 from recsys.ids import UNKNOWN
+from recsys.index.deadline import Deadline
 from recsys.index.delta import with_delta
 from recsys.index.filtered import search_filtered
 from recsys.index.item_set import ItemSet
 from recsys.index.searcher import SearchResult
 from recsys.widths import as_queries
 from serving import filters, profiles
-from serving.budget import Choice, choose
+from serving.budget import Choice, Degraded, choose
 from serving.calibration import Calibration
 from serving.filters import Allowed
 from serving.latency import LatencyModel, encode_size
@@ -176,15 +179,26 @@ class Engine:
         if num_encoded:
             self.latency.encoded(num_encoded, ms=encoded_ms - call.queue_ms)
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
-        found, results = [], []
+        until_s = self._until_s(ask, call, num_searches=len(targets))
+        found, results, overlaps = [], [], []
         for place, target in enumerate(targets):
             result = search_filtered(
-                self.bundle.searcher, query_BU[place : place + 1], k=ask.k, rung=choice.rung, allowed=target.allowed
+                self.bundle.searcher,
+                query_BU[place : place + 1],
+                k=ask.k,
+                rung=choice.rung,
+                allowed=target.allowed,
+                deadline=self._deadline(
+                    choice, until_s, search_ms=choice.search_ms / len(targets), num_left=len(targets) - place
+                ),
             )
-            if not result.num_scored:  # else it says nothing of the rung, whose place it took because it costs less
-                self.latency.searched(choice.rung, k=ask.k, ms=result.scan_ms + result.rerank_ms)
+            # Scoring all that a filter leaves says nothing of the rung; where little is left, more cells are scanned.
+            if not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items):
+                ms = result.scan_ms / result.done_share + result.rerank_ms
+                self.latency.searched(choice.rung, k=ask.k, ms=ms)
+            overlaps.append(self._expected_overlap(result, choice, target, k=ask.k))
             if self.shadow is not None and self.shadow.chosen():
-                self.shadow.offer(self._searched(query_BU[place : place + 1], target, result, choice))
+                self.shadow.offer(self._searched(query_BU[place : place + 1], target, result, choice, overlaps[-1]))
             if len(delta := target.view.delta):
                 # Its time counts to no stage but to what comes after the search.
                 result = with_delta(
@@ -202,19 +216,54 @@ class Engine:
             scan_ms=sum(result.scan_ms for result in results),
             rerank_ms=sum(result.rerank_ms for result in results),
         )
+        cut_short = Degraded.CUT_SHORT if any(result.done_share < 1 for result in results) else None
         return Answer(
             candidates=found,
             rung=choice.rung,
-            expected_overlap=1.0 if all(result.num_scored for result in results) else choice.expected_overlap,
-            degraded=(choice.degraded,) if choice.degraded else (),
+            expected_overlap=math.fsum(overlaps) / len(overlaps),
+            degraded=tuple(reason for reason in (choice.degraded, cut_short) if reason),
             timings=timings,
             bundle_version=self.bundle.version,
             predicted_ms=encoded_ms + choice.search_ms + len(targets) * self.overhead_ms(ask.k),
             num_scored=sum(result.num_scored for result in results),
+            probed_share=math.fsum(result.done_share for result in results) / len(results),
         )
 
+    def _until_s(self, ask: Ask, call: Call, *, num_searches: int) -> float | None:
+        """Return when the last search has to have ended, on the clock of `time.perf_counter`; None: it may take long.
+
+        Whoever names a width or an overlap gets it whatever it costs, but not after the call's deadline.
+        """
+        limits_ms = [limit_ms for limit_ms in (ask.budget.time_ms, self._deadline_ms(call)) if limit_ms is not None]
+        if not limits_ms:
+            return None
+        return call.arrived_s + (min(limits_ms) - num_searches * self.overhead_ms(ask.k)) / 1e3
+
+    def _deadline(self, choice: Choice, until_s: float | None, *, search_ms: float, num_left: int) -> Deadline | None:
+        """Return by when the next search has to have ended, so that as much is left for each of those after it."""
+        if until_s is None:
+            return None
+        now_s = time.perf_counter()
+        return Deadline(
+            until_s=now_s + (until_s - now_s) / num_left,
+            search_ms=search_ms,
+            rerank_ms=self.latency.rerank_share(choice.rung) * search_ms,
+        )
+
+    def _deadline_ms(self, call: Call) -> float | None:
+        return None if call.deadline_ms is None else call.deadline_ms - self._deadline_margin_ms
+
+    def _expected_overlap(self, result: SearchResult, choice: Choice, target: _Target, *, k: int) -> float:
+        """Return what to expect of one user's answer."""
+        if result.done_share == 1:
+            return 1.0 if result.num_scored else choice.expected_overlap
+        if result.num_scored:
+            return result.done_share
+        expected = self.calibration.ladder.overlap_when_cut(choice.rung, share=result.done_share, k=k)
+        num_found = int((result.rows_BK != UNKNOWN).sum())
+        return min(expected, num_found / min(k, len(target.allowed)))
+
     def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
-        deadline_ms = None if call.deadline_ms is None else call.deadline_ms - self._deadline_margin_ms
         return choose(
             self.calibration.ladder,
             ask.budget,
@@ -222,22 +271,27 @@ class Engine:
             p99_ms=self.latency.search_ms(k=ask.k),
             elapsed_ms=elapsed_ms,
             overhead_ms=num_searches * self.overhead_ms(ask.k),
-            deadline_ms=deadline_ms,
+            deadline_ms=self._deadline_ms(call),
             num_searches=num_searches,
             dim=call.dim,
         )
 
     def _searched(
-        self, query_1U: Float[np.ndarray, "1 query"], target: _Target, result: SearchResult, choice: Choice
+        self,
+        query_1U: Float[np.ndarray, "1 query"],
+        target: _Target,
+        result: SearchResult,
+        choice: Choice,
+        expected_overlap: float,
     ) -> Searched:
-        by_rung_alone = not result.num_scored
+        by_rung_alone = not result.num_scored and result.done_share == 1
         return Searched(
             searcher=self.bundle.searcher,
             query_1U=query_1U,
             rows_1K=result.rows_BK,
             allowed=target.allowed,
             rung=choice.rung,
-            expected_overlap=choice.expected_overlap if by_rung_alone else 1.0,
+            expected_overlap=expected_overlap,
             calibration=self.calibration if by_rung_alone else None,
         )
 

@@ -131,6 +131,7 @@ class LatencyModel:
     Args:
         ladder: the bundle's rungs, whose p99 latencies are the start unless others are given.
         search_ms: the p99 of one search at each rung of the ladder, in order, as measured on this machine.
+        rerank_shares: what of a search at each of them is scoring candidates again; none counts as 0.
         encode_ms: p99 of encoding, by size (`encode_size`).
         after_ms: p99 of what comes after the search, per user, by items asked for; none counts as 0.
     """
@@ -140,6 +141,7 @@ class LatencyModel:
         ladder: Ladder,
         *,
         search_ms: Sequence[float] | None = None,
+        rerank_shares: Sequence[float] | None = None,
         encode_ms: Mapping[int, float] | None = None,
         after_ms: Mapping[int, float] | None = None,
         clock: Callable[[], float] | None = None,
@@ -147,6 +149,7 @@ class LatencyModel:
         self._rungs = ladder.rungs
         self._place = {rung.name: place for place, rung in enumerate(ladder.rungs)}
         start_ms = search_ms or [rung.latency_p99_ms for rung in ladder.rungs]
+        self._rerank_shares = rerank_shares or [0.0] * len(ladder.rungs)
         self._search = Stage(start_ms, clock=clock)
         self._encode = _Sized(encode_ms or {}, clock=clock)
         self._after = _Sized(after_ms or {}, clock=clock)
@@ -155,6 +158,10 @@ class LatencyModel:
         """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
         p99_ms = self._search.start_ms if start else self._search.p99_ms()
         return [ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True)]
+
+    def rerank_share(self, rung: Rung) -> float:
+        """Return what of a search at a rung of the ladder is scoring candidates again, 0 to 1."""
+        return self._rerank_shares[self._place[rung.name]]
 
     def encode_ms(self, size: int, *, start: bool = False) -> float:
         """Return the p99 of what comes before the search, for users and history items of that number."""

@@ -200,6 +200,7 @@ class Answer:
     """Candidates for each user asked about, and what was done to find them.
 
     ``num_scored`` counts the items that were scored one by one at full width, where that took the place of the rung.
+    ``probed_share`` is the share of the search that there was time for, as a mean over users.
     ``num_unknown_filter_values`` counts values of the filter that no item has.
     ``predicted_ms`` is the p99 from the call's arrival to its answer, as predicted when the rung was chosen.
     """
@@ -212,6 +213,7 @@ class Answer:
     bundle_version: str
     predicted_ms: float
     num_scored: int = 0
+    probed_share: float = 1.0
     num_unknown_filter_values: int = 0
 
 

@@ -37,6 +37,7 @@ KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
 }
 _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
     Degraded.TIME_TOO_SHORT: pb.DEGRADED_REASON_TIME_TOO_SHORT,
+    Degraded.CUT_SHORT: pb.DEGRADED_REASON_CUT_SHORT,
     Degraded.OVERLAP_OUT_OF_REACH: pb.DEGRADED_REASON_OVERLAP_OUT_OF_REACH,
     Degraded.OVERLOADED: pb.DEGRADED_REASON_OVERLOADED,
 }
@@ -217,6 +218,7 @@ def _report(answer: Answer, call: Call) -> pb.SearchReport:
         ),
         bundle_version=answer.bundle_version,
         num_scored=answer.num_scored,
+        probed_share=answer.probed_share,
         num_unknown_filter_values=answer.num_unknown_filter_values,
         predicted_ms=answer.predicted_ms,
         degraded_reasons=[_REASONS[reason] for reason in answer.degraded],

@@ -49,7 +49,7 @@ def measure(
         finish: what is done with an answer before it is sent; its time counts.
     """
     users = _sample_users(bundle)
-    search_ms = _search_ms(bundle, users, limits)
+    search_ms, rerank_shares = _search_ms(bundle, users, limits)
     encode_ms, after_ms = {}, {}
     for k in sorted({min(k, limits.max_k) for k in _KS}):
         encode_ms[encode_size(1, 0)], after_ms[k] = _around_search_ms(recommend, users, k, finish)
@@ -57,18 +57,23 @@ def measure(
         rows = np.arange(length) % len(bundle.items)
         user = User(history=bundle.items.ids(rows.tolist()))
         encode_ms[encode_size(1, length)], _ = _around_search_ms(recommend, [user] * _LONG_CALLS, 1, finish)
-    return LatencyModel(bundle.ladder, search_ms=search_ms, encode_ms=encode_ms, after_ms=after_ms)
+    return LatencyModel(
+        bundle.ladder, search_ms=search_ms, rerank_shares=rerank_shares, encode_ms=encode_ms, after_ms=after_ms
+    )
 
 
-def _search_ms(bundle: Bundle, users: Sequence[User], limits: Limits) -> list[float]:
-    """Return the p99 of each rung: the ladder's, times how much longer half of the searches take here."""
+def _search_ms(bundle: Bundle, users: Sequence[User], limits: Limits) -> tuple[list[float], list[float]]:
+    """Return the p99 of each rung, and what of it is scoring candidates again.
+
+    The p99 is the ladder's, times how much longer half of the searches take here.
+    """
     for rung in bundle.ladder.rungs:  # touches the indexes, and all that they read from
         bundle.searcher.search(as_queries(bundle.item_vectors[:1], bundle.widths), k=limits.max_k, rung=rung)
     found = [profiles.resolve(bundle, user, path="user") for user in users[:: max(1, len(users) // _SEARCHES)]]
     query_BU = profiles.encode(bundle, found)
     nothing = np.zeros(0, dtype=np.int64)
     allowed = [ItemSet.all_but(each.seen if bundle.mask_seen else nothing, len(bundle.items)) for each in found]
-    spent_ms: list[list[float]] = [[] for _ in bundle.ladder.rungs]
+    spent_ms: list[list[tuple[float, float]]] = [[] for _ in bundle.ladder.rungs]
     started_s = time.perf_counter()
     for place in range(min(_SEARCHES, len(found))):
         # In turns, so that a burst of other work hits a search or two of every rung and not all of one.
@@ -80,13 +85,15 @@ def _search_ms(bundle: Bundle, users: Sequence[User], limits: Limits) -> list[fl
                 rung=rung,
                 allowed=allowed[place],
             )
-            so_far.append(result.scan_ms + result.rerank_ms)
+            so_far.append((result.scan_ms, result.rerank_ms))
         if place + 1 >= _LEAST_SEARCHES and time.perf_counter() - started_s > _SEARCH_S:
             break
-    return [
-        rung.latency_p99_ms * float(np.median(some)) / rung.latency_p50_ms
-        for rung, some in zip(bundle.ladder.rungs, spent_ms, strict=True)
-    ]
+    search_ms, rerank_shares = [], []
+    for rung, some in zip(bundle.ladder.rungs, spent_ms, strict=True):
+        whole_ms, rerank_ms = float(np.median(np.sum(some, axis=1))), float(np.median(some, axis=0)[1])
+        search_ms.append(rung.latency_p99_ms * whole_ms / rung.latency_p50_ms)
+        rerank_shares.append(min(1.0, rerank_ms / whole_ms))
+    return search_ms, rerank_shares
 
 
 def _sample_users(bundle: Bundle) -> list[User]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,20 @@ class Ladder:
         """The widths that were measured, narrowest first."""
         return tuple(sorted({rung.width for rung in self.rungs}))
 
+    def overlap_when_cut(self, rung: Rung, *, share: float, k: int) -> float:
+        """Return the overlap at ``k`` to expect of an ivf rung that scanned only the nearest share of its cells.
+
+        That is what was measured for the rung that differs in nothing but ``nprobe`` and scans the most cells among
+        those that scan no more, or the share of the rung's own overlap where that is more. Both are low estimates: the
+        nearer a cell, the more of the best items it holds on average, so overlap grows ever more slowly with cells.
+        """
+        searched = [
+            other.overlap_at(k)
+            for other in self.rungs
+            if other.nprobe <= share * rung.nprobe and _but_for_cells(other) == _but_for_cells(rung)
+        ]
+        return min(rung.overlap_at(k), max([share * rung.overlap_at(k), *searched]))
+
     def save(self, path: Path) -> None:
         """Write JSON; fields that say nothing (an effort of another engine, say) are left out."""
         content = {"measured": self.measured, "rungs": [{"name": rung.name, **brief(rung)} for rung in self.rungs]}
@@ -138,6 +152,11 @@ def climbable(rungs: Sequence[Rung]) -> list[bool]:
         chosen.add(step)
         step = following[step]
     return [i in chosen for i in range(len(rungs))]
+
+
+def _but_for_cells(rung: Rung) -> tuple[Any, ...]:
+    """Return how a rung searches, but for the number of cells."""
+    return tuple(getattr(rung, each.name) for each in fields(RungSpec) if each.name != "nprobe")
 
 
 def _climbs(lower: Rung, higher: Rung) -> bool:

@@ -67,6 +67,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """The server is busy, so a cheaper rung answered than the call had time for: a little overlap keeps others' calls from
     being refused.
     """
+    DEGRADED_REASON_CUT_SHORT: _DegradedReason.ValueType  # 5
+    """The time was up before the search had ended, so the answer is the best of what was searched until then, and may be
+    fewer than k items where a filter leaves few.
+    """
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Reasons for an answer that is less than what was asked for."""
@@ -80,6 +84,10 @@ DEGRADED_REASON_OVERLAP_OUT_OF_REACH: DegradedReason.ValueType  # 2
 DEGRADED_REASON_OVERLOADED: DegradedReason.ValueType  # 4
 """The server is busy, so a cheaper rung answered than the call had time for: a little overlap keeps others' calls from
 being refused.
+"""
+DEGRADED_REASON_CUT_SHORT: DegradedReason.ValueType  # 5
+"""The time was up before the search had ended, so the answer is the best of what was searched until then, and may be
+fewer than k items where a filter leaves few.
 """
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
@@ -807,8 +815,9 @@ class SearchReport(_message.Message):
     BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     NUM_SCORED_FIELD_NUMBER: _builtins.int
-    NUM_UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    PROBED_SHARE_FIELD_NUMBER: _builtins.int
     PREDICTED_MS_FIELD_NUMBER: _builtins.int
+    NUM_UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """The embedding width of the scan."""
     rung: _builtins.str
@@ -817,8 +826,8 @@ class SearchReport(_message.Message):
     """The engine of the scan."""
     expected_overlap: _builtins.float
     """The rung's mean overlap with the exact full-width top k: as measured when the bundle was published, corrected by what
-    a sample of this server's own answers showed; 1 where every user's answer came from scores of all items that may be
-    returned (see `num_scored`).
+    a sample of this server's own answers showed; 1 for a user whose answer came from scores of all items that may be
+    returned (see `num_scored`). A mean over users.
     """
     nprobe: _builtins.int
     """Cells scanned (IVF), else 0; the more is filtered out, the more are scanned than this."""
@@ -831,12 +840,16 @@ class SearchReport(_message.Message):
     few or where the rung found fewer than k of them. Those users' answers are exact, whatever the rung. 0 where the
     rung alone answered.
     """
-    num_unknown_filter_values: _builtins.int
-    """Values of the request's filter that no item has; misspelt ones are among them."""
+    probed_share: _builtins.float
+    """The share of the cells (or, where items were scored one by one, of these items) that there was time for, nearest
+    first, as a mean over users: 1 where nothing was cut short. Where it is less, `expected_overlap` is a low estimate.
+    """
     predicted_ms: _builtins.float
     """Milliseconds from the call's arrival within which the server expected the answer when it chose the rung (the 99th
     percentile of what is left at that moment); `timings.total_ms` says what it took.
     """
+    num_unknown_filter_values: _builtins.int
+    """Values of the request's filter that no item has; misspelt ones are among them."""
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Where the time went."""
@@ -858,12 +871,13 @@ class SearchReport(_message.Message):
         bundle_version: _builtins.str = ...,
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
         num_scored: _builtins.int = ...,
-        num_unknown_filter_values: _builtins.int = ...,
+        probed_share: _builtins.float = ...,
         predicted_ms: _builtins.float = ...,
+        num_unknown_filter_values: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "num_unknown_filter_values", b"num_unknown_filter_values", "predicted_ms", b"predicted_ms", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "degraded_reasons", b"degraded_reasons", "engine", b"engine", "expected_overlap", b"expected_overlap", "nprobe", b"nprobe", "num_scored", b"num_scored", "num_unknown_filter_values", b"num_unknown_filter_values", "predicted_ms", b"predicted_ms", "probed_share", b"probed_share", "rerank_depth", b"rerank_depth", "rung", b"rung", "timings", b"timings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

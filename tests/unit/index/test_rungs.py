@@ -43,6 +43,19 @@ def test_overlap_is_read_at_the_next_measured_k():
     assert measured.mean_overlap == pytest.approx(0.8)
 
 
+def test_the_overlap_of_a_search_that_was_cut_is_a_low_estimate():
+    def ivf(nprobe, overlap, **fields):
+        measured = {"overlap": {10: overlap}, "latency_p50_ms": 1, "latency_p99_ms": 1, "size_bytes": 1}
+        return Rung(engine="ivf", width=8, nprobe=nprobe, **measured, **fields)
+
+    rungs = (ivf(2, 0.5), ivf(4, 0.7), ivf(6, 0.9, rerank=10), ivf(16, 0.8), ivf(16, 0.6, code="sq8"))
+    ladder = Ladder(rungs=rungs, measured={})
+    shares = {0.05: 0.04, 0.125: 0.5, 0.2: 0.5, 0.25: 0.7, 0.5: 0.7, 0.95: 0.76, 1: 0.8}
+    for share, overlap in shares.items():
+        assert ladder.overlap_when_cut(rungs[3], share=share, k=10) == pytest.approx(overlap)
+    assert ladder.overlap_when_cut(rungs[4], share=0.5, k=10) == pytest.approx(0.3)
+
+
 def test_a_narrow_rung_with_a_deep_rerank_does_not_cut_off_the_wide_ones():
     rungs = [rung(16, 1, 0.5), rung(64, 2, 0.8), rung(16, 3, 0.9), rung(128, 4, 1.0)]
     assert climbable(rungs) == [True, True, False, True]
