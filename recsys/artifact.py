@@ -126,6 +126,18 @@ def verify(folder: Path, manifest: dict[str, Any]) -> None:
             raise ArtifactError(f"{folder / name}: SHA-256: got {digest}, expected {entry['sha256']}")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written; its folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        staging.write_text(text)
+        sync_path(staging)
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Return a file's SHA-256 as lower-case hex, reading it in blocks."""
     with path.open("rb") as file:

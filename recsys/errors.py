@@ -13,13 +13,20 @@
         └── TrainingError          training cannot start or go on (diverged loss, mismatched checkpoint)
 
 Messages quote what was got and what was expected. What cannot happen is an ``assert``, never one of these.
+`Interrupted` is no error: it says that a user's Ctrl-C stopped work that can go on.
 """
 
 from __future__ import annotations
 
 
 class RecsysError(ValueError):
-    """Root of the tree: catching it catches every error that a user can cause."""
+    """Root of the tree: catching it catches every error that a user can cause.
+
+    Attributes:
+        exit_code: what a command ends with: 2 where something else has to be given, 1 where the work itself failed.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(RecsysError):
@@ -41,6 +48,8 @@ class WidthError(RecsysError):
 class TrainingError(RecsysError):
     """Training cannot start or go on."""
 
+    exit_code = 1
+
 
 class CapacityError(RecsysError):
     """A server holds as much as it was set up for; something has to be done before it can take more."""
@@ -56,3 +65,15 @@ class RequestError(RecsysError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C stopped work, and what is done of it is kept.
+
+    Attributes:
+        go_on: the option with which the same command goes on.
+    """
+
+    def __init__(self, *, go_on: str) -> None:
+        super().__init__(f"interrupted; {go_on} goes on")
+        self.go_on = go_on

@@ -15,6 +15,9 @@ from recsys.changes import read_changes
 from recsys.index.calibrate import MIN_QUERIES
 from recsys.index.rungs import Ladder
 from recsys.model.best import load_towers_and_dataset
+from recsys.verbs import make_callable
+
+make_callable(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

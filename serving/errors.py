@@ -14,6 +14,8 @@ class ServingError(RecsysError):
         code: the gRPC status.
     """
 
+    exit_code = 1
+
     def __init__(self, message: str, *, code: grpc.StatusCode) -> None:
         super().__init__(message)
         self.code = code

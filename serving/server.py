@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 import torch
@@ -25,6 +24,7 @@ import tyro
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from recsys import artifact
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError, RecsysError
 from recsys.index.searcher import use_one_thread
@@ -163,7 +163,7 @@ def serve(settings: ServerSettings) -> None:
         sys.stdout.write(f"listening on {settings.host}:{port}\n")
         sys.stdout.flush()
         if settings.port_file:
-            _write_whole(settings.port_file, f"{port}\n")
+            artifact.write_whole(settings.port_file, f"{port}\n")
 
     if settings.processes > 1:
         supervise(settings, answer_calls, ready=ready)
@@ -217,13 +217,6 @@ def _compute_on_one_thread() -> None:
 
 def _encode(answer: Answer) -> bytes:
     return recommend_response(answer, Call.now()).SerializeToString()
-
-
-def _write_whole(path: Path, content: str) -> None:
-    """Write a file that is never seen half-written."""
-    staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text(content)
-    staging.replace(path)
 
 
 if __name__ == "__main__":

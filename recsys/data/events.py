@@ -23,6 +23,7 @@ from recsys.data.log import Log
 from recsys.data.recipes import Filters
 from recsys.data.sources import reading
 from recsys.errors import DataError
+from recsys.progress import Tell, tell_nobody
 
 _INTEGER = r"^(0|-?[1-9][0-9]*)$"
 _LARGEST_VOCABULARY = 2**32 - 1
@@ -48,7 +49,9 @@ class CodedLog:
     rows_after: dict[str, int]
 
 
-def code_log(log: Log, *, filters: Filters, folder: Path, num_rows: int, max_rows: int) -> CodedLog:
+def code_log(
+    log: Log, *, filters: Filters, folder: Path, num_rows: int, max_rows: int, progress: Tell = tell_nobody
+) -> CodedLog:
     """Filter, code and sort a log.
 
     Args:
@@ -57,6 +60,7 @@ def code_log(log: Log, *, filters: Filters, folder: Path, num_rows: int, max_row
         folder: an empty folder for intermediate files and the chunks.
         num_rows: rows of the log.
         max_rows: aim at this many events per chunk; a chunk is larger where one user is.
+        progress: told of each pass over the log, and of each bucket that is sorted.
 
     Raises:
         DataError: a filter leaves nothing; it is named.
@@ -64,6 +68,7 @@ def code_log(log: Log, *, filters: Filters, folder: Path, num_rows: int, max_row
     frame, rows_after = log.frame, {}
     if filters.min_rating is not None:
         frame = frame.filter(pl.col("rating") >= filters.min_rating)
+    progress("count users and items", 0.0)
     with reading(log.files[0][0]):
         counted = [count_values(frame, role, num_rows=num_rows, max_rows=max_rows) for role in ("user", "item")]
     if filters.min_rating is not None:
@@ -71,9 +76,13 @@ def code_log(log: Log, *, filters: Filters, folder: Path, num_rows: int, max_row
         _require_some(rows_after["min_rating"], f"min_rating = {filters.min_rating}")
     users, items = (_vocabulary(one, role) for one, role in zip(counted, ("user", "item"), strict=True))
     users = users.with_columns(bucket=(pl.col("len").cum_sum() - pl.col("len")) // max_rows)
+    progress("code events", 0.0)
     with reading(log.files[0][0]):
         _write_buckets(frame, users, items, folder)
-    buckets = [_sort_bucket(folder, number, filters) for number in users["bucket"].unique().sort().to_list()]
+    buckets: list[Path] = []
+    for number in (numbers := users["bucket"].unique().sort().to_list()):
+        progress("sort events", len(buckets) / len(numbers))
+        buckets.append(_sort_bucket(folder, number, filters))
     if filters.deduplicate != "none":
         rows_after["deduplicate"] = _num_rows(buckets)
     user_lengths, item_lengths = _frequent(buckets, filters, num_users=len(users), num_items=len(items))

@@ -51,7 +51,7 @@ class Log:
     columns: dict[str, str]
 
     def check(self) -> int:
-        """Count the rows, making sure that each has a usable value in every role; one pass over the files.
+        """Count the frame's rows, making sure that each has a usable value in every role; one pass over the files.
 
         Raises:
             DataError: there are no rows, or values are null or unusable: how many, and the first one's file and row.
@@ -71,6 +71,12 @@ class Log:
             raise DataError(f"{self.files[0][0]}: got no rows in {len(self.files)} file(s), expected interactions")
         return int(counts["rows"])
 
+    def num_read(self) -> int:
+        """Count the rows of the files, those that ``drop_unusable`` drops included."""
+        return sum(
+            int(scan(path, file).select(pl.len()).collect(engine="streaming").item()) for path, file in self.files
+        )
+
     def _unusable(self, role: str, number: int, *, place: int) -> str:
         """Say where the first unusable value is, by counting rows file by file."""
         column = self.columns[role]
@@ -81,7 +87,8 @@ class Log:
                 value = frame.slice(place, 1).collect().item()
                 return (
                     f"{path}: column {column!r}: got {number} null or unusable value(s), the first in row {place + 1} "
-                    f"({value!r}), expected {_EXPECTED[role]} in every row; repair or remove these rows"
+                    f"({value!r}), expected {_EXPECTED[role]} in every row; repair or remove these rows, or set "
+                    "log.drop_unusable in a recipe"
                 )
             place -= num_rows
         raise AssertionError(f"place {place} is beyond the log")
@@ -118,7 +125,10 @@ def open_log(train: list[LogFile], test: list[LogFile], recipe: LogRecipe) -> Lo
     given = {role: _id(role, merged.collect_schema()[role]) for role in ("user", "item")}
     given |= {} if time is None else {"time": time}
     given |= {} if recipe.rating is None else {"rating": pl.col("rating").cast(pl.Float64, strict=False)}
-    return Log(frame=merged.with_columns(**given), time_unit=unit, files=(*train, *test), columns=columns)
+    frame = merged.with_columns(**given)
+    if recipe.drop_unusable:
+        frame = frame.filter(pl.all_horizontal(pl.col(list(columns)).is_not_null()))
+    return Log(frame=frame, time_unit=unit, files=(*train, *test), columns=columns)
 
 
 def _check_roles(path: Path, schema: pl.Schema, columns: dict[str, str]) -> None:
@@ -147,9 +157,14 @@ def _time(frame: pl.LazyFrame, recipe: LogRecipe, *, where: Path) -> tuple[pl.Ex
         first = frame.select(text.alias("time")).filter(pl.col("time").is_not_null()).head(1).collect()
     if recipe.time_unit is not None or (len(first) and first.item().lstrip("-").isdigit()):
         return text.cast(pl.Int64, strict=False), recipe.time_unit or "s"
+    return iso_time(text), "us"
+
+
+def iso_time(text: pl.Expr) -> pl.Expr:
+    """Return ISO 8601 text as microseconds since 1970 (Int64), UTC unless it says otherwise; null where it is none."""
     return pl.coalesce(
         *(text.str.to_datetime(one, strict=False, time_unit="us").dt.epoch("us") for one in (*_ISO_UTC, *_ISO_ZONED))
-    ), "us"
+    )
 
 
 def _refuse_unit(recipe: LogRecipe, got: str, *, where: Path) -> None:

@@ -21,7 +21,8 @@ class PrepareOptions:
     recipe: str | None = None
     """A recipe's name, such as ml-100k, or the path of a TOML file."""
     source: Path | None = None
-    """The folder that holds the recipe's files; else the environment variable RECSYS_DATASETS names it."""
+    """The folder that holds the recipe's files, where the recipe does not name it; else the environment variable
+    RECSYS_DATASETS does."""
     verify_checksums: bool = True
     """Compare the recipe's files with its SHA-256 sums."""
 
@@ -139,6 +140,14 @@ class PrepareOptions:
         if self.title_column is not None and self.items is None:
             raise ConfigError("prepare: got --title-column without --items, expected the table that has it")
         return Recipe.from_mapping(_without_none(content), where="prepare")
+
+    def folder(self, recipe: Recipe) -> Path | None:
+        """Return where the recipe's files are, as far as these options and the recipe say."""
+        if self.recipe is None:
+            return Path()
+        if self.source is None and recipe.folder is not None:
+            return Path(self.recipe).parent / recipe.folder
+        return self.source
 
     def _with_protocol(self, recipe: Recipe) -> Recipe:
         """Return the recipe, split in another way where the options say so."""

@@ -24,6 +24,7 @@ from recsys.data.recipes import Recipe, TableRecipe
 from recsys.data.schema import SPLITS, FeatureSpec, Side
 from recsys.data.sources import Sources
 from recsys.errors import DataError
+from recsys.progress import Tell, tell_nobody
 
 __all__ = ["PrepareOptions", "prepare"]
 
@@ -31,7 +32,7 @@ _ROW_GROUP = 1 << 20
 """Events per Parquet row group."""
 
 
-def prepare(options: PrepareOptions) -> Path:
+def prepare(options: PrepareOptions, *, progress: Tell = tell_nobody) -> Path:
     """Write a dataset folder and return its path.
 
     The same files, recipe and seed give the same bytes. Nothing is left behind by a failure.
@@ -43,19 +44,30 @@ def prepare(options: PrepareOptions) -> Path:
     """
     recipe = options.to_recipe()
     own_data = options.recipe is None
-    sources = Sources(recipe, Path() if own_data else options.source)
+    sources = Sources(recipe, options.folder(recipe))
     with artifact.staged(options.out, replace=options.overwrite) as folder:
         if options.verify_checksums:
+            progress("check the files' sums", 0.0)
             sources.verify()
         work = folder / "work"
         work.mkdir()
         log = open_log(sources.log_files(recipe.log.files), sources.log_files(recipe.log.test_files), recipe.log)
-        num_rows = log.check()
+        progress("check the log", 0.0)
+        num_usable = log.check()
+        dropped = {"drop_unusable": num_usable} if recipe.log.drop_unusable else {}
         coded = code_log(
-            log, filters=recipe.filters, folder=work, num_rows=num_rows, max_rows=options.max_rows_in_memory
+            log,
+            filters=recipe.filters,
+            folder=work,
+            num_rows=num_usable,
+            max_rows=options.max_rows_in_memory,
+            progress=progress,
         )
-        facts = _write_splits(coded, recipe=recipe, time_unit=log.time_unit, options=options, folder=folder)
+        facts = _write_splits(
+            coded, recipe=recipe, time_unit=log.time_unit, options=options, folder=folder, progress=progress
+        )
         shutil.rmtree(work)
+        progress("describe items and users", 0.0)
         described = {
             "items": _describe(sources, recipe.items, coded.item_ids, side="item", folder=folder),
             "users": _describe(sources, recipe.users, coded.user_ids, side="user", folder=folder),
@@ -71,8 +83,8 @@ def prepare(options: PrepareOptions) -> Path:
             "seed": options.seed,
             "split": facts,
             "counts": {
-                "rows_read": num_rows,
-                "rows_after": coded.rows_after,
+                "rows_read": log.num_read() if dropped else num_usable,
+                "rows_after": dropped | coded.rows_after,
                 **_count_splits(folder),
                 "items_without_features": described["items"][1],
                 "users_without_features": described["users"][1],
@@ -86,7 +98,7 @@ def prepare(options: PrepareOptions) -> Path:
 
 
 def _write_splits(
-    coded: CodedLog, *, recipe: Recipe, time_unit: str | None, options: PrepareOptions, folder: Path
+    coded: CodedLog, *, recipe: Recipe, time_unit: str | None, options: PrepareOptions, folder: Path, progress: Tell
 ) -> dict[str, Any]:
     """Split chunk by chunk, then stream each split into its file; return what the protocol found out."""
     log_facts = split.LogFacts(
@@ -96,7 +108,8 @@ def _write_splits(
         max_rows=options.max_rows_in_memory,
     )
     planned = split.plan(recipe.protocol, log_facts, seed=options.seed)
-    for path in coded.chunks:
+    for number, path in enumerate(coded.chunks):
+        progress("split", number / len(coded.chunks))
         frame = pl.read_parquet(path)
         chunk = split.Chunk(
             user=frame["user"].to_numpy().astype(np.int64),

@@ -69,6 +69,8 @@ class LogRecipe:
     a time column it says that the rows of the log are in order."""
     rating: str | None = None
     """The column that ``filters.min_rating`` looks at."""
+    drop_unusable: bool = False
+    """Drop rows in which one of these columns has no usable value, instead of refusing the log; they are counted."""
 
     @property
     def ordered(self) -> bool:
@@ -180,6 +182,8 @@ class Recipe:
     """What the data is, where it comes from, and what counts as an interaction."""
     licence: str = ""
     """The data's own terms, in a sentence."""
+    folder: str | None = None
+    """The folder of the files, absolute or relative to the recipe's own file; ``--source`` names another one."""
     distribution: str | None = None
     """An installed PyPI distribution that holds the files; without one they are looked for in the source folder."""
     missing: str = ""
@@ -234,10 +238,7 @@ class Recipe:
             ConfigError: a key is missing, unknown (the nearest known one is named), of the wrong type, or two
                 settings contradict each other.
         """
-        try:
-            return from_mapping(cls, content, where=where)
-        except ConfigError as error:
-            raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
+        return from_mapping(cls, content, where=where)
 
 
 def load_recipe(name: str) -> Recipe:

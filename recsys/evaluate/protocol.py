@@ -8,7 +8,7 @@ Shapes: ``Q`` queries, ``N`` items, ``D`` the full width, ``U`` a query's size, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,9 +80,17 @@ def evaluate_vectors(
 
 
 def rank_at_widths(
-    queries: Queries, user_QU: Array, item_ND: Array, widths: WidthLadder, *, k: int
+    queries: Queries,
+    user_QU: Array,
+    item_ND: Array,
+    widths: WidthLadder,
+    *,
+    k: int,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> dict[int, Int64[np.ndarray, "queries places"]]:
     """Return each query's exact ``k`` best item rows at every width, narrowest first; seen items left out as asked.
+
+    ``progress`` is called with the share that is done, 0 to 1.
 
     Raises:
         DataError: the vectors are not one per query.
@@ -92,7 +100,8 @@ def rank_at_widths(
         raise DataError(f"user vectors: got {len(user_QU)}, expected one per query ({len(queries)})")
     masked = queries.history if queries.mask_seen else None
     ranked = {}
-    for width in widths:
+    for place, width in enumerate(widths):
+        progress(place / len(widths))
         query_Qw, item_Nw = query_at(user_QU, width, widths), truncate(item_ND, width, widths)
         ranked[width] = exact_top_k(query_Qw, item_Nw, k=k, masked=masked)[1]
     return ranked
@@ -121,7 +130,12 @@ def measure_widths(
 
 
 def evaluate_baselines(
-    dataset: Dataset, split: str, *, ks: Sequence[int] = CUTOFFS, recent_days: int = 7
+    dataset: Dataset,
+    split: str,
+    *,
+    ks: Sequence[int] = CUTOFFS,
+    recent_days: int = 7,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> list[Quality]:
     """Fit the baselines on the train split and measure them on the queries of ``validation`` or ``test``.
 
@@ -130,10 +144,12 @@ def evaluate_baselines(
     """
     _check_cutoffs(ks)
     queries = dataset.queries(split)
-    return [
-        measure(rank(baseline, queries, k=max(ks)), queries, name=baseline.name, num_items=len(dataset.items), ks=ks)
-        for baseline in fit_baselines(dataset, recent_days=recent_days)
-    ]
+    found: list[Quality] = []
+    for baseline in (baselines := fit_baselines(dataset, recent_days=recent_days)):
+        progress(len(found) / len(baselines))
+        ranked_QK = rank(baseline, queries, k=max(ks))
+        found.append(measure(ranked_QK, queries, name=baseline.name, num_items=len(dataset.items), ks=ks))
+    return found
 
 
 def measure(

@@ -16,6 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from recsys import artifact
 from recsys.evaluate.metrics import Estimate, estimate
 from recsys.evaluate.protocol import Quality
 
@@ -134,8 +135,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write `to_json` to a file, creating its folder where there is none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+        artifact.write_whole(path, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def _row(quality: Quality) -> dict[str, Any]:

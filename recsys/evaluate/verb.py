@@ -15,6 +15,7 @@ from recsys.evaluate.report import Report
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import load_towers_and_dataset
 from recsys.model.exported import ExportedTowers
+from recsys.progress import Tell, tell_nobody
 
 Split = Literal["validation", "test"]
 
@@ -60,19 +61,23 @@ class Evaluation:
     ranked: dict[int, np.ndarray]
 
 
-def evaluate(options: EvaluateOptions) -> Report:
+def evaluate(options: EvaluateOptions, *, progress: Tell = tell_nobody) -> Report:
     """Measure the run and write the numbers.
 
     Raises:
         ArtifactError: as `assess`.
         ConfigError: as `assess`.
     """
-    report = assess(options.run, options.dataset, split=options.split, recent_days=options.recent_days).report
+    report = assess(
+        options.run, options.dataset, split=options.split, recent_days=options.recent_days, progress=progress
+    ).report
     report.write(options.out or options.run / f"evaluation-{options.split}.json")
     return report
 
 
-def assess(run: Path, folder: Path, *, split: Split = "test", recent_days: int = 7) -> Evaluation:
+def assess(
+    run: Path, folder: Path, *, split: Split = "test", recent_days: int = 7, progress: Tell = tell_nobody
+) -> Evaluation:
     """Rank the whole catalogue exactly for every user of the split, at every width and by every baseline.
 
     Args:
@@ -80,6 +85,7 @@ def assess(run: Path, folder: Path, *, split: Split = "test", recent_days: int =
         folder: the dataset that it was trained on.
         split: whose targets are to be found.
         recent_days: window of the recent-popularity baseline.
+        progress: told of each stage.
 
     Raises:
         ArtifactError: the run or the dataset is missing or damaged, or the towers were trained on another dataset.
@@ -88,17 +94,29 @@ def assess(run: Path, folder: Path, *, split: Split = "test", recent_days: int =
     towers, dataset, manifest = load_towers_and_dataset(run, folder)
     if split == "validation" and manifest["config"].get("include_validation"):
         raise ConfigError(f"split: got 'validation', but {run} was trained on it; expected 'test'")
+    progress("encode users and items", 0.0)
     queries = dataset.queries(split)
     user_QU = query_vectors(towers, queries, dataset.feature_lists("user"))
     item_ND = item_vectors(towers, dataset.feature_lists("item"))
-    ranked = rank_at_widths(queries, user_QU, item_ND, towers.widths, k=max(CUTOFFS))
+    progress("rank at each width", 0.0)
+    ranked = rank_at_widths(
+        queries,
+        user_QU,
+        item_ND,
+        towers.widths,
+        k=max(CUTOFFS),
+        progress=lambda share: progress("rank at each width", share),
+    )
+    baselines = evaluate_baselines(
+        dataset, split, recent_days=recent_days, progress=lambda share: progress("baselines", share)
+    )
     report = Report(
         dataset=dataset.name,
         split=split,
         mask_seen=dataset.mask_seen,
         num_items=len(dataset.items),
         widths=list(measure_widths(ranked, queries, num_items=len(item_ND)).values()),
-        baselines=evaluate_baselines(dataset, split, recent_days=recent_days),
+        baselines=baselines,
         about={
             "run": str(run),
             "towers_fingerprint": manifest["fingerprint"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,30 @@ class Ladder:
         ]
         return min(rung.overlap_at(k), max([share * rung.overlap_at(k), *searched]))
 
+    def best_of_width(self, width: int, *, k: int) -> Rung:
+        """Return the rung of a measured width with the best overlap at k, the cheapest of several equally good ones."""
+        return best_at([rung for rung in self.rungs if rung.width == width], k=k)
+
+    def best_step(self, *, k: int) -> Rung:
+        """Return the step with the best overlap at k."""
+        return best_at(self.steps, k=k)
+
+    def cheapest_reaching(self, min_overlap: float, *, k: int) -> Rung | None:
+        """Return the fastest rung whose overlap at k is at least ``min_overlap``; None where no rung's is."""
+        reaching = [rung for rung in self.rungs if rung.overlap_at(k) >= min_overlap]
+        return min(reaching, key=lambda rung: rung.latency_p99_ms, default=None)
+
+    def closest(self, *, k: int) -> Rung:
+        """Return the rung with the best overlap at k of all."""
+        return best_at(self.rungs, k=k)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; fields that say nothing (an effort of another engine, say) are left out."""
+        return {"measured": self.measured, "rungs": [{"name": rung.name, **brief(rung)} for rung in self.rungs]}
+
     def save(self, path: Path) -> None:
-        """Write JSON; fields that say nothing (an effort of another engine, say) are left out."""
-        content = {"measured": self.measured, "rungs": [{"name": rung.name, **brief(rung)} for rung in self.rungs]}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        """Write `to_json`."""
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Ladder:
@@ -115,6 +135,11 @@ class Ladder:
             return cls(rungs=tuple(rungs), measured=content["measured"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: not a ladder: {error!r}") from error
+
+
+def best_at(rungs: Iterable[Rung], *, k: int) -> Rung:
+    """Return the rung with the best overlap at k, the fastest of several equally good ones."""
+    return max(rungs, key=lambda rung: (rung.overlap_at(k), -rung.latency_p99_ms))
 
 
 def climbable(rungs: Sequence[Rung]) -> list[bool]:

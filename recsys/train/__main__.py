@@ -3,7 +3,7 @@
 import sys
 
 from recsys.command import execute
-from recsys.train.trainer import TRAIN_DEFAULTS, train
+from recsys.train.verb import load
 
 if __name__ == "__main__":
-    execute("recsys.train", "Train the towers in this process.", TRAIN_DEFAULTS, train, sys.argv[1:])
+    execute("recsys.train", "Train the towers in this process.", load, sys.argv[1:])

@@ -15,7 +15,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from recsys import artifact
-from recsys.errors import TrainingError
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.train.process import Process
@@ -49,15 +48,14 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
 def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
     """Load the newest checkpoint into a freshly sharded model, in place, and return where it stood.
 
+    Where there is none, that is at the start.
+
     Written by any number of processes; with another number than then, random states start afresh from the seed, and
     queues of negatives empty.
-
-    Raises:
-        TrainingError: there is none.
     """
     complete = complete_checkpoints(run)
     if not complete:
-        raise TrainingError(f"{run}: got no checkpoint to resume from; start without --resume")
+        return Progress()
     sharded.dense_optimizer.init_state()
     state = sharded.tensors()
     rank_states = _rank_states(sharded, process)

@@ -38,6 +38,14 @@ class Process:
         dist.broadcast(tensor, src=0)
         return float(tensor.item())
 
+    def any(self, holds: bool) -> bool:
+        """Return whether something holds on any rank; every rank must ask."""
+        if self.world_size == 1:
+            return holds
+        tensor = torch.tensor([float(holds)], device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return bool(tensor.item())
+
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Process]:

@@ -6,16 +6,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-class _Rate(ProgressColumn):
-    """Examples per second, over the last steps."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} examples/s" if speed else "")
+from recsys.progress import Rate
 
 
 class Reporter:
@@ -29,10 +22,10 @@ class Reporter:
     def __init__(self, *, enabled: bool, total_epochs: int) -> None:
         self._console = Console(quiet=not enabled, stderr=True, highlight=False)
         self._total_epochs = total_epochs
-        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), Rate(), TimeRemainingColumn())
         live = enabled and self._console.is_terminal
         self._bar = Progress(*columns, console=self._console, transient=True, disable=not live)
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=None, unit="examples")
 
     def __enter__(self) -> Self:
         self._bar.start()

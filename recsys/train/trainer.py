@@ -18,7 +18,7 @@ from recsys.config import TrainConfig
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
-from recsys.errors import ArtifactError, ConfigError, DataError, TrainingError
+from recsys.errors import ArtifactError, ConfigError, DataError, Interrupted, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
@@ -28,6 +28,7 @@ from recsys.model.losses.samples import Samples, samples_of
 from recsys.model.two_tower import Batch, make_batch
 from recsys.settings import to_mapping
 from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
+from recsys.train.interrupt import Interrupt
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
@@ -53,7 +54,7 @@ class TrainOptions:
     out: Path
     """Run folder to write."""
     resume: bool = False
-    """Go on from the newest checkpoint in the run folder."""
+    """Go on from the newest checkpoint in the run folder, or from the start where there is none yet."""
     checkpoint_every: int | None = None
     """Write a checkpoint after this many steps, beside the one after each epoch."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -63,6 +64,9 @@ class TrainOptions:
         if self.checkpoint_every is not None and self.checkpoint_every <= 0:
             raise ConfigError(f"checkpoint_every: got {self.checkpoint_every}, expected above 0")
 
+
+RESUME = "--resume"
+"""The option that goes on with a run."""
 
 _REQUIRED: Any = tyro.MISSING
 TRAIN_DEFAULTS = TrainOptions(dataset=_REQUIRED, out=_REQUIRED)
@@ -80,6 +84,7 @@ def train(options: TrainOptions) -> Path:
         ConfigError: a setting is out of range, or CUDA was asked for where there is none.
         TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not
             finite.
+        Interrupted: Ctrl-C (SIGINT) came; after a checkpoint, from which ``resume`` goes on to the same losses.
     """
     dataset = Dataset(options.dataset)
     with silenced(), joined(options.config.device) as process:
@@ -120,21 +125,25 @@ class Trainer:
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
         self.sharded = shard(self.layout, self.config, process)
-        self.progress = Progress()
-        if options.resume:
-            self.progress = load_checkpoint(self.run_folder, self.sharded, process)
+        self.progress = load_checkpoint(self.run_folder, self.sharded, process) if options.resume else Progress()
 
     def run(self) -> None:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
         tensorboard = SummaryWriter(str(self.run_folder / "tensorboard")) if self.process.is_first else None
-        with Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs) as reporter:
-            while self.progress.epoch < self.config.epochs and self.progress.stale_epochs < self.config.patience:
-                record = self._finish_epoch(self._train_epoch(reporter))
+        reporter = Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs)
+        with reporter, Interrupt(self.process) as interrupt:
+            while self._goes_on():
+                record = self._finish_epoch(self._train_epoch(reporter, interrupt))
                 reporter.epoch(record, is_best=self.progress.stale_epochs == 0)
                 if tensorboard is not None:
                     _write_scalars(tensorboard, record, self.progress.total_steps)
+                if interrupt.requested() and self._goes_on():
+                    raise Interrupted(go_on=RESUME)
         if tensorboard is not None:
             tensorboard.close()
+
+    def _goes_on(self) -> bool:
+        return self.progress.epoch < self.config.epochs and self.progress.stale_epochs < self.config.patience
 
     def batches(self) -> Iterator[Examples]:
         """Yield what is left of this process's batches of the pass that is under way."""
@@ -147,7 +156,7 @@ class Trainer:
             skip=self.progress.step,
         )
 
-    def _train_epoch(self, reporter: Reporter) -> dict[str, Any]:
+    def _train_epoch(self, reporter: Reporter, interrupt: Interrupt) -> dict[str, Any]:
         progress, config = self.progress, self.config
         batches = self.batches()
         self.sharded.model.train()
@@ -168,9 +177,12 @@ class Trainer:
             progress.total_steps += 1
             reporter.step(per_step)
             seen += len(examples.item) * self.process.world_size
-            every = self.options.checkpoint_every
-            if every is not None and progress.total_steps % every == 0 and progress.step < self.steps_per_epoch:
+            every, stop = self.options.checkpoint_every, interrupt.requested()
+            is_due = stop or (every is not None and progress.total_steps % every == 0)
+            if is_due and progress.step < self.steps_per_epoch:
                 save_checkpoint(self.run_folder, self.sharded, progress, self.process)
+                if stop:
+                    raise Interrupted(go_on=RESUME)
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
@@ -286,13 +298,13 @@ class Trainer:
         is_taken = bool(self.process.broadcast(float(path.exists())))
         if not self.options.resume:
             if is_taken:
-                raise ArtifactError(f"{self.run_folder}: already holds a run; pass --resume to go on, or another --out")
+                raise ArtifactError(f"{self.run_folder}: already holds a run; pass {RESUME} to go on, or another --out")
             if self.process.is_first:
                 self.run_folder.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(here, indent=2) + "\n")
             return
         if not is_taken:
-            raise TrainingError(f"{self.run_folder}: got no run to resume there; start without --resume")
+            raise TrainingError(f"{self.run_folder}: got no run to resume there; start without {RESUME}")
         before = json.loads(path.read_text())
         # What changes in the course of training, over a share of it, depends on how long it is meant to be.
         is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0

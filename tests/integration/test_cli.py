@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from recsys.cli import VERBS
+from recsys.cli import VERBS, main
+from recsys.command import EXIT_CODES
 from recsys.data.dataset import Dataset
 from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS
 from recsys.index.rungs import Ladder
@@ -30,6 +34,24 @@ def recsys(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[s
     return finished
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a verb in this process, to its end; returns exit code, standard output and standard error."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["recsys", *map(str, words)])
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Everything the verbs write, one after the other, from real MovieLens-100K; trained on a slice of it."""
@@ -40,7 +62,8 @@ def path(tmp_path_factory):
         "train", "--config-file", work / "train.toml", "--dataset", work / "dataset", "--out", work / "run",
         "--model.hidden", "16", "--max-events-per-user", "10", "--device", "cpu",
     )  # fmt: skip
-    recsys("evaluate", "--run", work / "run", "--dataset", work / "dataset")
+    said = recsys("evaluate", "--run", work / "run", "--dataset", work / "dataset", "--json").stdout
+    assert json.loads(said) == json.loads((work / "run" / "evaluation-test.json").read_text())
     recsys(
         "publish", "--run", work / "run", "--dataset", work / "dataset", "--out", work / "bundles",
         "--num-queries", "40", "--repeats", "1",
@@ -106,7 +129,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
     recsys("prepare", "--recipe", "ml-100k", "--protocol", "global-time", "--out", tmp_path / "other")
     both = ["--run", path / "run", "--dataset", tmp_path / "other"]
     for words in (["evaluate", *both], ["publish", *both, "--out", tmp_path / "bundles"]):
-        said = recsys(*words, expect=1).stderr
+        said = recsys(*words, expect=2).stderr
         assert f"recsys {words[0]}: error: dataset: got" in said
         assert "Traceback" not in said
     assert not (tmp_path / "bundles").exists()
@@ -115,52 +138,146 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["prepar"], 2, "unknown verb 'prepar', did you mean prepare? Expected one of prepare, train"),
-        (["prepare", "--recipe", "ml-10m", "--out", "x"], 1, "ml-10m"),
+        (["prepar"], 2, "unknown verb 'prepar', did you mean prepare? Expected one of init, prepare, train"),
+        (["prepare", "--recipe", "ml-10m", "--out", "x"], 2, "ml-10m"),
         (
             ["prepare", "--interactions", "no.csv", "--time-column", "t", "--protocol", "global-time", "--out", "x"],
-            1,
+            2,
             "no.csv",
         ),
-        (["train", "--dataset", "nowhere", "--out", "x"], 1, "nowhere: got no manifest.json there"),
-        (["train", "--config-file", "none.toml", "--dataset", "d", "--out", "x"], 1, "none.toml: no such file"),
-        (["train", "--config-file"], 1, "--config-file: got no file"),
-        (["train", "--dataset", "d", "--out", "x", "--batch-size", "0"], 1, "batch_size: got 0"),
+        (["train", "--dataset", "nowhere", "--out", "x"], 2, "nowhere: got no manifest.json there"),
+        (["train", "--config-file", "none.toml", "--dataset", "d", "--out", "x"], 2, "none.toml: no such file"),
+        (["train", "--config-file"], 2, "--config-file: got no file"),
+        (["train", "--dataset", "d", "--out", "x", "--batch-size", "0"], 2, "batch_size: got 0"),
         (["train", "--dataset", "d", "--out", "x", "--model.widths", "8", "4"], 2, "strictly increasing"),
         (["train", "--dataset", "d", "--out", "x", "--epocs", "3"], 2, "--epochs"),
-        (["evaluate", "--run", "nowhere", "--dataset", "d"], 1, "nowhere: no such run folder"),
-        (["publish", "--run", "nowhere", "--dataset", "d", "--out", "x"], 1, "nowhere: no such run folder"),
-        (["rollback", "--bundles", "nowhere"], 1, "nowhere"),
+        (["publish", "--run", "r", "--dataset", "d", "--out", "x", "--num-querys", "3"], 2, "--num-queries"),
+        (["evaluate", "--run", "nowhere", "--dataset", "d"], 2, "nowhere: no such run folder"),
+        (["publish", "--run", "nowhere", "--dataset", "d", "--out", "x"], 2, "nowhere: no such run folder"),
+        (["rollback", "--bundles", "nowhere"], 2, "nowhere"),
         (["recommend", "--user", "1", "--address", "127.0.0.1:1"], 1, "127.0.0.1:1"),
-        (["recommend", "--user", "1", "--k", "-1"], 1, "k: got -1"),
+        (["recommend", "--user", "1", "--k", "-1"], 2, "k: got -1"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, words, code, message):
+def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, here, words, code, message):
     monkeypatch.chdir(tmp_path)
-    said = recsys(*words, expect=code)
-    assert message in said.stderr + said.stdout
-    assert "Traceback" not in said.stderr
+    ended, out, err = here(*words)
+    assert ended == code
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
-def test_help_lists_the_verbs(words):
-    said = recsys(*words).stdout
+def test_help_lists_the_verbs_and_the_exit_codes(here, words):
+    _, said, _ = here(*words)
     assert all(verb in said for verb in ("prepare", "train", "evaluate", "publish", "recommend", "recsys-serve"))
+    assert all(f"  {code:>3}  {meaning}" in said for code, meaning in EXIT_CODES.items())
+
+
+def test_a_traceback_is_shown_to_those_who_ask_for_it(here):
+    code, _, said = here("evaluate", "--run", "nowhere", "--dataset", "d", "--debug")
+    assert code == 2
+    assert "Traceback (most recent call last)" in said
+    assert "recsys evaluate: error:" in said
+
+
+def test_what_no_user_could_help_is_a_failure_in_a_line(tmp_path, here):
+    (tmp_path / "file").touch()
+    code, _, said = here("prepare", "--recipe", "ml-100k", "--out", tmp_path / "file" / "dataset")
+    assert code == 1
+    assert said.startswith("recsys prepare: failed: [Errno 17] File exists")
+    assert "Traceback" not in said
+
+
+def test_a_pipe_that_closes_early_is_no_news():
+    command = f"{shlex.quote(str(BIN / 'recsys'))} prepare --help | head -1"
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.startswith("usage: recsys prepare")
+    assert not said.stderr
+
+
+def test_any_verb_reads_a_file_that_the_command_line_overrides(tmp_path, here):
+    file, dataset = tmp_path / "prepare.toml", tmp_path / "dataset"
+    file.write_text(f'recipe = "ml-100k"\nprotocol = "global-time"\nout = "{dataset}"\nseed = 3\n')
+    code, out, err = here("prepare", "--config-file", file, "--protocol", "leave-last-out", "--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["dataset"], said["protocol"], said["seed"]) == (str(dataset), "leave-last-out", 3)
+    assert said["counts"]["rows_read"] == 100_000
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "message"),
+    [
+        ("prepare", "receipt = 'ml-100k'", "unknown setting 'receipt'; did you mean 'recipe'?"),
+        ("prepare", "seed = 'one'", "seed: got 'one', expected int"),
+        ("train", "dataset = 'd'\n[model]\nwidth = [4]", "model: unknown setting 'width'; did you mean 'widths'?"),
+        ("train", "epochs = 0", "epochs: got 0, expected above 0"),
+        ("publish", "num_querys = 3", "unknown setting 'num_querys'; did you mean 'num_queries'?"),
+        ("publish", "[space]\nengine = ['ivf']", "space: unknown setting 'engine'; did you mean 'engines'?"),
+        ("rollback", "bundle = 'b'", "unknown setting 'bundle'; did you mean 'bundles'?"),
+    ],
+)
+def test_mistakes_in_a_file_are_named_with_their_place(tmp_path, here, verb, text, message):
+    file = tmp_path / "options.toml"
+    file.write_text(text + "\n")
+    code, out, err = here(verb, "--config-file", file)
+    assert code == 2
+    assert f"recsys {verb}: error: {file}: {message}" in err
+    assert not out
+
+
+def test_ctrl_c_in_training_says_how_to_go_on_and_that_works(simulated, tmp_path, here):
+    words = ["train", "--dataset", simulated, "--out", tmp_path / "run", "--batch-size", "16", "--epochs", "100000"]
+    words += ["--patience", "100000", "--model.hidden", "8", "--model.widths", "4", "8", "--model.embedding-dim", "8"]
+    with subprocess.Popen([BIN / "recsys", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
+        until = time.monotonic() + 200
+        while not list(tmp_path.glob("run/tensorboard/*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        one.send_signal(signal.SIGINT)
+        said = one.communicate(timeout=60)
+    assert one.returncode == 130, said
+    assert not said[0]
+    first, second = said[1].strip().splitlines()[-2:]
+    assert first == "recsys train: interrupted"
+    assert list(tmp_path.glob("run/checkpoints/step-*"))
+    again = shlex.split(second.removeprefix("recsys train: to go on: "))
+    assert again == ["recsys", *map(str, words), "--resume"]
+    code, out, _ = here(*again[1:], "--epochs", "1", "--json")
+    done = json.loads(out)
+    assert code == 0
+    assert done["epochs"] >= 1
+    assert Path(done["towers"]).is_dir()
+
+
+def test_ctrl_c_elsewhere_leaves_nothing_behind(path, tmp_path):
+    words = ["publish", "--run", path / "run", "--dataset", path / "dataset", "--out", tmp_path / "bundles"]
+    with subprocess.Popen([BIN / "recsys", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
+        until = time.monotonic() + 200
+        while not list(tmp_path.glob("bundles/.staging-*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        one.send_signal(signal.SIGINT)
+        said = one.communicate(timeout=60)
+    assert one.returncode == 130, said
+    assert said[1].strip() == "recsys publish: interrupted"
+    assert not list((tmp_path / "bundles").iterdir())
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_help_teaches_by_an_example_whose_options_there_are(name):
-    said = " ".join(recsys(name, "--help").stdout.split())
+def test_help_teaches_by_an_example_whose_options_there_are(here, name):
+    _, out, _ = here(name, "--help")
+    said = " ".join(out.split())
     shown, explained = said.split(f"For example: recsys {name} ")[1].split(" ", 1)
     options = re.findall(r"--[a-z.-]+", VERBS[name].example)
-    assert options[0] == shown
+    assert shown == VERBS[name].example.split()[0]
     assert all(re.search(rf"{option}[ ,|]", explained.replace(VERBS[name].example, "")) for option in options)
 
 
-def test_rollback_makes_the_bundle_before_current_again(tmp_path):
+def test_rollback_makes_the_bundle_before_current_again(tmp_path, here):
     first, second = (small_bundle(tmp_path, num_items=60, seed=seed).name for seed in (1, 2))
-    assert f"{tmp_path / first} is CURRENT again" in recsys("rollback", "--bundles", tmp_path).stdout
+    assert f"{tmp_path / first} is CURRENT again" in here("rollback", "--bundles", tmp_path)[1]
     assert (tmp_path / "CURRENT").read_text().strip() == first
-    recsys("rollback", "--bundles", tmp_path)
+    assert json.loads(here("rollback", "--bundles", tmp_path, "--json")[1]) == {"bundle": str(tmp_path / second)}
     assert (tmp_path / "CURRENT").read_text().strip() == second

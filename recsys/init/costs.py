@@ -1,0 +1,86 @@
+"""How long preparing and training will take and how much memory, before either has run: an estimate, and said to be.
+
+What is measured here and now: one pass over the log, and how fast this machine multiplies matrices. The rest is
+formulae:
+
+* preparing makes five such passes (checks, counts of users and of items, coding, sorting and splitting) and takes
+  0.2 kB for each event that is sorted at a time, 0.2 kB for each user and item, and 0.3 GB for libraries;
+* training does, per example, 6 operations per coordinate of the full width for each of the batch's positives and drawn
+  negatives, and 6 per weight of each tower; it reaches a fifth of the speed of bare products, since it also looks up
+  rows, draws, moves and normalises. It takes 4 bytes per coordinate of each table, a sixty-fourth more for its
+  optimizer, 40 bytes per event, and 1 GB for libraries.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from recsys.config import TrainConfig
+
+_PASSES = 5
+_START_S = 4.0
+_SHARE_OF_PRODUCTS = 0.2
+_MATRIX = 1024
+_LEAST_MEASURED_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Estimates: seconds and bytes."""
+
+    prepare_s: float
+    prepare_bytes: float
+    epoch_s: float
+    max_epochs: int
+    train_bytes: float
+
+
+def estimate_costs(
+    *, num_events: int, num_users: int, num_items: int, num_feature_rows: int, pass_s: float, max_rows: int
+) -> Costs:
+    """Estimate what preparing with its defaults and training with its own will take on this machine.
+
+    Args:
+        num_events: of the log.
+        num_users: who have some.
+        num_items: likewise.
+        num_feature_rows: rows of all features' tables together.
+        pass_s: seconds that one pass over the log takes.
+        max_rows: events that are sorted at a time.
+    """
+    config = TrainConfig()
+    flops = _flops_per_example(config)
+    return Costs(
+        prepare_s=_START_S + _PASSES * pass_s,
+        prepare_bytes=0.3e9 + 200 * min(num_events, max_rows) + 200 * (num_users + num_items),
+        epoch_s=_START_S / config.epochs + num_events * flops / (_SHARE_OF_PRODUCTS * measured_flops_per_s()),
+        max_epochs=config.epochs,
+        train_bytes=1e9
+        + 40 * num_events
+        + (num_items + num_feature_rows) * config.model.embedding_dim * 4 * (1 + 1 / 64),
+    )
+
+
+def measured_flops_per_s() -> float:
+    """Return how many operations per second products of float32 matrices reach here, in a fifth of a second."""
+    one = np.ones((_MATRIX, _MATRIX), dtype=np.float32)
+    one @ one  # the first product starts threads
+    started, rounds = perf_counter(), 0
+    while perf_counter() - started < _LEAST_MEASURED_S:
+        one @ one
+        rounds += 1
+    return 2 * _MATRIX**3 * rounds / (perf_counter() - started)
+
+
+def _flops_per_example(config: TrainConfig) -> float:
+    model, loss = config.model, config.loss
+    samples = config.batch_size + loss.num_uniform_negatives
+    logits = 6 * samples * model.widths[-1]
+    sizes = [model.embedding_dim * len(model.history_windows), *model.hidden, model.widths[-1]]
+    weights = sum(one * other for one, other in itertools.pairwise(sizes))
+    # An item tower for each sample, of which there are so many per example.
+    return logits + 6 * weights * (1 + samples / config.batch_size)

@@ -1,0 +1,31 @@
+"""Training as a command does it: options, and what to say and to return when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recsys.command import Loaded, err
+from recsys.model.best import TOWERS
+from recsys.train.run_folder import read_progress
+from recsys.train.trainer import TRAIN_DEFAULTS, TrainOptions, train
+
+
+def load() -> Loaded:
+    """Return the options with their defaults, and the verb."""
+    return TRAIN_DEFAULTS, run
+
+
+def run(options: TrainOptions) -> dict[str, Any]:
+    """Train, say where the best towers are, and return that with how each epoch went."""
+    folder = train(options)
+    err.print(f"best towers: {folder / TOWERS}", soft_wrap=True)
+    stood = read_progress(folder)
+    assert stood is not None, "a finished run has a checkpoint"
+    return {
+        "run": str(folder),
+        "towers": str(folder / TOWERS),
+        "epochs": stood.epoch,
+        "steps": stood.total_steps,
+        "best": stood.best,
+        "history": stood.history,
+    }
