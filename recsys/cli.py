@@ -208,7 +208,7 @@ def _load_explore() -> Loaded:
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
-        _err.print(f"recsys explore: needs {error.name}: pip install starlette uvicorn", markup=False)
+        _err.print(f"recsys explore: needs {error.name}: pip install 'matryoshka-recsys[explore]'", markup=False)
         raise SystemExit(1) from error
 
     def run(options: ExploreOptions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.errors import RecsysError, RequestError
-from serving.client import Client, ServingError
+from serving.client import Client, ServingError, items_where
 from serving.explorer.compare import Marked, compare
 from serving.explorer.names import BundleNames
 from serving.explorer.traffic import TrafficPage
@@ -146,6 +146,7 @@ def _service(sources: Sources, query: QueryParams) -> dict[str, Any]:  # noqa: A
         "overhead_ms": service.overhead_p99_ms,
         "has_names": sources.names is not None,
         "has_traffic": sources.traffic is not None,
+        "item_features": [{"name": each.name, "values": list(each.values)} for each in service.item_features],
         "rungs": [
             {
                 "name": rung.name,
@@ -197,8 +198,9 @@ def _similar(sources: Sources, query: QueryParams) -> dict[str, Any]:
 
 def _beside_truth(sources: Sources, ask: Callable[..., Answer], query: QueryParams) -> tuple[Answer, dict[str, Any]]:
     """Ask at the budget, then at the full width, of which publishing always keeps a rung that is exact."""
-    answer = ask(**_budget(query))
-    truth = ask(width=sources.client.describe().widths[-1])
+    where = _filter(query)
+    answer = ask(where=where, **_budget(query))
+    truth = ask(where=where, width=sources.client.describe().widths[-1])
     compared = compare([item.item_id for item in answer.items], [item.item_id for item in truth.items])
     return answer, {
         "answer": _listed(answer, compared.answer),
@@ -222,7 +224,9 @@ def _listed(answer: pb.RecommendResponse | pb.SimilarItemsResponse, marked: Iter
         "rerank_depth": report.rerank_depth,
         "expected_overlap": report.expected_overlap,
         "num_scored": report.num_scored,
+        "num_unknown_filter_values": report.num_unknown_filter_values,
         "bundle_version": report.bundle_version,
+        "predicted_ms": report.predicted_ms,
         "degraded": [
             pb.DegradedReason.Name(reason).removeprefix("DEGRADED_REASON_").lower()
             for reason in report.degraded_reasons
@@ -239,6 +243,19 @@ def _listed(answer: pb.RecommendResponse | pb.SimilarItemsResponse, marked: Iter
 
 def _traffic(sources: Sources, query: QueryParams) -> dict[str, Any] | None:  # noqa: ARG001
     return None if sources.traffic is None else asdict(sources.traffic.read())
+
+
+def _filter(query: QueryParams) -> pb.Filter | None:
+    """Read which items may come back: any number of ``feature`` and ``value``, which belong together in pairs."""
+    names, values = query.getlist("feature"), query.getlist("value")
+    if len(names) != len(values):
+        raise RequestError(
+            "feature, value", f"got {len(names)} and {len(values)}, expected as many of one as of the other"
+        )
+    include: dict[str, list[str]] = {}
+    for name, value in zip(names, values, strict=True):
+        include.setdefault(name, []).append(value)
+    return items_where(include=include) if include else None
 
 
 def _budget(query: QueryParams) -> dict[str, float | int]:

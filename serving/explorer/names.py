@@ -49,16 +49,23 @@ class Names:
     def search_items(self, text: str) -> list[dict[str, Any]]:
         """Return items whose title has words that begin like each word of ``text``, or whose id is ``text``.
 
-        That id comes first, then titles that start with the text, then what most users chose.
+        That id comes first, then titles with these very words, then those that start with the text, then what most
+        users chose.
         """
         wanted = pl.select(pl.lit(text).alias("text")).select(_searched("text")).item().strip()
-        found = is_it = pl.col("id") == text.strip()
-        if wanted:
-            found |= pl.all_horizontal(
-                pl.col("searched").str.contains(f" {word}", literal=True) for word in wanted.split()
-            )
-        starts = pl.col("searched").str.starts_with(f" {wanted}")
-        best = self.items.filter(found).sort(is_it, starts, "num_users", "row", descending=[True, True, True, False])
+        searched, is_it = pl.col("searched"), pl.col("id") == text.strip()
+        begun = [searched.str.contains(f" {word}", literal=True) for word in wanted.split()]
+        whole = [(searched + " ").str.contains(f" {word} ", literal=True) for word in wanted.split()]
+        found = self.items.filter(is_it | pl.all_horizontal(begun)) if begun else self.items.filter(is_it)
+        these_words = pl.all_horizontal(searched.is_not_null(), *whole)
+        order = [
+            is_it,
+            these_words,
+            searched.str.starts_with(f" {wanted}"),
+            pl.col("num_users"),
+            -pl.col("row").cast(pl.Int64),
+        ]
+        best = found.sort(order, descending=True)
         return best.head(_NUM_FOUND).select(item_id="id", title="title", num_users="num_users").to_dicts()
 
     def search_users(self, text: str) -> list[dict[str, Any]]:

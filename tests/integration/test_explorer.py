@@ -14,15 +14,13 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-from ladders import with_three_steps
+from ladders import serve_three_steps
 
 from recsys.errors import ArtifactError, ConfigError
-from serving.calibration import Calibration
 from serving.client import Client
 from serving.explorer.app import STATIC, Sources, make_app
 from serving.explorer.names import BundleNames
 from serving.explorer.verb import ExploreOptions, explore, listening, sources_of
-from serving.latency import LatencyModel
 from serving.server import Server
 from serving.settings import ServerSettings
 
@@ -33,10 +31,7 @@ HOSTS = ("127.0.0.1", "localhost")
 @pytest.fixture(scope="module")
 def server(bundles):
     with Server(ServerSettings(bundles=bundles, port=0, workers=2)) as running:
-        engine = running.live.engine
-        ladder = with_three_steps(engine.bundle).ladder
-        # On a clock that stands still nothing is learned, so that what the steps claim to take stays what is expected.
-        engine.latency, engine.calibration = LatencyModel(ladder, clock=lambda: 0.0), Calibration(ladder)
+        serve_three_steps(running.live.engine)
         yield running
 
 
@@ -100,6 +95,18 @@ class TestAnswers:
     def test_a_time_too_short_is_told(self, page):
         assert get(page, "recommend", id="u3", k=5, budget_ms=0.001)["answer"]["degraded"] == ["time_too_short"]
 
+    def test_both_answers_pass_the_filter(self, page):
+        told = get(page, "recommend", id="u3", k=5, width=8, feature=["genre", "genre"], value=["western", "drama"])
+        titles = [item["title"] for name in ("answer", "truth") for item in told[name]["items"]]
+        assert len(titles) == 10
+        assert all(title.startswith(("A western", "A drama")) for title in titles)
+        assert "western" in next(
+            each["values"] for each in get(page, "service")["item_features"] if each["name"] == "genre"
+        )
+        told = get(page, "similar", item="i3", k=5, width=8, feature="genre", value="unheard of")
+        assert (told["answer"]["items"], told["overlap"]) == ([], None)
+        assert told["answer"]["num_unknown_filter_values"] == 1
+
     def test_similar_items_stand_beside_those_of_the_full_width(self, page, client):
         told = get(page, "similar", item="i5", k=8, width=4)
         truth = client.similar_items("i5", k=8, width=16)
@@ -125,6 +132,8 @@ class TestErrors:
             ({"id": "u3", "budget_ms": "nan"}, "budget.time_ms"),
             ({"id": "u3", "budget_ms": 5, "width": 4}, "budget"),
             ({"id": ""}, "user.id"),
+            ({"id": "u3", "feature": "colour", "value": "red"}, "filter.include['colour']"),
+            ({"id": "u3", "feature": "genre"}, "feature, value"),
         ],
     )
     def test_what_cannot_be_asked_names_the_field(self, page, query, field):

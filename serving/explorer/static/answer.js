@@ -6,6 +6,8 @@ import { rankOf } from "./ladder.js";
 const STAGES = [["queue", "queue"], ["encode", "encode the user"], ["scan", "scan"], ["rerank", "rerank"], ["rest", "the rest"]];
 const REASONS = {
   time_too_short: "Not even the cheapest rung fits the time that is left, so the cheapest one answered; it may be late.",
+  cut_short: "The time was up before the search had ended: this is the best of what was searched until then.",
+  overloaded: "The server is busy, so a cheaper rung answered than there was time for.",
   overlap_out_of_reach: "No rung reaches that overlap, so the best one answered.",
 };
 
@@ -26,6 +28,7 @@ export function drawVerdict(section, service, { answer, truth, overlap, num_kept
   const notes = answer.degraded.map((reason) => REASONS[reason] ?? reason.replaceAll("_", " "));
   if (cold) notes.push("Nothing is known of their past, so this is the answer for a first visit.");
   if (num_unknown) notes.push(`${count(num_unknown)} of the history's items are not in this bundle and were ignored.`);
+  if (answer.num_unknown_filter_values) notes.push("Some of the values asked for are those of no item.");
   if (answer.num_scored) notes.push(`${count(answer.num_scored)} items were scored one by one at the full width: this answer is exact, whatever the rung.`);
   if (truth.expected_overlap < 1) notes.push(`The full width's best rung is not exact here: overlap ${share(truth.expected_overlap)} is expected of it.`);
   section.replaceChildren(el("div", { class: "tiles" }, tiles), ...notes.map((note) => el("p", { class: "notice" }, note)));
@@ -66,7 +69,7 @@ function list(kind, name, how, { items }, onItem) {
       : item.place === item.other_place ? "kept" : `${kind === "answer" ? "was" : "now"} ${item.other_place}`;
     return el("li", { class: item.mark, "data-item": item.item_id },
       el("span", { class: "place" }, String(item.place)),
-      el("button", { type: "button", class: "item", "aria-haspopup": "dialog", onclick: () => onItem(item) }, item.title),
+      el("button", { type: "button", class: "item", "aria-haspopup": "dialog", title: item.title, onclick: () => onItem(item) }, item.title),
       el("span", { class: "mark" }, el("span", { class: "hidden" }, `${item.mark}, `), said));
   });
   const other = kind === "answer" ? "gained" : "lost";
@@ -92,7 +95,8 @@ export function drawStages(parent, { answer, truth }, budget_ms) {
   parent.replaceChildren(...bars,
     el("table", { class: "stage-table" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Stage"), el("th", { scope: "col" }, "this budget"), el("th", { scope: "col" }, "full width"))),
-      el("tbody", {}, rowsOf)));
+      el("tbody", {}, rowsOf)),
+    el("p", { class: "quiet" }, `When it chose the rung, the server expected to be done within ${ms(answer.predicted_ms)}.`));
 }
 
 function stagesOf({ queue_ms, encode_ms, scan_ms, rerank_ms, total_ms }) {

@@ -92,7 +92,8 @@ function legend(service) {
     el("span", { class: "legend" }, "Width",
       service.widths.map((width) => el("span", { class: "swatch", "--rank": rankOf(service, width) }, count(width)))),
     el("span", { class: "legend" }, el("span", { class: "sign chosen-sign" }), "chosen"),
-    el("span", { class: "legend" }, el("span", { class: "sign off-sign" }), "only when asked for by width or overlap"));
+    el("span", { class: "legend" }, el("span", { class: "sign off-sign" }), "only when asked for by width or overlap"),
+    el("span", {}, "As measured when it was published; the server goes by what it measures now."));
 }
 
 function table(service, rungs, k, chosen) {

@@ -8,10 +8,11 @@ import { drawLadder, overlapAt } from "./ladder.js";
 import { watchTraffic } from "./traffic.js";
 
 const STEPS = 100;
+const NUM_VALUES = 50;
 const KS = [5, 10, 20, 50, 100];
 const RETRY_MS = 3000;
 
-const state = { id: "", items: [], who: "user", kind: "budget_ms", amounts: {}, k: 10 };
+const state = { id: "", items: [], who: "user", kind: "budget_ms", amounts: {}, k: 10, only: [] };
 let service;
 let retry;
 const recommend = latest("recommend");
@@ -27,7 +28,7 @@ const KINDS = {
     // The slider goes evenly over the chart: what is left for the search, on top of what a call takes anyway.
     ends: () => {
       const times = service.rungs.map((rung) => rung.p99_ms);
-      return [Math.min(...times) / 2, 2 * Math.max(...times)];
+      return [Math.min(...times) / 2, 2 * Math.max(...times, service.search_ms)];
     },
     at: (part, [low, high]) => +(service.base_ms + low * (high / low) ** part).toPrecision(3),
     part: (amount, [low, high]) => Math.log(Math.max(low, amount - service.base_ms) / low) / Math.log(high / low),
@@ -72,6 +73,43 @@ function sayAmount() {
 
 const budget = () => ({ [state.kind]: state.amounts[state.kind] });
 
+// --- Which items may come back.
+
+const only = () => ({ feature: state.only.map((each) => each.feature), value: state.only.map((each) => each.value) });
+
+function findValues(text) {
+  const wanted = text.trim().toLowerCase();
+  const found = [];
+  for (const { name, values } of service.item_features) {
+    for (const value of values) {
+      if (value.toLowerCase().includes(wanted)) found.push({ id: value, feature: name, value });
+      if (found.length === NUM_VALUES) return found;
+    }
+  }
+  return found;
+}
+
+function chooseValue({ feature, value }) {
+  if (feature === undefined || state.only.some((each) => each.feature === feature && each.value === value)) return;
+  state.only.push({ feature, value });
+  showOnly();
+  update();
+}
+
+function showOnly() {
+  byId("only-field").hidden = service.item_features.length === 0;
+  byId("only-chosen").replaceChildren(...state.only.map(({ feature, value }, place) =>
+    el("li", {}, el("span", {}, `${feature}: ${value}`), removal(`${feature}: ${value}`, () => {
+      state.only.splice(place, 1);
+      showOnly();
+      byId("only").focus();
+      update();
+    }))));
+}
+
+const removal = (name, onclick) =>
+  el("button", { type: "button", class: "remove", "aria-label": `Remove ${name}`, onclick }, "×");
+
 // --- The answer.
 
 async function update() {
@@ -81,7 +119,7 @@ async function update() {
   const main = byId("main");
   main.setAttribute("aria-busy", "true");
   try {
-    const content = await recommend({ ...who, k: state.k, ...budget() });
+    const content = await recommend({ ...who, k: state.k, ...only(), ...budget() });
     if (content === null) return; // a newer question is on its way
     if (content.answer.bundle_version !== service.bundle_version) await describe();
     draw(content);
@@ -142,12 +180,12 @@ async function showPast() {
 function showHistory() {
   byId("history").replaceChildren(...state.items.map((item, place) =>
     el("li", {}, el("button", { type: "button", onclick: () => openSimilar(item) }, item.title),
-      el("button", { type: "button", class: "remove", "aria-label": `Remove ${item.title}`, onclick: () => {
+      removal(item.title, () => {
         state.items.splice(place, 1);
         showHistory();
         byId("title").focus();
         update();
-      } }, "×"))));
+      }))));
   byId("no-history").hidden = state.items.length > 0;
 }
 
@@ -176,7 +214,7 @@ async function openSimilar(item) {
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   try {
-    const content = await similar({ item: item.item_id, k: state.k, ...budget() });
+    const content = await similar({ item: item.item_id, k: state.k, ...only(), ...budget() });
     if (content === null) return;
     const { answer, num_kept, truth } = content;
     byId("similar-said").textContent = `${num_kept} of ${truth.items.length} kept at width ${count(answer.width)} by ${answer.rung}.`;
@@ -192,6 +230,10 @@ function keepInAddress() {
   const words = new URLSearchParams();
   if (state.who === "user") words.set("id", state.id);
   else for (const item of state.items) words.append("item", item.item_id);
+  for (const { feature, value } of state.only) {
+    words.append("feature", feature);
+    words.append("value", value);
+  }
   words.set("k", state.k);
   words.set(state.kind, state.amounts[state.kind]);
   history.replaceState(null, "", `?${words}`);
@@ -207,6 +249,8 @@ async function readAddress() {
       state.amounts[kind] = kind === "width" && !service.widths.includes(amount) ? service.widths[0] : amount;
     }
   }
+  const values = words.getAll("value");
+  state.only = words.getAll("feature").map((feature, place) => ({ feature, value: values[place] ?? "" }));
   if (words.has("item")) state.who = "new";
   state.items = await Promise.all(words.getAll("item").map(async (item_id) => {
     const found = await ask("items", { text: item_id });
@@ -221,14 +265,14 @@ async function describe() {
   byId("service").textContent = `${service.address} serves ${count(service.num_items)} items to ${count(service.num_users)} users, at widths ${service.widths.map(count).join(", ")} · bundle ${service.bundle_version}`;
 }
 
-// What a call takes before and after its search, in a calm moment: the first calls of a connection are slower.
+// What a call takes around its search in a calm moment (the first calls of a connection are slower), and what the server
+// expects the best rung's search to take now.
 async function measureBase() {
-  const spent = [];
-  for (let call = 0; call < 3; call++) {
-    const { timings } = (await ask("recommend", { k: state.k })).answer;
-    spent.push(timings.queue_ms + timings.encode_ms);
-  }
-  service.base_ms = service.overhead_ms + Math.min(...spent);
+  const answers = [];
+  for (let call = 0; call < 3; call++) answers.push((await ask("recommend", { k: state.k })).answer);
+  const before = ({ timings }) => timings.queue_ms + timings.encode_ms;
+  service.base_ms = service.overhead_ms + Math.min(...answers.map(before));
+  service.search_ms = Math.max(...answers.map((answer) => answer.predicted_ms - before(answer) - service.overhead_ms));
 }
 
 function listen() {
@@ -243,6 +287,13 @@ function listen() {
     find: (text) => (text.trim() ? findItems({ text }) : []),
     show: (item) => [el("span", {}, item.title), el("small", {}, `${count(item.num_users)} users`)],
     choose: (item) => addItem({ item_id: item.item_id ?? item.id, title: item.title }),
+    clear: true,
+  });
+  combobox(byId("only"), {
+    placeholder: service.item_features.map((each) => each.name.replaceAll("_", " ")).join(", "),
+    find: findValues,
+    show: ({ feature, value }) => [el("span", {}, value), el("small", {}, feature)],
+    choose: chooseValue,
     clear: true,
   });
   for (const radio of document.getElementsByName("who")) radio.addEventListener("change", () => setWho(radio.value));
@@ -280,6 +331,7 @@ async function start() {
   listen();
   showBudget();
   showHistory();
+  showOnly();
   setWho(state.who);
   if (service.has_traffic) watchTraffic(service);
   await showPast();

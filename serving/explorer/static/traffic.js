@@ -28,7 +28,7 @@ function draw(service, { window_s, calls_per_s, widths, p50_ms, p99_ms, in_time_
   const failed = rate(codes.filter((code) => code !== "OK"));
   const figures = [
     ["answers", `${rate(codes.filter((code) => code === "OK")).toFixed(1)} / s`],
-    ["refused or failed", `${failed.toFixed(1)} / s`],
+    ["failed", `${failed.toFixed(1)} / s`],
     ["p50", p50_ms === null ? "–" : ms(p50_ms)],
     ["p99", p99_ms === null ? "–" : ms(p99_ms)],
     ["in time", in_time_share === null ? "–" : `${Math.round(100 * in_time_share)}%`],

@@ -29,6 +29,10 @@ def test_an_id_comes_first(names):
     assert [item["item_id"] for item in names.search_items("i7")] == ["i7"]
 
 
+def test_whole_words_come_before_words_that_only_begin_so(names):
+    assert titles(names.search_items("called 7"))[0].endswith(" called 7")
+
+
 def test_what_many_chose_comes_before_what_few_did(names, bundles):
     _, users = read_names(open_current(bundles).path)
     counts = dict(users.select(row=pl.col("seen").list.explode())["row"].value_counts().iter_rows())
