@@ -1,7 +1,7 @@
 """FAISS's files: written and mapped, and what was read compared with what was expected.
 
 FAISS files carry no checksum and a damaged one can corrupt memory, so callers compare checksums first. Here the
-sizes that a file may claim are bounded by the file's own length.
+sizes that a file may claim are bounded by the file's own length, and by what FAISS computes of it on reading.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from recsys.errors import ArtifactError
 from recsys.widths import WidthLadder, truncate
 
 _LIMITS = threading.Lock()
+_COMPUTED_BYTES = 64 * 2**20
+"""A product quantiser's table of cells and codes, which no file holds, counts against the limit too: 32 cells of 128
+coordinates make a table larger than a small catalogue's file. It is 32 MiB for 4,096 cells of 256 coordinates."""
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -39,11 +42,11 @@ def read_index(path: Path) -> Any:
 
 @contextmanager
 def _limits(size_bytes: int) -> Iterator[None]:
-    """Refuse any array or count in the file that is larger than the file; FAISS keeps these limits per process."""
+    """Refuse counts larger than the file, and arrays much larger than it; FAISS keeps these limits per process."""
     with _LIMITS:
         loops, vector_bytes = faiss.get_deserialization_loop_limit(), faiss.get_deserialization_vector_byte_limit()
         faiss.set_deserialization_loop_limit(size_bytes)
-        faiss.set_deserialization_vector_byte_limit(size_bytes)
+        faiss.set_deserialization_vector_byte_limit(size_bytes + _COMPUTED_BYTES)
         try:
             yield
         finally:

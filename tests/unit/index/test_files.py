@@ -170,6 +170,18 @@ def test_a_truncated_file_is_named(store, folder):
     load_searcher(folder, store, widths=WIDTHS)
 
 
+def test_a_table_that_is_computed_on_reading_may_be_larger_than_the_file(tmp_path):
+    store, widths = unit(1_700, 128, seed=1), WidthLadder([128])
+    rung = RungSpec(engine="ivf", width=128, code="pq2", nprobe=4)
+    built = build_searcher(store, widths=widths, seed=1, indexes=[rung.index])
+    write_indexes(built, tmp_path)
+    file_bytes = (tmp_path / f"{rung.index.name}.faiss").stat().st_size
+    assert file_bytes < 4 * 32 * 64 * 16
+    loaded = load_searcher(tmp_path, store, widths=widths)
+    query = unit(3, 128, seed=2)
+    assert (loaded.search(query, k=5, rung=rung).rows_BK == built.search(query, k=5, rung=rung).rows_BK).all()
+
+
 def test_limits_of_the_process_are_put_back(store, folder):
     before = faiss.get_deserialization_loop_limit(), faiss.get_deserialization_vector_byte_limit()
     load_searcher(folder, store, widths=WIDTHS)
