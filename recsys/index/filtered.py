@@ -65,7 +65,8 @@ def search_filtered(
     """
     best, spent_ms = None, _NO_TIME
     unfiltered = len(allowed) == searcher.num_items
-    usual = _columns(rung, searcher, searcher.num_items)
+    # What a rung usually takes was measured with the few items left out that somebody has seen, if with any.
+    usual = _columns(rung, searcher, searcher.num_items - (0 if unfiltered else 1))
     all_columns = _SCATTERED * len(allowed) * searcher.widths.full
     for effort in _efforts(rung, min(k, len(allowed)), len(allowed), searcher.num_items):
         columns = _columns(effort, searcher, len(allowed))
