@@ -1,10 +1,10 @@
 """The right width under a deadline, at any load: a server with its ladder beside servers of one rung each.
 
-Every server is a real process on a bundle of one catalogue (``--items``: grown from a trained model's, simulated,
-benchmarks._catalogue says how). An open loop sends Poisson arrivals at constant rates from another process, each call
-with a budget of a mix, which is also its deadline; latency counts from when a call was due. Loads and servers take
-turns in a seeded order with the same calls. What is delivered is overlap with the exact answer: of answers in time
-only, a late, failed or shed one delivers nothing.
+One more server has the ladder but no dimmer. Every server is a real process on a bundle of one catalogue (``--items``:
+grown from a trained model's, simulated, benchmarks._catalogue says how). An open loop sends Poisson arrivals at
+constant rates from another process, each call with a budget of a mix, which is also its deadline; latency counts from
+when a call was due. Loads and servers take turns in a seeded order with the same calls. What is delivered is overlap
+with the exact answer: of answers in time only, a late, failed or shed one delivers nothing.
 
 Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
 the ladder's slowest step takes (both p99). Saturation is the rate of a closed loop of the same calls.
@@ -47,6 +47,7 @@ _PARTS = (2, 5, 10, 25, 50)
 _MARGIN_MS = ServerSettings.deadline_margin_ms
 """The budget is a call's deadline too, of which a server keeps this back."""
 _SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_LADDER, _NO_DIMMER = "ladder", "ladder without dimmer"
 _K = 100
 _STREAMS = 8
 
@@ -115,7 +116,8 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         ladder_address = running.enter_context(server(path.parent))[0]
         costs = _overhead(client, ladder_address, running.enter_context(echo("sync")), given)
         traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
-        addresses = {"ladder": ladder_address}
+        addresses = {_LADDER: ladder_address}
+        addresses[_NO_DIMMER] = running.enter_context(server(path.parent, "--no-dimmer"))[0]
         for rung in _spread(bundle.ladder.steps, given.fixed):
             root = with_rung_alone(path, rung, scratch / "fixed" / rung.name).parent
             addresses[rung.name] = running.enter_context(server(root / rung.name))[0]
@@ -280,10 +282,11 @@ def _point(
 
 
 def _headlines(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    ours = {point["load"]: point for point in points if point["server"] == "ladder"}
+    ours = {point["load"]: point for point in points if point["server"] == _LADDER}
+    undimmed = {point["load"]: point for point in points if point["server"] == _NO_DIMMER}
     fixed: dict[float, list[float]] = {load: [] for load in ours}
     for point in points:
-        if point["server"] != "ladder":
+        if point["server"] not in (_LADDER, _NO_DIMMER):
             fixed[point["load"]].append(point["overlap_delivered"])
     gain = {load: ours[load]["overlap_delivered"] / max(max(best), 1e-9) - 1 for load, best in fixed.items()}
     return {
@@ -291,6 +294,7 @@ def _headlines(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "goodput_3x_vs_peak": ours[3.0]["goodput"] / max(1e-9, *(point["goodput"] for point in ours.values())),
         "min_gain_vs_best_fixed": min(gain.values()),
         "gain_vs_best_fixed_at_1x": gain[1.0],
+        "gain_of_dimmer_at_3x": ours[3.0]["overlap_delivered"] / max(undimmed[3.0]["overlap_delivered"], 1e-9) - 1,
     }
 
 

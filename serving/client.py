@@ -110,6 +110,7 @@ class Client(Connection):
         min_overlap: float | None = None,
         include_titles: bool = False,
         packed: bool = False,
+        priority: pb.Priority.ValueType = pb.PRIORITY_UNSPECIFIED,
         deadline_ms: float | None = None,
     ) -> pb.RecommendResponse:
         """Find items for a user, given by id or by history."""
@@ -122,6 +123,7 @@ class Client(Connection):
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
             packed=packed,
+            priority=priority,
         )
         return self._call(self._stub.Recommend, request, deadline_ms)
 
@@ -138,6 +140,7 @@ class Client(Connection):
         min_overlap: float | None = None,
         include_titles: bool = False,
         packed: bool = False,
+        priority: pb.Priority.ValueType = pb.PRIORITY_UNSPECIFIED,
         deadline_ms: float | None = None,
     ) -> pb.BatchRecommendResponse:
         """Find items for several users, built with `user`, within one budget."""
@@ -150,6 +153,7 @@ class Client(Connection):
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
             packed=packed,
+            priority=priority,
         )
         return self._call(self._stub.BatchRecommend, request, deadline_ms)
 
@@ -165,6 +169,7 @@ class Client(Connection):
         min_overlap: float | None = None,
         include_titles: bool = False,
         packed: bool = False,
+        priority: pb.Priority.ValueType = pb.PRIORITY_UNSPECIFIED,
         deadline_ms: float | None = None,
     ) -> pb.SimilarItemsResponse:
         """Find the items nearest to an item."""
@@ -176,6 +181,7 @@ class Client(Connection):
             budget=_budget(budget_ms, width, min_overlap),
             include_titles=include_titles,
             packed=packed,
+            priority=priority,
         )
         return self._call(self._stub.SimilarItems, request, deadline_ms)
 
@@ -277,9 +283,14 @@ def _budget(time_ms: float | None, width: int | None, min_overlap: float | None)
 def _readable(error: grpc.RpcError, address: str) -> RecsysError:
     call = cast("grpc.Call", error)  # a unary call fails with itself
     status = rpc_status.from_call(call)
+    retry_after_ms = None
     for detail in status.details if status else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request) and bad_request.field_violations:
             violation = bad_request.field_violations[0]
             return RequestError(violation.field, violation.description.removeprefix(f"{violation.field}: "))
-    return ServingError(f"{address}: {call.code().name}: {call.details()}", code=call.code())
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            retry_after_ms = retry.retry_delay.ToNanoseconds() / 1e6
+    message = f"{address}: {call.code().name}: {call.details()}"
+    return ServingError(message, code=call.code(), retry_after_ms=retry_after_ms)

@@ -26,10 +26,11 @@ from recsys.index.item_set import ItemSet
 from recsys.index.searcher import SearchResult
 from recsys.widths import as_queries
 from serving import filters, profiles
+from serving.admission import Ticket
 from serving.budget import Choice, Degraded, choose
 from serving.calibration import Calibration
 from serving.filters import Allowed
-from serving.latency import LatencyModel, encode_size
+from serving.latency import LatencyModel
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
 from serving.shadow import Searched, Shadow
@@ -37,6 +38,8 @@ from serving.view import CatalogueView
 from serving.warm_up import measure
 
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+_PATIENCE_S = 1.0
+"""A call without a limit waits behind those that are due within this time of its arrival, and so not for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +123,24 @@ class Engine:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
         allowed = filters.allowed(view, query.where, exclude=[*query.exclude, query.item_id])
         query_BU = as_queries(vector_D[None], self.bundle.widths)
-        answer = self._answer(query, query_BU, [_target(view, allowed)], call, num_encoded=0)
+        answer = self._answer(query, query_BU, [_target(view, allowed)], call)
         return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
+
+    def ticket(self, ask: Ask, call: Call) -> Ticket:
+        """Return until when a call must be taken up to be answered in time.
+
+        Raises:
+            RequestError: the question is out of its limits, or names a width that was not trained.
+        """
+        ask.check(self.limits)
+        limit_ms = min(self._limits_ms(ask, call), default=math.inf)
+        return Ticket(
+            priority=ask.priority,
+            arrived_s=call.arrived_s,
+            due_s=call.arrived_s + min(limit_ms / 1e3, _PATIENCE_S),
+            latest_s=call.arrived_s + (limit_ms - self._least_ms(ask, start=False)) / 1e3,
+            hopeless=self._least_ms(ask, start=True) > limit_ms,
+        )
 
     def overhead_ms(self, k: int) -> float:
         """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
@@ -162,8 +181,7 @@ class Engine:
             )
             for profile, user in zip(found, users.values(), strict=True)
         ]
-        num_encoded = encode_size(len(users), sum(len(user.history or ()) for user in users.values()))
-        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call, num_encoded=num_encoded)
+        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call)
         return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
 
     def _answer(
@@ -172,12 +190,10 @@ class Engine:
         query_BU: Float[np.ndarray, "batch query"],
         targets: Sequence[_Target],
         call: Call,
-        *,
-        num_encoded: int,
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
-        if num_encoded:
-            self.latency.encoded(num_encoded, ms=encoded_ms - call.queue_ms)
+        if ask.num_encoded:
+            self.latency.encoded(ask.num_encoded, ms=encoded_ms - call.queue_ms)
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
         until_s = self._until_s(ask, call, num_searches=len(targets))
         found, results, overlaps = [], [], []
@@ -234,7 +250,7 @@ class Engine:
 
         Whoever names a width or an overlap gets it whatever it costs, but not after the call's deadline.
         """
-        limits_ms = [limit_ms for limit_ms in (ask.budget.time_ms, self._deadline_ms(call)) if limit_ms is not None]
+        limits_ms = self._limits_ms(ask, call)
         if not limits_ms:
             return None
         return call.arrived_s + (min(limits_ms) - num_searches * self.overhead_ms(ask.k)) / 1e3
@@ -262,6 +278,21 @@ class Engine:
         expected = self.calibration.ladder.overlap_when_cut(choice.rung, share=result.done_share, k=k)
         num_found = int((result.rows_BK != UNKNOWN).sum())
         return min(expected, num_found / min(k, len(target.allowed)))
+
+    def _limits_ms(self, ask: Ask, call: Call) -> list[float]:
+        """Return the times from the call's arrival within which it is to be answered."""
+        return [limit_ms for limit_ms in (ask.budget.time_ms, self._deadline_ms(call)) if limit_ms is not None]
+
+    def _least_ms(self, ask: Ask, *, start: bool) -> float:
+        """Return the p99 of a call at the cheapest rung that may answer it; ``start``: as it was at the start."""
+        ladder, num_searches = self.calibration.ladder, ask.num_searches
+        p99_ms = self.latency.search_ms(k=ask.k, start=start)
+        if ask.budget.width is None and ask.budget.min_overlap is None:
+            least_ms = min(ms for ms, rung in zip(p99_ms, ladder.rungs, strict=True) if rung.on_ladder)
+        else:
+            least_ms = choose(ladder, ask.budget, k=ask.k, p99_ms=p99_ms).search_ms
+        before_ms = self.latency.encode_ms(ask.num_encoded, start=start) if ask.num_encoded else 0.0
+        return before_ms + num_searches * (least_ms + self.latency.after_ms(ask.k, start=start))
 
     def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
         return choose(

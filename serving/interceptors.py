@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from recsys.errors import CapacityError, RequestError
+from recsys.errors import CapacityError, RecsysError, RequestError
+from serving.errors import OverloadedError
 from serving.metrics import Metrics
 from serving.query import Call
 
@@ -38,6 +40,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     * `RequestError` becomes INVALID_ARGUMENT with a google.rpc.BadRequest that names the field, `CapacityError`
       FAILED_PRECONDITION. Anything else is a fault of ours: INTERNAL with a request id (the call's ``x-request-id``, or
       a new one) that is also in the log, where the details stay.
+    * `OverloadedError` becomes RESOURCE_EXHAUSTED with a google.rpc.RetryInfo.
 
     Args:
         service: the service's full name.
@@ -77,6 +80,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             with self._metrics.working():
                 try:
                     answer = method(request, context)
+                except OverloadedError as error:
+                    count("RESOURCE_EXHAUSTED")
+                    self._metrics.refused(error.refusal.reason, error.priority)
+                    context.abort_with_status(rpc_status.to_status(_busy(error)))
                 except RequestError as error:
                     count("INVALID_ARGUMENT")
                     context.abort_with_status(rpc_status.to_status(_bad_request(error)))
@@ -117,9 +124,19 @@ def _sent(serialize: Callable[[Any], bytes] | None, response: Any) -> bytes:
 
 def _bad_request(error: RequestError) -> status_pb2.Status:
     violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+    return _status(code_pb2.INVALID_ARGUMENT, error, error_details_pb2.BadRequest(field_violations=[violation]))
+
+
+def _busy(error: OverloadedError) -> status_pb2.Status:
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(round(1e6 * error.refusal.retry_after_ms))
+    return _status(code_pb2.RESOURCE_EXHAUSTED, error, error_details_pb2.RetryInfo(retry_delay=delay))
+
+
+def _status(code: code_pb2.Code.ValueType, error: RecsysError, content: Message) -> status_pb2.Status:
     detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    return status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=str(error), details=[detail])
+    detail.Pack(content)
+    return status_pb2.Status(code=code, message=str(error), details=[detail])
 
 
 def _abort_internal(context: grpc.ServicerContext) -> NoReturn:

@@ -20,8 +20,9 @@ from itertools import pairwise
 from recsys.index.rungs import Ladder, Rung
 
 _QUANTILE = 0.99
-_HALF_LIFE_S = 5.0
-"""Half of what is known is forgotten in this time: long enough to know a p99 at some tens of calls a second."""
+_HALF_LIFE_S = 3.0
+"""Half of what is known is forgotten in this time: long enough to know a p99 at some tens of calls a second, and short
+enough that a slow moment, which is a p99 until a hundredth of it is left, is forgotten in twenty seconds."""
 _CREDIBLE = 100.0
 """Observations (m, above) that count as much as what is assumed without them: fewer cannot tell a p99."""
 _NEIGHBOUR = 0.5
@@ -132,7 +133,7 @@ class LatencyModel:
         ladder: the bundle's rungs, whose p99 latencies are the start unless others are given.
         search_ms: the p99 of one search at each rung of the ladder, in order, as measured on this machine.
         rerank_shares: what of a search at each of them is scoring candidates again; none counts as 0.
-        encode_ms: p99 of encoding, by size (`encode_size`).
+        encode_ms: p99 of encoding, by users and items of histories that came with the call.
         after_ms: p99 of what comes after the search, per user, by items asked for; none counts as 0.
     """
 
@@ -205,11 +206,6 @@ class _Sized:
 
     def _place(self, size: int) -> int:
         return next((place for place, known in enumerate(self._sizes) if known >= size), len(self._sizes) - 1)
-
-
-def encode_size(num_users: int, num_history_items: int) -> int:
-    """Return what encoding grows with: users, and items of the histories that came with the call."""
-    return num_users + num_history_items
 
 
 def growth_with_k(rung: Rung, k: int) -> float:

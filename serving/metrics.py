@@ -13,6 +13,8 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, start_http_server
 
 from recsys.errors import ConfigError
+from serving.admission import Priority, Reason
+from serving.gate import Gate
 from serving.query import Answer, Call
 from serving.view import CatalogueView
 
@@ -32,7 +34,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._calls = Counter("recsys_calls", "Calls that a worker took up.", ["method", "code"], registry=registry)
-        self._working = Gauge("recsys_calls_in_progress", "Calls that are worked on now.", registry=registry)
+        self._working = Gauge("recsys_calls_in_progress", "Calls that are here, at work or waiting.", registry=registry)
         self._answer_s = Histogram(
             "recsys_answer_seconds",
             "From a call's arrival until its answer was ready to be sent.",
@@ -91,6 +93,23 @@ class Metrics:
         self._changes = Counter(
             "recsys_catalogue_changes", "Items put in or replaced, and deleted.", ["kind"], registry=registry
         )
+        self._refused = Counter(
+            "recsys_refused",
+            "Calls that were refused because the server is busy.",
+            ["reason", "priority"],
+            registry=registry,
+        )
+        self._gate = {
+            name: Gauge(f"recsys_{name}", text, registry=registry)
+            for name, text in (
+                ("concurrency_limit", "Calls that may be here, worked on or waiting."),
+                ("calls_waiting", "Calls that wait for their turn."),
+                (
+                    "dimmer_level",
+                    "How far the ladder is cut from above: 0 for not at all, 1 for all but the cheapest step.",
+                ),
+            )
+        }
         self._bundle = Info("recsys_bundle", "The bundle of the latest answer.", registry=registry)
         self._version = ""
         self._of_rung = lru_cache(maxsize=1024)(self._find)
@@ -123,6 +142,16 @@ class Metrics:
     def called(self, method: str, code: str) -> None:
         """Count a call that ended with a status code."""
         self._calls.labels(method, code).inc()
+
+    def refused(self, reason: Reason, priority: Priority) -> None:
+        """Count a call that was refused because the server is busy."""
+        self._refused.labels(reason.name.lower(), priority.name.lower()).inc()
+
+    def watch(self, gate: Gate) -> None:
+        """Show how a gate is doing, whenever somebody looks."""
+        self._gate["concurrency_limit"].set_function(lambda: gate.limit)
+        self._gate["calls_waiting"].set_function(lambda: gate.num_waiting)
+        self._gate["dimmer_level"].set_function(lambda: gate.dimmer_level)
 
     def answered(self, method: str, answer: Answer, call: Call, *, time_ms: float | None) -> None:
         """Count an answer.

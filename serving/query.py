@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
+from serving.admission import Priority
 from serving.budget import NOT_DIMMED, Budget, Degraded, Dim
 from serving.settings import Limits
 
@@ -80,6 +81,7 @@ class Ask:
         where: which items may be returned.
         budget: what the call may spend.
         include_titles: whether to return titles, where the catalogue has them.
+        priority: whose call it is, where not all can be answered, or not as well.
     """
 
     k: int
@@ -87,6 +89,17 @@ class Ask:
     where: Filter = field(default_factory=Filter)
     budget: Budget = field(default_factory=Budget)
     include_titles: bool = False
+    priority: Priority = Priority.NORMAL
+
+    @property
+    def num_searches(self) -> int:
+        """How many searches it takes."""
+        return 1
+
+    @property
+    def num_encoded(self) -> int:
+        """What encoding grows with: users, and items of the histories that came with them."""
+        return 0
 
     def check(self, limits: Limits) -> None:
         """Raise `RequestError` for the first field that is out of its limits."""
@@ -103,6 +116,11 @@ class Query(Ask):
     user: User
     exclude_seen: bool | None = None
 
+    @property
+    def num_encoded(self) -> int:
+        """The user, and the items of a history that came with the question."""
+        return 1 + len(self.user.history or ())
+
     def check(self, limits: Limits) -> None:
         """Raise `RequestError` for the first field that is out of its limits."""
         super().check(limits)
@@ -115,6 +133,16 @@ class BatchQuery(Ask):
 
     users: Sequence[User]
     exclude_seen: bool | None = None
+
+    @property
+    def num_searches(self) -> int:
+        """One for each user."""
+        return len(self.users)
+
+    @property
+    def num_encoded(self) -> int:
+        """The users, and the items of histories that came with them."""
+        return sum(1 + len(user.history or ()) for user in self.users)
 
     def check(self, limits: Limits) -> None:
         """Raise `RequestError` for the first field that is out of its limits."""

@@ -1,7 +1,8 @@
 """The server process: open the live bundle, warm up, answer over gRPC until told to stop.
 
-A thread per call in work, as many as cores, each computing on one thread: search and encoding release the interpreter's
-lock, and more computing threads than cores would only lengthen each call.
+A thread per call, of which as many work at once as there are cores, each computing on one thread: search and encoding
+release the interpreter's lock, and more computing threads than cores would only lengthen each call. The others wait
+(`serving.gate`), which costs nothing but memory.
 
 Signals: SIGTERM and SIGINT turn health to NOT_SERVING, let calls in flight finish, and stop; SIGHUP serves the bundle
 that CURRENT names by then. Of several processes (`serving.processes`) the parent gets them, and passes them on.
@@ -32,6 +33,7 @@ from serving.bundles import LiveBundle
 from serving.catalogue import Catalogue
 from serving.catalogue_servicer import CatalogueServicer
 from serving.engine import Engine
+from serving.gate import Gate
 from serving.interceptors import CallInterceptor
 from serving.metrics import Metrics, exported
 from serving.processes import Signals, signals_into, supervise
@@ -45,6 +47,9 @@ from serving.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
 
 SERVICE = candidates_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 CATALOGUE_SERVICE = catalogue_pb2.DESCRIPTOR.services_by_name["CatalogueService"].full_name
+
+_TO_REFUSE = 16
+"""Threads beyond those of calls that work or wait, to refuse others and to answer health checks."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,13 +74,17 @@ class Server:
         self._shadow = Shadow(settings.shadow, self.metrics)
         self.live = LiveBundle(settings.bundles, self._warm_engine)
         self._health = health.HealthServicer()
+        gate = Gate(slots=settings.workers, max_waiting=settings.max_waiting, dimmer=settings.dimmer)
+        self.metrics.watch(gate)
+        # Threads for all that wait too: a call is read before it is decided about, and a refusal must not wait itself.
+        threads = settings.workers + settings.max_waiting + _TO_REFUSE
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(settings.workers, thread_name_prefix="call", initializer=_compute_on_one_thread),
+            futures.ThreadPoolExecutor(threads, thread_name_prefix="call", initializer=_compute_on_one_thread),
             interceptors=[CallInterceptor(name, self.metrics) for name in (CATALOGUE_SERVICE, SERVICE)],
             options=server_options(share_port=settings.processes > 1),
-            maximum_concurrent_rpcs=settings.workers + settings.max_waiting,
+            maximum_concurrent_rpcs=threads,
         )
-        add_CandidateServiceServicer_to_server(CandidateServicer(self.live, self.metrics), self._server)
+        add_CandidateServiceServicer_to_server(CandidateServicer(self.live, gate, self.metrics), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = ["", SERVICE, health.SERVICE_NAME]
         if self.catalogue is not None:

@@ -13,8 +13,10 @@ from recsys.errors import RequestError
 from recsys.index.rungs import Rung
 from recsys.index.specs import Engine as RungEngine
 from recsys.widths import Norm
+from serving.admission import Priority
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
+from serving.gate import Gate
 from serving.interceptors import call_of, when_sent
 from serving.metrics import Metrics
 from serving.packed import pack
@@ -42,12 +44,19 @@ _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
     Degraded.OVERLOADED: pb.DEGRADED_REASON_OVERLOADED,
 }
 
+_PRIORITIES: dict[pb.Priority.ValueType, Priority] = {
+    pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
+    pb.PRIORITY_LOW: Priority.LOW,
+}
+
 
 class CandidateServicer(CandidateServiceServicer):
-    """`CandidateService` over the live bundle, whose answers are counted."""
+    """`CandidateService` over the live bundle: calls wait at a gate for their turn, and answers are counted."""
 
-    def __init__(self, live: LiveBundle, metrics: Metrics) -> None:
+    def __init__(self, live: LiveBundle, gate: Gate, metrics: Metrics) -> None:
         self._live = live
+        self._gate = gate
         self._metrics = metrics
 
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:  # noqa: N802
@@ -61,10 +70,12 @@ class CandidateServicer(CandidateServiceServicer):
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
             budget=_budget(request.budget),
             include_titles=request.include_titles,
+            priority=_priority(request.priority),
         )
         packed = _packed(request)
         engine = self._live.engine
-        answer = engine.recommend(query, call=call)
+        with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
+            answer = engine.recommend(query, call=call)
         when_sent(partial(engine.finished, query, answer, call))
         response = recommend_response(answer, call, packed=packed)
         self._metrics.answered("Recommend", answer, call, time_ms=query.budget.time_ms)
@@ -83,10 +94,12 @@ class CandidateServicer(CandidateServiceServicer):
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
             budget=_budget(request.budget),
             include_titles=request.include_titles,
+            priority=_priority(request.priority),
         )
         packed = _packed(request)
         engine = self._live.engine
-        answer = engine.recommend_batch(query, call=call)
+        with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
+            answer = engine.recommend_batch(query, call=call)
         when_sent(partial(engine.finished, query, answer, call))
         response = pb.BatchRecommendResponse()
         for each in answer.candidates:
@@ -108,10 +121,12 @@ class CandidateServicer(CandidateServiceServicer):
             where=_filter(request.filter),
             budget=_budget(request.budget),
             include_titles=request.include_titles,
+            priority=_priority(request.priority),
         )
         packed = _packed(request)
         engine = self._live.engine
-        answer = engine.similar_items(query, call=call)
+        with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
+            answer = engine.similar_items(query, call=call)
         when_sent(partial(engine.finished, query, answer, call))
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
@@ -179,6 +194,13 @@ def _filter(message: pb.Filter) -> Filter:
         include={name: values.values for name, values in message.include.items()},
         exclude={name: values.values for name, values in message.exclude.items()},
     )
+
+
+def _priority(value: pb.Priority.ValueType) -> Priority:
+    priority = _PRIORITIES.get(value)
+    if priority is None:
+        raise RequestError("priority", f"got {value}, expected one of {pb.Priority.keys()}")
+    return priority
 
 
 def _packed(request: pb.RecommendRequest | pb.BatchRecommendRequest | pb.SimilarItemsRequest) -> bool:

@@ -84,7 +84,9 @@ class ServerSettings:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Calls that are worked on at once, one thread each; past the number of cores they only slow each other down."""
     max_waiting: int = 256
-    """Calls that may wait for a worker; one more is refused with RESOURCE_EXHAUSTED."""
+    """Calls that may wait for a worker at most; fewer do where waiting makes calls late (`serving.admission`)."""
+    dimmer: bool = True
+    """Cut the ladder from above while calls wait long, so that overload costs overlap before it costs answers."""
     deadline_margin_ms: float = 1.0
     """Kept back of a call's deadline for the answer's way to the client."""
     drain_s: float = 0.0

@@ -17,7 +17,7 @@ from recsys.index.item_set import ItemSet
 from recsys.widths import as_queries
 from serving import profiles
 from serving.budget import Budget
-from serving.latency import LatencyModel, encode_size
+from serving.latency import LatencyModel
 from serving.query import Answer, Call, Query, User
 from serving.settings import Limits
 
@@ -52,11 +52,11 @@ def measure(
     search_ms, rerank_shares = _search_ms(bundle, users, limits)
     encode_ms, after_ms = {}, {}
     for k in sorted({min(k, limits.max_k) for k in _KS}):
-        encode_ms[encode_size(1, 0)], after_ms[k] = _around_search_ms(recommend, users, k, finish)
+        encode_ms[1], after_ms[k] = _around_search_ms(recommend, users, k, finish)
     for length in sorted({min(length, limits.max_history) for length in _HISTORIES}):
         rows = np.arange(length) % len(bundle.items)
         user = User(history=bundle.items.ids(rows.tolist()))
-        encode_ms[encode_size(1, length)], _ = _around_search_ms(recommend, [user] * _LONG_CALLS, 1, finish)
+        encode_ms[1 + length], _ = _around_search_ms(recommend, [user] * _LONG_CALLS, 1, finish)
     return LatencyModel(
         bundle.ladder, search_ms=search_ms, rerank_shares=rerank_shares, encode_ms=encode_ms, after_ms=after_ms
     )

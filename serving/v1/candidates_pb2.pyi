@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """As the most of them."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Taken up first, and answered at cheaper rungs last."""
+    PRIORITY_LOW: _Priority.ValueType  # 2
+    """Taken up last, and first to be answered at cheaper rungs or refused."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose calls go first while more come than can be answered."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""As the most of them."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Taken up first, and answered at cheaper rungs last."""
+PRIORITY_LOW: Priority.ValueType  # 2
+"""Taken up last, and first to be answered at cheaper rungs or refused."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _SearchEngine:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -412,6 +436,7 @@ class RecommendRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items, from 1 to the server's limit."""
@@ -419,6 +444,8 @@ class RecommendRequest(_message.Message):
     """Whether to leave out what the user has already interacted with; unset means what the bundle does by default."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    priority: Global___Priority.ValueType
+    """Whose call it is, where not all can be answered, or not as well."""
     packed: _builtins.bool
     """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
     refused.
@@ -449,11 +476,12 @@ class RecommendRequest(_message.Message):
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
+        priority: Global___Priority.ValueType = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "filter", b"filter", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "priority", b"priority", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -592,6 +620,7 @@ class BatchRecommendRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items for each user, from 1 to the server's limit."""
@@ -599,6 +628,8 @@ class BatchRecommendRequest(_message.Message):
     """Whether to leave out what each user has already interacted with; unset means what the bundle does by default."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    priority: Global___Priority.ValueType
+    """Whose call it is, where not all can be answered, or not as well."""
     packed: _builtins.bool
     """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
     refused.
@@ -629,11 +660,12 @@ class BatchRecommendRequest(_message.Message):
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
+        priority: Global___Priority.ValueType = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "filter", b"filter", "include_titles", b"include_titles", "k", b"k", "packed", b"packed", "priority", b"priority", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -721,6 +753,7 @@ class SimilarItemsRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     INCLUDE_TITLES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item, which must be known and is never part of its own answer."""
@@ -728,6 +761,8 @@ class SimilarItemsRequest(_message.Message):
     """How many items, from 1 to the server's limit."""
     include_titles: _builtins.bool
     """Whether to return titles, where the catalogue has them."""
+    priority: Global___Priority.ValueType
+    """Whose call it is, where not all can be answered, or not as well."""
     packed: _builtins.bool
     """Whether to answer with `packed_items` instead of `items`. Packed answers carry no titles, so asking for both is
     refused.
@@ -753,11 +788,12 @@ class SimilarItemsRequest(_message.Message):
         budget: Global___Budget | None = ...,
         include_titles: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
+        priority: Global___Priority.ValueType = ...,
         packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k", "packed", b"packed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "include_titles", b"include_titles", "item_id", b"item_id", "k", b"k", "packed", b"packed", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

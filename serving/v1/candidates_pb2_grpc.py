@@ -32,7 +32,8 @@ class CandidateServiceStub:
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     def __init__(self, channel):
@@ -70,7 +71,8 @@ class CandidateServiceServicer:
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     def Recommend(self, request, context):
@@ -139,7 +141,8 @@ class CandidateService:
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     @staticmethod

@@ -33,7 +33,8 @@ class CandidateServiceStub:
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     @_typing.overload
@@ -57,7 +58,8 @@ class CandidateServiceAsyncStub(CandidateServiceStub):
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,7 +79,8 @@ class CandidateServiceServicer(metaclass=_abc_1.ABCMeta):
     fits, and says in `SearchReport` which one that was, how close it comes to an exact full-width search and what it cost.
 
     A request that cannot be answered as asked gets INVALID_ARGUMENT with a google.rpc.BadRequest detail that names the
-    field, such as `budget.width` or `users[3].history.item_ids`.
+    field, such as `budget.width` or `users[3].history.item_ids`. A call that a busy server would answer too late, even at
+    the cheapest rung, gets RESOURCE_EXHAUSTED at once, with a google.rpc.RetryInfo detail that says when to try again.
     """
 
     @_abc_1.abstractmethod

@@ -55,7 +55,7 @@ def test_serving():
     figures = last_line("serving")
     loads = {point["load"] for point in figures["points"]}
     assert loads == {0.25, 0.5, 1, 1.5, 2, 3}
-    assert {"ladder"} < {point["server"] for point in figures["points"]}
+    assert {"ladder", "ladder without dimmer"} < {point["server"] for point in figures["points"]}
     assert all(0 <= point["overlap_delivered"] <= 1 for point in figures["points"])
     assert 0 <= figures["min_attainment_admitted"] <= 1
     assert 0 <= figures["goodput_3x_vs_peak"] <= 1

@@ -8,7 +8,8 @@ import re
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -24,6 +25,7 @@ from serving.metrics import Metrics, exported
 from serving.processes import _share_of
 from serving.server import Server, answer_calls
 from serving.settings import ServerSettings, ShadowSettings
+from serving.v1 import candidates_pb2 as pb
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "candidates.json"
 
@@ -141,11 +143,36 @@ def test_a_server_that_samples_nothing_measures_nothing(bundles):
     assert not any(name.startswith("recsys_shadow_overlap") for name, _ in page)
 
 
+def test_refusals_of_a_busy_server_are_counted_by_reason_and_priority(bundles):
+    with serving(bundles, max_waiting=0) as (client, read):
+        before = read()
+        with ThreadPoolExecutor(16) as pool:
+            ask = partial(client.recommend, k=1000, width=16, include_titles=True, priority=pb.PRIORITY_LOW)
+            calls = [pool.submit(ask, user_id=f"u{n % 60}") for n in range(400)]
+        codes = [getattr(call.exception(), "code", grpc.StatusCode.OK) for call in calls]
+        page = read()
+    num_refused = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert num_refused
+    assert num_refused + codes.count(grpc.StatusCode.OK) == 400
+    assert value(page, "recsys_refused_total", reason="limit", priority="low") == num_refused
+    assert value(page, "recsys_calls_total", method="Recommend", code="RESOURCE_EXHAUSTED") == num_refused
+    assert value(before, "recsys_concurrency_limit") == 2
+    assert value(page, "recsys_calls_waiting") == 0
+    assert 0 <= value(page, "recsys_dimmer_level") <= 1
+
+
+def refused_or_not(client, row):
+    with suppress(ServingError):
+        client.recommend(user_id=f"u{row}", k=1000, width=16)
+
+
 def test_the_dashboard_asks_for_what_there_is(bundles):
     one_at_a_time = ShadowSettings(share=1, max_per_s=0.001)
-    with serving(bundles, shadow=one_at_a_time) as (client, read):
+    with serving(bundles, shadow=one_at_a_time, max_waiting=0) as (client, read):
         for _ in range(2):
             client.recommend(user_id="u3", k=5, budget_ms=1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(partial(refused_or_not, client), range(120)))
         known = {name: {label for label, _ in labels} for name, labels in measured(read, 1)}
     asked = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
     for expression in asked:

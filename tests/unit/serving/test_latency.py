@@ -81,7 +81,7 @@ def test_places_that_are_not_used_follow_their_neighbours(clock):
     see(stage, clock, 0, [3.0] * 1000)
     clock.now_s += 0.1
     low, *rest = stage.p99_ms()
-    assert low > 2.4
+    assert low > 2
     slower = [ms / start for ms, start in zip(rest, stage.start_ms[1:], strict=True)]
     assert slower == sorted(slower, reverse=True)
     assert all(1.2 < ratio < 3.0 for ratio in slower)

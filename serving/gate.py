@@ -1,0 +1,89 @@
+"""Threads wait here until they may work: `serving.admission` with a lock, a clock and somebody to wake."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from serving.admission import Admission, Reason, Refusal, Ticket
+from serving.errors import OverloadedError
+from serving.query import Call
+
+
+class Gate:
+    """Lets as many calls work at once as there are slots. Safe for concurrent use.
+
+    Args:
+        slots: calls that work at once.
+        max_waiting: calls that may wait, at most.
+        dimmer: whether overload may cost overlap before it costs answers.
+    """
+
+    def __init__(self, *, slots: int, max_waiting: int, dimmer: bool = True) -> None:
+        self._admission = Admission(slots=slots, max_waiting=max_waiting, dimmer=dimmer)
+        self._changing = threading.Lock()
+        self._sleepers: dict[Ticket, threading.Event] = {}
+
+    @property
+    def limit(self) -> float:
+        """Calls that may be here, worked on or waiting."""
+        return self._admission.limit.value
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls that wait."""
+        return self._admission.num_waiting
+
+    @property
+    def dimmer_level(self) -> float:
+        """How far the ladder is cut from above."""
+        dimmer = self._admission.dimmer
+        if dimmer is None:
+            return 0.0
+        with self._changing:
+            dimmer.turn(now_s=time.perf_counter())
+        return dimmer.level
+
+    @contextmanager
+    def turn(self, ticket: Ticket, call: Call, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Call]:
+        """Wait for a call's turn, and keep its slot while this lasts; give the call as it is from then on.
+
+        Args:
+            ticket: until when it makes sense to wait.
+            call: when it came.
+            wanted: whether somebody still waits for the answer.
+
+        Raises:
+            OverloadedError: it would be answered too late, or too many wait.
+        """
+        self._wait(ticket)
+        if ticket.refusal is not None:
+            raise OverloadedError(ticket.refusal, priority=ticket.priority)
+        assert ticket.started_s is not None, "it was decided that it may work"
+        try:
+            if not wanted():
+                raise OverloadedError(Refusal(reason=Reason.LATE, retry_after_ms=0.0), priority=ticket.priority)
+            yield replace(call, started_s=ticket.started_s, dim=ticket.dim)
+        finally:
+            with self._changing:
+                self._wake(self._admission.leave(ticket, now_s=time.perf_counter()))
+
+    def _wait(self, ticket: Ticket) -> None:
+        with self._changing:
+            now_s = time.perf_counter()
+            self._wake(self._admission.enter(ticket, now_s=now_s))
+            if ticket.decided:
+                return
+            decided = self._sleepers[ticket] = threading.Event()
+        if not decided.wait(min(ticket.latest_s - now_s, threading.TIMEOUT_MAX)):
+            with self._changing:
+                self._admission.give_up(ticket, now_s=time.perf_counter())
+                self._sleepers.pop(ticket, None)
+
+    def _wake(self, decided: list[Ticket]) -> None:
+        for ticket in decided:
+            if (sleeper := self._sleepers.pop(ticket, None)) is not None:
+                sleeper.set()
