@@ -49,6 +49,7 @@ def main() -> None:
     console.print(
         "With 1,682 films a scan at full width takes hardly longer than at the narrowest, so any time that can be met\n"
         "buys it; ladders spread out over the widths as catalogues grow. Try next:\n"
+        f"  recsys explore --bundles {WORK / 'bundles'}          see in a browser what each width keeps and loses, or\n"
         f"  recsys-serve --bundles {WORK / 'bundles'}            keep a server running, and in another terminal\n"
         "  recsys recommend --user 42 --budget-ms 5             ask it for anybody, at any budget, or\n"
         "  recsys recommend --history 50 172 181 --width 16     for somebody new, at a width of your choice\n"
