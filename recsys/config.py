@@ -241,8 +241,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch_size: int = 1024
-    """Rows per step and process: events of a log with an order, windows of events for a sequence encoder, else users
-    (see `recsys.data.batches`)."""
+    """Rows per step, over all processes: events of a log with an order, windows of events for a sequence encoder, else
+    users (see `recsys.data.batches`)."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import log_softmax, normalize
 
 from recsys.data.batches import Examples
+from recsys.data.parts import Parts
 from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.samples import Samples, accidental_hits, samples_of
 from recsys.ragged import Ragged
@@ -31,8 +32,7 @@ class Problem:
         item = random.integers(num_items, size=len(row))
         negative = np.concatenate([random.integers(num_items, size=num_drawn), item])
         self.log_expected = random.normal(size=num_items)
-        examples = Examples(self.user, Ragged.empty(len(counts)), row, item, negative)
-        self.samples = samples_of(examples, self.log_expected, user_V=self.user)
+        self.samples = samples_of(alone(self.user, row, item, negative), self.log_expected, user_V=self.user)
         self.row, self.item, self.negative = row, item, negative
         self.vectors = {
             "user_VU": torch.from_numpy(random.normal(size=(len(counts), widths.query_size)) * scale),
@@ -121,4 +121,18 @@ def samples(*, row, positive, negative, log_weight, user=None, num_samples):
     integers = [torch.tensor(one, dtype=torch.int64) for one in (row, positive, negative, [1] * len(negative))]
     users = torch.tensor(user, dtype=torch.int64) if user is not None else torch.arange(max(row) + 1)
     log_weight_N = torch.tensor(log_weight, dtype=torch.float64)
-    return Samples(*integers, log_weight_N, users, torch.arange(num_samples))
+    return Samples(
+        *integers,
+        log_weight_N,
+        users,
+        torch.arange(num_samples),
+        pairs=Parts.whole(len(row)),
+        vectors=Parts.whole(len(users)),
+        encoded=Parts.whole(num_samples),
+    )
+
+
+def alone(user, row, item, negative):
+    """A batch without histories, of a process that shares it with none."""
+    lists, pairs = Parts.whole(len(user)), Parts.whole(len(item))
+    return Examples(user, Ragged.empty(len(user)), row, item, negative, lists=lists, vectors=lists, positives=pairs)

@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives
+from recsys.data.parts import Parts
 from recsys.data.windows import batches_of_like_length, cut_windows
 from recsys.errors import TrainingError
 from recsys.ragged import Ragged, gather_ranges
@@ -30,23 +31,35 @@ from recsys.ragged import Ragged, gather_ranges
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch: B lists that the user tower reads, P positives for the vectors it makes of them, drawn negatives.
+    """A process's part of a batch: B lists that the user tower reads, P positives for the vectors it makes of them.
 
     Args:
         user: ``(B,)`` int64 user rows, one per list.
         history: B lists of item rows, oldest first: what the user did before the list's positives.
         row: ``(P,)`` int64, non-decreasing: the vector that each positive belongs to.
-        item: ``(P,)`` int64 item rows, the positives.
-        negative: ``(drawn,)`` int64 item rows to tell the positives from, as often as each was drawn.
+        batch_item: ``(A,)`` int64 item rows, the positives of the whole batch.
+        negative: ``(drawn,)`` int64 item rows to tell the positives from, as often as each was drawn: the same ones in
+            all processes.
+        lists: which of the batch's lists these are.
+        vectors: which of its vectors.
+        positives: which of its positives.
         time: per list, when the history's items were, in the dataset's unit; None where the log does not say.
     """
 
     user: np.ndarray
     history: Ragged
     row: np.ndarray
-    item: np.ndarray
+    batch_item: np.ndarray
     negative: np.ndarray
+    lists: Parts
+    vectors: Parts
+    positives: Parts
     time: Ragged | None = None
+
+    @property
+    def item(self) -> np.ndarray:
+        """``(P,)`` int64 item rows, this part's positives."""
+        return self.batch_item[self.positives.own]
 
 
 @dataclass(frozen=True)
@@ -137,18 +150,15 @@ class TrainingEvents:
         """Rows in one epoch."""
         return self._num_rows
 
-    def steps_per_epoch(self, *, batch_size: int, world_size: int) -> int:
-        """Full global batches in an epoch; the remainder is left to other epochs' shuffles.
+    def steps_per_epoch(self, *, batch_size: int) -> int:
+        """Full batches in an epoch; the remainder is left to other epochs' shuffles.
 
         Raises:
-            TrainingError: there are fewer rows than one global batch.
+            TrainingError: there are fewer rows than one batch.
         """
-        steps = len(self) // (batch_size * world_size)
+        steps = len(self) // batch_size
         if steps == 0:
-            raise TrainingError(
-                f"batch_size: got {batch_size} on {world_size} process(es) for {len(self)} training rows, "
-                f"expected at most {len(self) // world_size}"
-            )
+            raise TrainingError(f"batch_size: got {batch_size}, expected at most {len(self)}, all training rows")
         return steps
 
     def epoch(
@@ -161,33 +171,62 @@ class TrainingEvents:
         world_size: int = 1,
         skip: int = 0,
     ) -> Iterator[Examples]:
-        """Yield one rank's batches of an epoch, the same ones for the same seed and epoch whenever asked.
+        """Yield one rank's part of each batch of an epoch, the same ones for the same seed and epoch whenever asked.
+
+        Batches are the same for any number of processes: what differs is who does which part of them.
 
         Args:
             epoch: number of the pass, from 0.
-            batch_size: rows per batch and rank; windows on average, of which short ones make larger batches.
+            batch_size: rows per batch; windows on average, of which short ones make larger batches.
             negatives: draws each batch's negatives.
             rank: which of the ``world_size`` processes this is.
             world_size: number of processes; together they see every row at most once.
             skip: leave out the first so many batches (to go on from a checkpoint).
+
+        Raises:
+            TrainingError: a batch has fewer rows than there are processes.
         """
         shuffle = np.random.default_rng([self._seed, epoch])
         item, rows = self._split(shuffle) if self._is_split else (self._item, self._drawn(shuffle))
-        steps = self.steps_per_epoch(batch_size=batch_size, world_size=world_size)
-        batches = self._batches(rows, shuffle, steps=steps, batch_size=batch_size, world_size=world_size)
-        for step in range(skip, steps):
-            row = batches[step * world_size + rank]
-            start, end = rows.start[row], rows.end[row]
-            history, positives = gather_ranges(item, start, end), gather_ranges(item, rows.first[row], rows.stop[row])
-            random = np.random.default_rng([self._seed, epoch, step, rank])
-            yield Examples(
-                user=rows.user[row],
-                history=history,
-                row=_last_positions(history, positives) if self._by_position else positives.row_of_values(),
-                item=positives.values,
-                negative=negatives.draw(random, positives.values),
-                time=None if self._time is None else gather_ranges(self._time, start, end),
+        batches = self._batches(rows, shuffle, batch_size=batch_size)
+        if (fewest := min(map(len, batches))) < world_size:
+            raise TrainingError(
+                f"batch_size: got {batch_size}, with which a batch of long windows has {fewest} for {world_size} "
+                "processes, expected at least one for each: raise it"
             )
+        for step, row in enumerate(batches[skip:], skip):
+            random = np.random.default_rng([self._seed, epoch, step])
+            yield self._part(item, rows, row, negatives, random, rank=rank, world_size=world_size)
+
+    def _part(
+        self,
+        item: np.ndarray,
+        rows: _Rows,
+        row: np.ndarray,
+        negatives: Negatives,
+        random: np.random.Generator,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> Examples:
+        """Return one rank's part of the batch of these rows. Of the others' rows it takes the positives alone."""
+        lists = Parts.even(len(row), rank=rank, world_size=world_size)
+        positives = gather_ranges(item, rows.first[row], rows.stop[row])
+        own = row[lists.own]
+        start, end = rows.start[own], rows.end[own]
+        history, own_positives = gather_ranges(item, start, end), positives.take(np.arange(len(row))[lists.own])
+        num_vectors = rows.end[row] - rows.start[row] + 1 if self._by_position else np.ones_like(row)
+        return Examples(
+            user=rows.user[own],
+            history=history,
+            row=_last_positions(history, own_positives) if self._by_position else own_positives.row_of_values(),
+            batch_item=positives.values,
+            negative=negatives.draw(random, positives.values),
+            lists=lists,
+            vectors=lists.of_lengths(num_vectors),
+            positives=lists.of_lengths(positives.lengths),
+            time=None if self._time is None else gather_ranges(self._time, start, end),
+        )
 
     def _drawn(self, random: np.random.Generator) -> _Rows:
         """Return the rows of an epoch: all, or some drawn by weight, none twice."""
@@ -199,17 +238,14 @@ class TrainingEvents:
         rows = self._rows
         return _Rows(rows.user[chosen], rows.start[chosen], rows.end[chosen], rows.first[chosen], rows.stop[chosen])
 
-    def _batches(
-        self, rows: _Rows, random: np.random.Generator, *, steps: int, batch_size: int, world_size: int
-    ) -> list[np.ndarray]:
-        """Return the places of each batch's rows: those of a step's ranks one after another."""
-        num_batches = steps * world_size
+    def _batches(self, rows: _Rows, random: np.random.Generator, *, batch_size: int) -> list[np.ndarray]:
+        """Return the places of each batch's rows."""
+        num_batches = self.steps_per_epoch(batch_size=batch_size)
         if not self._by_position:
             return np.split(random.permutation(len(rows))[: num_batches * batch_size], num_batches)
         # Windows are padded to the longest of a batch; what batches have alike is the number of their positives.
         batches = batches_of_like_length(rows.stop - rows.first, num_batches=num_batches, random=random)
-        order = np.arange(num_batches).reshape(steps, world_size)
-        return [batches[place] for place in random.permutation(order).reshape(-1)]
+        return [batches[place] for place in random.permutation(num_batches)]
 
     def _split(self, random: np.random.Generator) -> tuple[np.ndarray, _Rows]:
         """Return the items in a new random order within each user, and rows with a new number of positives.

@@ -15,12 +15,16 @@ included), ``token_BLE`` (batch, longest list + 1, embedding_dim), ``H`` heads, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recsys.config import ModelConfig
+from recsys.data.parts import Parts
+from recsys.model.dropout import RowDropout, draw_rows
 from recsys.model.elapsed import NUM_BUCKETS, UNKNOWN_TIME, elapsed_buckets
 from recsys.model.padding import pad
 
@@ -42,7 +46,7 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         dim, self.has_time_bias = config.embedding_dim, config.time_bias
         self.start_E = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowDropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(dim)
 
@@ -51,6 +55,8 @@ class SequenceEncoder(nn.Module):
         item_TE: Float[Tensor, "items dim"],
         length_B: Int[Tensor, " batch"],
         time_T: Int[Tensor, " items"] | None = None,
+        lists: Parts | None = None,
+        positions: Parts | None = None,
     ) -> Float[Tensor, "positions dim"]:
         """Return the state after the start and after every item, list after list.
 
@@ -59,24 +65,36 @@ class SequenceEncoder(nn.Module):
             length_B: ``(batch,)`` items of each list, at most ``sequence_length``.
             time_T: ``(items,)`` their times in the dataset's unit, or `recsys.model.elapsed.UNKNOWN_TIME`; None means
                 all unknown. Read only with ``time_bias``.
+            lists: which of a training step's lists these are; None for all of them.
+            positions: which of its positions.
 
         Returns:
             ``(items + batch, dim)``: each list has one state more than items.
         """
         token_BLE, place_V = pad(item_TE, length_B, self.start_E)
         # Tables start with vectors of length 1; blocks add to the stream what a norm has scaled to coordinates of 1.
-        state_BLE = self.dropout(token_BLE * math.sqrt(token_BLE.shape[-1]))
+        positions = positions or Parts.whole(len(place_V))
+        drop = partial(self._drop, place_V=place_V, positions=positions)
+        state_BLE = drop(token_BLE * math.sqrt(token_BLE.shape[-1]))
         bucket_BLL = None
         if self.has_time_bias:
             time_T = torch.full(item_TE.shape[:1], UNKNOWN_TIME, device=item_TE.device) if time_T is None else time_T
             bucket_BLL = elapsed_buckets(time_T, length_B)
             if self.training:
-                is_hidden_B = torch.rand(len(length_B), device=length_B.device) < _SHARE_WITHOUT_TIMES
+                is_hidden_B = draw_rows(len(length_B), lists, length_B.device) < _SHARE_WITHOUT_TIMES
                 bucket_BLL = bucket_BLL.masked_fill(is_hidden_B[:, None, None], NUM_BUCKETS - 1)
         for block in self.blocks:
-            state_BLE = block(state_BLE, bucket_BLL)
+            state_BLE = block(state_BLE, bucket_BLL, drop)
         state_VE: Tensor = self.norm(state_BLE.flatten(0, 1)[place_V])
         return state_VE
+
+    def _drop(self, token_BLE: Tensor, *, place_V: Tensor, positions: Parts) -> Tensor:
+        """Drop by position, whatever the padding: that depends on how lists are shared out over processes."""
+        if not self.dropout.is_active:
+            return token_BLE
+        flat_RE = token_BLE.flatten(0, 1)
+        factor_RE = torch.ones_like(flat_RE).index_copy(0, place_V, self.dropout.factors(flat_RE, positions))
+        return (flat_RE * factor_RE).view_as(token_BLE)
 
 
 class Block(nn.Module):
@@ -91,13 +109,13 @@ class Block(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.sequence_length + 1))
         self.time_bias = nn.Parameter(torch.zeros(NUM_BUCKETS)) if config.time_bias else None
         self.attention_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(dim, dim)
 
     def forward(
         self,
         token_BLE: Float[Tensor, "batch longest dim"],
-        bucket_BLL: Int[Tensor, "batch longest longest"] | None = None,
+        bucket_BLL: Int[Tensor, "batch longest longest"] | None,
+        drop: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "batch longest dim"]:
         """Return tokens of the same shape; each depends on itself and earlier ones only.
 
@@ -105,6 +123,7 @@ class Block(nn.Module):
             token_BLE: ``(batch, longest, dim)``.
             bucket_BLL: of the time between tokens (`recsys.model.elapsed.elapsed_buckets`), for a block that has a bias
                 for it.
+            drop: dropout of tokens.
         """
         projected = nn.functional.silu(self.gate_value_query_key(self.norm(token_BLE)))
         gate_BLE, *heads = projected.chunk(4, dim=-1)
@@ -119,5 +138,5 @@ class Block(nn.Module):
             logit_BHLL = logit_BHLL + self.time_bias[bucket_BLL][:, None]
         sum_BHLe = nn.functional.silu(logit_BHLL) @ value_BHLe
         read_BLE = sum_BHLe.transpose(1, 2).flatten(2) / (position_L[:, None] + 1)
-        out_BLE: Tensor = token_BLE + self.out(self.dropout(gate_BLE * self.attention_norm(read_BLE)))
+        out_BLE: Tensor = token_BLE + self.out(drop(gate_BLE * self.attention_norm(read_BLE)))
         return out_BLE

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recsys.config import ModelConfig
+from recsys.data.parts import Parts
 from recsys.data.schema import Side
+from recsys.model.dropout import RowDropout
 
 
 class MatryoshkaHead(nn.Module):
@@ -58,9 +60,9 @@ class Tower(nn.Module):
         layers: list[nn.Module] = []
         width = size
         for hidden in config.hidden:
-            layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(config.dropout)]
+            layers += [nn.Linear(width, hidden), nn.GELU(), RowDropout(config.dropout)]
             width = hidden
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = RowDropout(config.input_dropout)
         self.deep = nn.Sequential(*layers)
         widths = config.ladder
         out_features = widths.query_size if side == "user" else widths.full
@@ -68,9 +70,19 @@ class Tower(nn.Module):
         if config.projection:
             self.head = MatryoshkaHead(size + width if layers else size, out_features)
 
-    def forward(self, pooled_BC: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch out"]:
-        """Return unnormalised vectors: of full width for items, of the query size for users."""
-        pooled_BC = self.input_dropout(pooled_BC)
-        hidden_BH = torch.cat([pooled_BC, self.deep(pooled_BC)], dim=-1) if len(self.deep) else pooled_BC
+    def forward(
+        self, pooled_BC: Float[Tensor, "batch inputs"], rows: Parts | None = None
+    ) -> Float[Tensor, "batch out"]:
+        """Return unnormalised vectors: of full width for items, of the query size for users.
+
+        Args:
+            pooled_BC: ``(batch, inputs x embedding_dim)``.
+            rows: which of a training step's rows these are; None for all of them.
+        """
+        pooled_BC = self.input_dropout(pooled_BC, rows)
+        deep_BH = pooled_BC
+        for layer in self.deep:
+            deep_BH = layer(deep_BH, rows) if isinstance(layer, RowDropout) else layer(deep_BH)
+        hidden_BH = torch.cat([pooled_BC, deep_BH], dim=-1) if len(self.deep) else pooled_BC
         vector_BO: Tensor = self.head(hidden_BH)
         return vector_BO

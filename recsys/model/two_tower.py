@@ -11,10 +11,9 @@ embedding_dim), ``B`` lists.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
+from recsys.data.parts import Parts
+from recsys.model.dropout import draw_rows
 from recsys.model.history import history_encoder
 from recsys.model.layout import HISTORY, HISTORY_TIME, Layout
 from recsys.model.sequence import SequenceEncoder
@@ -49,6 +50,23 @@ class Histories:
         return Histories(self.place_T.to(device), self.length_B.to(device), time_T)
 
 
+class BatchParts(NamedTuple):
+    """Which of a step's rows a process looks up; None for all of them.
+
+    Args:
+        lists: that the user tower reads.
+        vectors: that it makes of them.
+        samples: distinct items.
+    """
+
+    lists: Parts | None = None
+    vectors: Parts | None = None
+    samples: Parts | None = None
+
+
+WHOLE_BATCH = BatchParts()
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one step looks up.
@@ -57,18 +75,20 @@ class Batch:
         features: every input's bags; stride is the largest number of them.
         num_lists: the first so many bags of user inputs are of users.
         num_samples: the first so many bags of item inputs are of items.
+        parts: which of the step's rows these are.
         histories: for a model that encodes them.
     """
 
     features: KeyedJaggedTensor
     num_lists: int
     num_samples: int
+    parts: BatchParts
     histories: Histories | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Move to a device."""
         histories = None if self.histories is None else self.histories.to(device)
-        return Batch(self.features.to(device), self.num_lists, self.num_samples, histories)
+        return Batch(self.features.to(device), self.num_lists, self.num_samples, self.parts, histories)
 
 
 class TwoTower(nn.Module):
@@ -76,7 +96,8 @@ class TwoTower(nn.Module):
 
     Args:
         layout: tables and inputs.
-        device: of the tables; ``meta`` when a sharding planner will place them.
+        device: of the tables; ``meta`` when a sharding planner will place them. They start as zeros: see
+            `recsys.train.initial`.
     """
 
     def __init__(self, layout: Layout, *, device: torch.device) -> None:
@@ -92,7 +113,7 @@ class TwoTower(nn.Module):
                     num_embeddings=rows,
                     feature_names=[source.name for source in layout.inputs if source.table == table],
                     pooling=PoolingType.MEAN,
-                    init_fn=partial(nn.init.normal_, std=1 / math.sqrt(dim)),
+                    init_fn=nn.init.zeros_,
                 )
                 for table, rows in layout.tables.items()
             ],
@@ -106,25 +127,33 @@ class TwoTower(nn.Module):
         pooled = self.tables(batch.features).to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
         if batch.histories is not None:
-            users = self._with_histories(users, pooled[HISTORY], batch.histories)
+            users = self._with_histories(users, pooled[HISTORY], batch.histories, batch.parts)
         items = [pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs]
         if self.training and self.layout.config.item_id_dropout > 0:
             # As an item without a known id has it: an empty bag pools to zeros, and nothing is scaled up for that.
-            is_known_S1 = torch.rand_like(items[0][:, :1]) >= self.layout.config.item_id_dropout
-            items[0] = items[0] * is_known_S1
-        return self.user_tower(torch.cat(users, dim=-1)), self.item_tower(torch.cat(items, dim=-1))
+            drawn_S = draw_rows(batch.num_samples, batch.parts.samples, items[0].device)
+            items[0] = items[0] * (drawn_S >= self.layout.config.item_id_dropout)[:, None]
+        user_VU = self.user_tower(torch.cat(users, dim=-1), batch.parts.vectors)
+        return user_VU, self.item_tower(torch.cat(items, dim=-1), batch.parts.samples)
 
-    def _with_histories(self, users: list[Tensor], distinct_IE: Tensor, histories: Histories) -> list[Tensor]:
+    def _with_histories(
+        self, users: list[Tensor], distinct_IE: Tensor, histories: Histories, parts: BatchParts
+    ) -> list[Tensor]:
         """Return what the user tower sees at each of its vectors, encoded histories first."""
         item_TE = nn.functional.embedding(histories.place_T, distinct_IE)
         if isinstance(self.history, SequenceEncoder):
-            state_VE = self.history(item_TE, histories.length_B, histories.time_T)
+            state_VE = self.history(item_TE, histories.length_B, histories.time_T, parts.lists, parts.vectors)
             return [state_VE, *(user_BE.repeat_interleave(histories.length_B + 1, dim=0) for user_BE in users)]
         assert self.history is not None, "histories: got some for a model that encodes none"
         return [self.history(item_TE, histories.length_B), *users]
 
 
-def make_batch(layout: Layout, user_bags: Mapping[str, Ragged], item_bags: Mapping[str, Ragged]) -> Batch:
+def make_batch(
+    layout: Layout,
+    user_bags: Mapping[str, Ragged],
+    item_bags: Mapping[str, Ragged],
+    parts: BatchParts = WHOLE_BATCH,
+) -> Batch:
     """Join the bags of B users, of S items and of what histories hold into one KeyedJaggedTensor.
 
     Keys come in the order of the layout's tables, so that the sharded lookup need not permute them.
@@ -144,7 +173,7 @@ def make_batch(layout: Layout, user_bags: Mapping[str, Ragged], item_bags: Mappi
         lengths=torch.from_numpy(lengths.reshape(-1)),
         stride=stride,
     )
-    return Batch(features, num_lists, num_samples, histories)
+    return Batch(features, num_lists, num_samples, parts, histories)
 
 
 def _distinct(history: Ragged, times: Ragged | None) -> tuple[Ragged, Histories]:

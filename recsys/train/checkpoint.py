@@ -10,7 +10,6 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
@@ -32,7 +31,7 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     dist.barrier()
-    dcp.save(sharded.tensors() | _rank_states(sharded, process), checkpoint_id=staging)
+    dcp.save(sharded.tensors(), checkpoint_id=staging)
     if process.is_first:
         (staging / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
         for file in staging.iterdir():
@@ -45,27 +44,17 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
     dist.barrier()
 
 
-def load_checkpoint(run: Path, sharded: Sharded, process: Process) -> Progress:
+def load_checkpoint(run: Path, sharded: Sharded) -> Progress:
     """Load the newest checkpoint into a freshly sharded model, in place, and return where it stood.
 
-    Where there is none, that is at the start.
-
-    Written by any number of processes; with another number than then, random states start afresh from the seed, and
-    queues of negatives empty.
+    Where there is none, that is at the start. It may have been written by any number of processes: nothing in it
+    depends on that.
     """
     complete = complete_checkpoints(run)
     if not complete:
         return Progress()
     sharded.dense_optimizer.init_state()
-    state = sharded.tensors()
-    rank_states = _rank_states(sharded, process)
-    written = dcp.FileSystemReader(complete[-1]).read_metadata().state_dict_metadata
-    same_processes = rank_states.keys() <= written.keys() and _rank_key(process.world_size) not in written
-    dcp.load(state | (rank_states if same_processes else {}), checkpoint_id=complete[-1])
-    if same_processes:
-        torch.set_rng_state(rank_states[_rank_key(process.rank)])
-        if process.device.type == "cuda":
-            torch.cuda.set_rng_state(rank_states[_rank_key(process.rank, "cuda")], process.device)
+    dcp.load(sharded.tensors(), checkpoint_id=complete[-1])
     return load_progress(complete[-1])
 
 
@@ -81,20 +70,3 @@ def export_towers(layout: Layout, sharded: Sharded, process: Process) -> Exporte
     towers = ExportedTowers(layout)
     towers.load_state_dict(weights)
     return towers
-
-
-def _rank_key(rank: int, device: str = "cpu") -> str:
-    return f"random/{device}/{rank}"
-
-
-def _rank_states(sharded: Sharded, process: Process) -> dict[str, torch.Tensor]:
-    """Return what each rank has of its own, by names of this rank's own.
-
-    These are the states of the generators that dropout draws from (copies), and the loss's buffers (themselves).
-    """
-    states = {_rank_key(process.rank): torch.get_rng_state()}
-    if process.device.type == "cuda":
-        states[_rank_key(process.rank, "cuda")] = torch.cuda.get_rng_state(process.device)
-    for name, buffer in sharded.plain_loss.named_buffers():
-        states[f"buffers/{name}/{process.rank}"] = buffer
-    return states

@@ -46,6 +46,13 @@ class Process:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return bool(tensor.item())
 
+    def mean(self, values: torch.Tensor) -> list[float]:
+        """Return the mean over all ranks of each number, on every rank."""
+        total = values.detach().to(torch.float64, copy=True)
+        dist.all_reduce(total)
+        numbers: list[float] = (total / self.world_size).tolist()
+        return numbers
+
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Process]:

@@ -3,7 +3,7 @@
 A run folder::
 
     config.json                 the configuration that ran, and the dataset it ran on
-    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers, random states) and progress.json
+    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers) and progress.json
     towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
     tensorboard/                scalars
 """

@@ -27,6 +27,7 @@ from recsys.config import TrainConfig
 from recsys.model.layout import Layout
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
+from recsys.train.initial import initialise_tables
 from recsys.train.process import Process
 
 # Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel optimizes in the backward pass.
@@ -82,14 +83,17 @@ class Sharded:
 def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     """Build the model, place it and initialise it.
 
-    Every rank starts the dense layers from the same seed; tables are initialised shard by shard.
+    Weights do not depend on the number of processes: every one starts the dense layers from the same seed, and draws
+    its rows of the tables as they would be in any other division.
     """
     torch.manual_seed(config.seed)
-    place = _replicate if config.table_optimizer == "adam" else _spread
-    parallel = place(layout, config, process)
+    parallel = _replicate(layout, process) if config.table_optimizer == "adam" else _spread(layout, config, process)
+    weights = parallel.state_dict()
+    tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
+    initialise_tables(tables, seed=config.seed)
     loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
     if list(loss.parameters()):
-        # Every process keeps a queue of its own.
+        # Its queue of negatives is the same in all processes anyway.
         loss = DistributedDataParallel(loss, broadcast_buffers=False)
     return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
 
@@ -109,18 +113,16 @@ def _spread(layout: Layout, config: TrainConfig, process: Process) -> Distribute
         constraints=dict.fromkeys(layout.tables, _PLACEMENTS),
     )
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
-    torch.manual_seed(config.seed + process.rank)
     return DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
 
 
-def _replicate(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:
+def _replicate(layout: Layout, process: Process) -> DistributedModelParallel:
     """Give every process all tables as plain parameters with dense gradients, averaged like the towers'.
 
     Adam moves rows that a batch does not touch too, which no fused kernel does. The kernel that TorchRec plans for
     replicated tables has no registered gradient on CPUs (fbgemm-gpu 1.8): torch warns of that.
     """
     model = TwoTower(layout, device=process.device)
-    torch.manual_seed(config.seed + process.rank)
     return DistributedModelParallel(module=model, device=process.device, plan=ShardingPlan(plan={}), sharders=[])
 
 

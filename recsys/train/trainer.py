@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,8 +25,9 @@ from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import save_towers
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
+from recsys.model.losses.gather import gather_rows
 from recsys.model.losses.samples import Samples, samples_of
-from recsys.model.two_tower import Batch, make_batch
+from recsys.model.two_tower import Batch, BatchParts, make_batch
 from recsys.settings import to_mapping
 from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
 from recsys.train.interrupt import Interrupt
@@ -100,6 +102,7 @@ class Trainer:
         self.run_folder = options.out
         self.dataset_name, self.fingerprint = dataset.name, dataset.manifest["fingerprint"]
         model = self.config.model
+        _check_divides(self.config.batch_size, process.world_size)
         _check_readable(self.config, dataset)
         self._claim_run_folder()
         self.widths = model.ladder
@@ -117,15 +120,13 @@ class Trainer:
             half_life=self.config.recency_half_life,
             seed=self.config.seed,
         )
-        self.steps_per_epoch = self.events.steps_per_epoch(
-            batch_size=self.config.batch_size, world_size=process.world_size
-        )
+        self.steps_per_epoch = self.events.steps_per_epoch(batch_size=self.config.batch_size)
         self.negatives = self._negatives()
         # An item that is never a negative needs no true value, only a finite one.
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
         self.sharded = shard(self.layout, self.config, process)
-        self.progress = load_checkpoint(self.run_folder, self.sharded, process) if options.resume else Progress()
+        self.progress = load_checkpoint(self.run_folder, self.sharded) if options.resume else Progress()
 
     def run(self) -> None:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
@@ -163,7 +164,7 @@ class Trainer:
         started, seen = time.perf_counter(), 0
         progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
         # Examples are positives. Where a row's number of them is random, these are expected ones.
-        per_step = round(self.events.item_rate.sum() * config.batch_size * self.process.world_size)
+        per_step = round(self.events.item_rate.sum() * config.batch_size)
         reporter.start_epoch(
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
@@ -176,7 +177,7 @@ class Trainer:
             progress.step += 1
             progress.total_steps += 1
             reporter.step(per_step)
-            seen += len(examples.item) * self.process.world_size
+            seen += len(examples.batch_item)
             every, stop = self.options.checkpoint_every, interrupt.requested()
             is_due = stop or (every is not None and progress.total_steps % every == 0)
             if is_due and progress.step < self.steps_per_epoch:
@@ -202,10 +203,14 @@ class Trainer:
             TrainingError: the loss is not finite.
         """
         batch, samples = self._batch(examples)
+        # What a step draws depends on nothing that came before: it is the same after a stop, and in all processes.
+        place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
+        torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
         self.sharded.dense_optimizer.zero_grad()
-        user_VU, item_SD = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples, done=done)
-        if not math.isfinite(value := float(loss.detach())):
+        user_VU, encoded_ED = self.sharded.model(batch)
+        loss, loss_L = self.sharded.loss(user_VU, gather_rows(encoded_ED, samples.encoded), samples, done=done)
+        value, *losses = self.process.mean(torch.cat([loss[None], loss_L]))
+        if not math.isfinite(value):
             raise TrainingError(
                 f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
                 f"table_learning_rate (now {self.config.table_learning_rate}) or dense_learning_rate "
@@ -213,20 +218,20 @@ class Trainer:
             )
         loss.backward()
         self.sharded.dense_optimizer.step()
-        losses: list[float] = loss_L.tolist()
         return losses
 
     def _batch(self, examples: Examples) -> tuple[Batch, Samples]:
         """Return what is looked up, and what the loss knows of the vectors that come of it."""
         vectors_B = examples.history.lengths + 1 if self.config.model.history == "sequence" else 1
         samples = samples_of(examples, self.log_expected, user_V=np.repeat(examples.user, vectors_B))
-        items = samples.item_S.numpy()
+        items = samples.item_S[samples.encoded.own].numpy()
         user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
         batch = make_batch(
             self.layout,
             self.layout.user_bags(examples.history, user_features, examples.user, examples.time),
             self.layout.item_bags(items, item_features),
+            BatchParts(examples.lists, samples.vectors, samples.encoded),
         )
         return batch.to(self.process.device), samples.to(self.process.device)
 
@@ -313,6 +318,16 @@ class Trainer:
             raise TrainingError(
                 f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
             )
+
+
+def _check_divides(batch_size: int, world_size: int) -> None:
+    """Refuse a batch that processes cannot share evenly."""
+    if batch_size % world_size:
+        near = max(world_size, round(batch_size / world_size) * world_size)
+        raise ConfigError(
+            f"batch_size: got {batch_size} rows per step for {world_size} processes, expected a multiple of "
+            f"{world_size}, such as {near}"
+        )
 
 
 def _check_readable(config: TrainConfig, dataset: Dataset) -> None:

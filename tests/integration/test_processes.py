@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import launched
 from torch.distributed.checkpoint import FileSystemReader
 
 from recsys.data.dataset import Dataset
@@ -19,27 +17,14 @@ from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import load_towers
 
 SETTINGS = [
-    "--device", "cpu", "--batch-size", "32", "--model.widths", "4", "8", "--model.embedding-dim", "8",
+    "--device", "cpu", "--batch-size", "64", "--model.widths", "4", "8", "--model.embedding-dim", "8",
     "--model.hidden", "16", "--model.history-windows", "1", "5", "--loss.num-uniform-negatives", "16",
     "--loss.learn-temperature", "--loss.queue-size", "40",
 ]  # fmt: skip
 
 
 def torchrun(num_processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return launched(num_processes, "-m", "recsys.train", *arguments, *SETTINGS)
-
-
-def launched(num_processes: int, *program: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes),
-            "--master-addr", "127.0.0.1", "--master-port", str(port), *program,
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    return launched(num_processes, "-m", "recsys.train", *SETTINGS, *arguments)
 
 
 def progress(run: Path) -> dict:
@@ -81,16 +66,24 @@ def test_what_the_loss_learns_is_one_for_all_processes(run):
     """The checkpoint holds one parameter per width, not one per process, and it has moved."""
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     written = FileSystemReader(newest).read_metadata().state_dict_metadata
-    assert [tuple(written[name].size) for name in written if name.startswith("loss/")] == [(2,)]
-    # A queue is each process's own.
-    assert {f"buffers/queue.item_Q/{rank}" for rank in range(2)} <= written.keys()
+    sizes = {name: tuple(one.size) for name, one in written.items() if name.startswith("loss/")}
+    assert sizes["loss/module.log_excess_L"] == (2,)
+    assert sizes["loss/module.queue.item_Q"] == (40,)
     temperature = progress(run)["history"][-1]["temperature"]
     assert all(0.01 < value != pytest.approx(0.07, rel=1e-3) for value in temperature.values())
 
 
 def test_two_processes_see_the_log_once(run, simulated):
     steps = progress(run)["total_steps"]
-    assert steps == 2 * (len(Dataset(simulated).events("train")) // (2 * 32))
+    assert steps == 2 * (len(Dataset(simulated).events("train")) // 64)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(simulated, tmp_path):
+    run = tmp_path / "run"
+    finished = torchrun(2, "--dataset", str(simulated), "--out", str(run), "--batch-size", "33")
+    assert finished.returncode != 0
+    assert "batch_size: got 33 rows per step for 2 processes, expected a multiple of 2, such as 32" in finished.stderr
+    assert not run.exists()
 
 
 def test_one_process_goes_on_where_two_stopped(run, simulated):
@@ -115,7 +108,7 @@ from recsys.train.trainer import Trainer, TrainOptions
 dataset, out, epochs, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["resume"]
 model = ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5))
 config = TrainConfig(
-    model=model, loss=LossConfig(num_uniform_negatives=16), batch_size=32, epochs=epochs, device="cpu",
+    model=model, loss=LossConfig(num_uniform_negatives=16), batch_size=64, epochs=epochs, device="cpu",
     table_optimizer="adam", table_learning_rate=0.01,
 )
 with joined("cpu") as process:

@@ -17,19 +17,19 @@ def random_logits(problem, shift_VN):
     return positive.requires_grad_(), negative.requires_grad_()
 
 
-def distilled(by_width, row_P):
+def distilled(by_width, samples):
     """Distillation from logits that are written out: of the pairs, and of all vectors and negatives."""
     logits = [Logits(positive, negative.logsumexp(dim=1)) for positive, negative in by_width]
-    share_VN = (by_width[-1][1] - log_total(logits[-1], row_P)[:, None]).detach().exp()
+    share_VN = (by_width[-1][1] - log_total(logits[-1], samples.row_P)[:, None]).detach().exp()
     expected = [(share_VN * negative).sum(dim=1) for _, negative in by_width[:-1]]
-    return distillation(logits, expected, row_P)
+    return distillation(logits, expected, samples)
 
 
 @given(problem=problems())
 def test_the_teacher_learns_nothing_from_distillation(problem):
-    row_P, shift_VN = problem.samples.row_P, shifts(problem.samples)
+    shift_VN = shifts(problem.samples)
     leaves = [random_logits(problem, shift_VN) for _ in problem.widths]
-    distilled_L = distilled([(positive, negative + shift_VN) for positive, negative in leaves], row_P)
+    distilled_L = distilled([(positive, negative + shift_VN) for positive, negative in leaves], problem.samples)
     assert distilled_L[-1] == 0
     # One width alone is its own teacher: there is nothing to learn and nothing to differentiate.
     if len(problem.widths) > 1:
@@ -46,7 +46,7 @@ def test_distillation_is_least_where_widths_agree(problem):
         (positive.detach(), negative.detach() + shift_VN)
         for positive, negative in (random_logits(problem, shift_VN) for _ in range(2))
     )
-    equal, other, _ = distilled([teacher, student, teacher], row_P)
+    equal, other, _ = distilled([teacher, student, teacher], problem.samples)
     entropies = []
     for row in problem.row:
         logits = torch.cat([teacher[0][row_P == row], teacher[1][row]])

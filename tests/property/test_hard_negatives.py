@@ -39,7 +39,7 @@ def test_each_width_keeps_its_own_hardest_negatives(problem, num, kind):
         positive = score[problem.samples.row_P, problem.samples.positive_P] / temperature
         few = [Logits(positive, negative.logsumexp(dim=1))]
         expected.append(
-            sampled_softmax(few, problem.samples.row_P)
+            sampled_softmax(few, problem.samples)
             if kind == "sampled_softmax"
             else bilateral_softmax(few, problem.samples, positive_ratio=1, negative_weight=1)
         )

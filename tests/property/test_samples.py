@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from loss_batches import samples, shifts
+from loss_batches import alone, samples, shifts
 from torch.nn.functional import log_softmax, normalize
 
 from recsys.config import LossConfig
-from recsys.data.batches import Examples
+from recsys.data.parts import Parts
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.samples import accidental_hits, samples_of, segment_logsumexp
-from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 
 
@@ -41,11 +40,13 @@ def test_an_accidental_hit_has_neither_probability_nor_gradient():
     hit = samples(row=[0, 0, 1], positive=[0, 1, 3], negative=[0, 1, 2], log_weight=[0.5] * 3, num_samples=4)
     assert [one.tolist() for one in accidental_hits(hit)] == [[0, 0], [0, 1]]
     # Without the second vector nothing but the first's pairs is left.
-    alone = replace(hit, row_P=hit.row_P[:2], positive_P=hit.positive_P[:2], user_V=hit.user_V[:1])
+    first = replace(
+        hit, row_P=hit.row_P[:2], positive_P=hit.positive_P[:2], user_V=hit.user_V[:1], pairs=Parts.whole(2)
+    )
     only = {name: getattr(hit, name)[2:] for name in ("negative_N", "count_N", "log_weight_N")}
-    fewer = replace(alone, **only)
+    fewer = replace(first, **only)
     values, gradients = [], []
-    for one in (alone, fewer):
+    for one in (first, fewer):
         value = loss(user[:1], item, one)[0]
         values.append(value)
         gradients.append(torch.autograd.grad(value, item)[0])
@@ -90,7 +91,7 @@ def test_logq_makes_sampled_negatives_stand_for_the_catalogue():
     nobody, sums = np.zeros(1, dtype=np.int64), []
     for _ in range(num_draws):
         drawn = random.choice(20, p=probability, size=num_samples)
-        examples = Examples(nobody, Ragged.empty(1), nobody, np.array([positive]), drawn)
+        examples = alone(nobody, nobody, np.array([positive]), drawn)
         found = samples_of(examples, log_expected, user_V=nobody)
         logit_N = torch.from_numpy(logit)[found.item_S[found.negative_N]]
         sums.append(float((logit_N + shifts(found)[0]).exp().sum()))

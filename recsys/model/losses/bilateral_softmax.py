@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from recsys.model.losses.gather import gather_rows
 from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.passes import Pairs
 from recsys.model.losses.samples import Logits, Samples, segment_logsumexp
@@ -38,25 +39,29 @@ def bilateral_softmax(
         positive_ratio: ``t1 / t2``.
         negative_weight: what the negatives' side is multiplied with.
     """
-    users, group_P, count_G = torch.unique(samples.user_V[samples.row_P], return_inverse=True, return_counts=True)
+    # A user's positives may be other processes' too.
+    user_A = gather_rows(samples.user_V[samples.row_P], samples.pairs)
+    positive_AL = gather_rows(torch.stack([one.positive_P for one in logits], dim=1), samples.pairs)
+    users, group_A, count_G = torch.unique(user_A, return_inverse=True, return_counts=True)
     losses = []
-    for one in logits:
-        together_G = segment_logsumexp(one.positive_P / positive_ratio, group_P, num_segments=len(users))
-        positive_P = (positive_ratio * (together_G - count_G.to(together_G.dtype).log()))[group_P]
+    for one, positive_A in zip(logits, positive_AL.unbind(dim=1), strict=True):
+        together_G = segment_logsumexp(positive_A / positive_ratio, group_A, num_segments=len(users))
+        positive_P = (positive_ratio * (together_G - count_G.to(together_G.dtype).log()))[group_A[samples.pairs.own]]
         negative_P = one.log_negatives_V[samples.row_P]
         # A vector whose every negative is its positive again has nothing to push away.
-        losses.append(torch.where(negative_P > MASKED / 2, negative_weight * negative_P - positive_P, 0).mean())
+        loss_P = torch.where(negative_P > MASKED / 2, negative_weight * negative_P - positive_P, 0)
+        losses.append(loss_P.sum() / samples.pairs.mean)
     return torch.stack(losses)
 
 
 def negative_pairs(
-    positive_LP: Float[Tensor, "widths pairs"], row_P: Int[Tensor, " pairs"], weight_L: Float[Tensor, " widths"]
+    positive_LP: Float[Tensor, "widths pairs"], samples: Samples, weight_L: Float[Tensor, " widths"]
 ) -> Pairs:
     """Return how the loss depends on the negatives: by the log of their own sum, whatever the positives.
 
     Args:
         positive_LP: logits of the positives.
-        row_P: ``(pairs,)`` the vector of each pair.
+        samples: the vector of each pair.
         weight_L: what the negatives' side of each width is multiplied with.
     """
-    return Pairs.alike(row_P, torch.full_like(positive_LP, MASKED), weight_L)
+    return Pairs.alike(samples, torch.full_like(positive_LP, MASKED), weight_L)

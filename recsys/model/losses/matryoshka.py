@@ -87,14 +87,15 @@ class MatryoshkaLoss(nn.Module):
 
         Args:
             user_VU: ``(vectors, query size)`` user vectors, any scale.
-            item_SD: ``(samples, full)`` item vectors, any scale, all of different items; for the full softmax these
-                are the whole catalogue.
+            item_SD: ``(samples, full)`` item vectors, any scale, all of different items, whichever process encoded
+                them; for the full softmax these are the whole catalogue.
             samples: which of them meet as positives, and which as negatives. In training mode the negatives then
                 enter the queue, where there is one.
             done: share of training that lies behind, 0 to 1.
 
         Returns:
-            the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first.
+            the scalar loss, and ``(widths,)`` detached losses of the chosen kind, narrowest first. Where processes
+            share a step, the mean over them is that of the whole step, and so is the mean of gradients.
         """
         # Mixed precision is for towers: half a float's digits are too few for sums of thousands of exponentials.
         user_VU, item_SD = (one.float() if one.dtype.itemsize < 4 else one for one in (user_VU, item_SD))
@@ -108,9 +109,11 @@ class MatryoshkaLoss(nn.Module):
         if self.config.energy_weight > 0:
             profile = energy_profile(self.widths, decay=self.config.energy_decay)
             user_VD = user_VU[:, self.widths.query_blocks[-1]]
-            penalties = [energy_penalty(vector_ND, self.widths, profile) for vector_ND in (user_VD, item_SD)]
+            # Items are those of all processes already, users are not.
+            share = len(user_VD) / samples.vectors.mean
+            of_users, of_items = (energy_penalty(vectors, self.widths, profile) for vectors in (user_VD, item_SD))
             ramp = min(1.0, done / self.config.energy_ramp) if self.config.energy_ramp > 0 else 1.0
-            loss = loss + self.config.energy_weight * ramp * sum(penalties)
+            loss = loss + self.config.energy_weight * ramp * (share * of_users + of_items)
         return loss, own_L.detach()
 
     def _balanced(self, step: Step) -> tuple[Tensor, Tensor]:
@@ -129,25 +132,25 @@ class MatryoshkaLoss(nn.Module):
         if taught is not None:
             logits = step.logits(teacher)
             expected = step.expected_logits(log_total(logits[-1], step.samples.row_P))
-            loss_L = own_L + config.distillation * distillation(logits, expected, step.samples.row_P)
+            loss_L = own_L + config.distillation * distillation(logits, expected, step.samples)
         loss = (weight_L * loss_L).sum() + carrier
         return loss + self.log_noise_L.mean() if config.learn_weights else loss, own_L
 
     def _pairs(self, step: Step, weight_L: Tensor) -> tuple[Pairs, Pairs | None]:
         """Return how the losses depend on sums over negatives: each width's own, and what it is taught."""
-        row_P, positive_LP = step.samples.row_P, step.positive_LP
+        samples, positive_LP = step.samples, step.positive_LP
         if self.config.kind == "bilateral_softmax":
-            own = negative_pairs(positive_LP, row_P, weight_L * self.config.negative_weight)
+            own = negative_pairs(positive_LP, samples, weight_L * self.config.negative_weight)
         else:
-            own = Pairs.alike(row_P, positive_LP, weight_L)
+            own = Pairs.alike(samples, positive_LP, weight_L)
         if self.config.distillation == 0:
             return own, None
         weight_L = weight_L * self.config.distillation
-        return own, student_pairs(positive_LP, row_P, weight_L, num_vectors=len(step.scores.query_VU))
+        return own, student_pairs(positive_LP, samples, weight_L, num_vectors=len(step.scores.query_VU))
 
     def _own(self, step: Step, logits: Sequence[Logits]) -> Tensor:
         if self.config.kind != "bilateral_softmax":
-            return sampled_softmax(logits, step.samples.row_P)
+            return sampled_softmax(logits, step.samples)
         return bilateral_softmax(
             logits,
             step.samples,

@@ -22,6 +22,7 @@ from torch import Tensor
 from recsys.model.losses.hard_negatives import is_hardest
 from recsys.model.losses.kernels import do_rows
 from recsys.model.losses.negatives import MASKED, Negatives
+from recsys.model.losses.samples import Samples
 from recsys.widths import WidthLadder
 
 _LOG2_E = 1 / math.log(2)
@@ -59,10 +60,11 @@ class Pairs(NamedTuple):
 
     @classmethod
     def alike(
-        cls, row_P: Int[Tensor, " pairs"], floor_LP: Float[Tensor, "widths pairs"], weight_L: Float[Tensor, " widths"]
+        cls, samples: Samples, floor_LP: Float[Tensor, "widths pairs"], weight_L: Float[Tensor, " widths"]
     ) -> Pairs:
         """Make pairs of which the loss takes the mean."""
-        return cls(row_P, floor_LP.detach(), (weight_L.detach() / len(row_P))[:, None].expand_as(floor_LP))
+        weight_LP = (weight_L.detach() / samples.pairs.mean)[:, None].expand_as(floor_LP)
+        return cls(samples.row_P, floor_LP.detach(), weight_LP)
 
 
 def joined(*parts: Pairs) -> Pairs:

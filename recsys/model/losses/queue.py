@@ -23,8 +23,7 @@ from recsys.model.losses.samples import Samples
 class NegativeQueue(nn.Module):
     """A ring of negatives; places that are not filled yet count nothing.
 
-    Its buffers are not part of the state dict: they are each process's own, unlike what a loss learns, and checkpoints
-    keep them as such.
+    Where processes share steps, each has the same queue: negatives are those of the whole step.
 
     Args:
         size: distinct negatives of batches that it holds.
@@ -47,7 +46,7 @@ class NegativeQueue(nn.Module):
             "next": torch.tensor(0),
         }
         for name, buffer in buffers.items():
-            self.register_buffer(name, buffer, persistent=False)
+            self.register_buffer(name, buffer)
 
     def join(
         self, item_SD: Float[Tensor, "samples full"], samples: Samples

@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from recsys.model.losses.samples import Logits
+from recsys.model.losses.samples import Logits, Samples
 
 
-def sampled_softmax(logits: Sequence[Logits], row_P: Int[Tensor, " pairs"]) -> Float[Tensor, " widths"]:
+def sampled_softmax(logits: Sequence[Logits], samples: Samples) -> Float[Tensor, " widths"]:
     """Return each width's mean cross-entropy to the positives.
 
     Args:
         logits: by width.
-        row_P: ``(pairs,)`` the vector of each pair.
+        samples: the vector of each pair.
     """
+    row_P = samples.row_P
     losses = [torch.logaddexp(one.positive_P, one.log_negatives_V[row_P]) - one.positive_P for one in logits]
-    return torch.stack([loss_P.mean() for loss_P in losses])
+    return torch.stack([loss_P.sum() / samples.pairs.mean for loss_P in losses])

@@ -11,7 +11,8 @@ Shapes: ``V`` user vectors, ``S`` distinct items, ``P`` (vector, positive) pairs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys.data.batches import Examples
+from recsys.data.parts import Parts
 from recsys.model.losses.negatives import MASKED
 
 
@@ -34,6 +36,9 @@ class Samples:
         log_weight_N: ``(negatives,)`` log of that, less the log of how often each is expected.
         user_V: ``(vectors,)`` user rows.
         item_S: ``(samples,)`` item rows.
+        pairs: which of the step's pairs these are, where processes share it; samples and negatives are the step's.
+        vectors: which of its vectors.
+        encoded: which samples this process encodes.
     """
 
     row_P: Int[Tensor, " pairs"]
@@ -43,10 +48,18 @@ class Samples:
     log_weight_N: Float[Tensor, " negatives"]
     user_V: Int[Tensor, " vectors"]
     item_S: Int[Tensor, " samples"]
+    pairs: Parts
+    vectors: Parts
+    encoded: Parts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device) -> Samples:
         """Move to a device."""
-        return Samples(*(getattr(self, one.name).to(device) for one in fields(self)))
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self.tensors().items()}
+        return replace(self, **moved)
 
 
 def samples_of(
@@ -55,19 +68,29 @@ def samples_of(
     """Find the distinct items of a batch, and what each of them is.
 
     Args:
-        examples: the batch.
+        examples: a process's part of the batch.
         log_expected_N: ``(items,)`` log of how often each item of the catalogue is expected among a row's negatives.
         user_V: ``(vectors,)`` the user that each vector is of.
     """
-    rows = np.concatenate([examples.item, examples.negative])
+    rows = np.concatenate([examples.batch_item, examples.negative])
     item_S, place = np.unique(rows, return_inverse=True)
-    positive_P, drawn = np.split(place, [len(examples.item)])
+    positive_A, drawn = np.split(place, [len(examples.batch_item)])
     count_S = np.bincount(drawn, minlength=len(item_S))
     negative_N = np.flatnonzero(count_S)
     count_N = count_S[negative_N]
     log_weight_N = np.log(count_N, dtype=log_expected_N.dtype) - log_expected_N[item_S[negative_N]]
-    arrays = (examples.row, positive_P, negative_N, count_N, log_weight_N, user_V, item_S)
-    return Samples(*(torch.from_numpy(array) for array in arrays))
+    return Samples(
+        row_P=torch.from_numpy(examples.row),
+        positive_P=torch.from_numpy(positive_A[examples.positives.own]),
+        negative_N=torch.from_numpy(negative_N),
+        count_N=torch.from_numpy(count_N),
+        log_weight_N=torch.from_numpy(log_weight_N),
+        user_V=torch.from_numpy(user_V),
+        item_S=torch.from_numpy(item_S),
+        pairs=examples.positives,
+        vectors=examples.vectors,
+        encoded=Parts.even(len(item_S), rank=examples.lists.rank, world_size=len(examples.lists.counts)),
+    )
 
 
 def accidental_hits(samples: Samples) -> tuple[Int[Tensor, " hits"], Int[Tensor, " hits"]]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recsys.config import LossConfig
+from recsys.data.parts import Parts
 from recsys.errors import ConfigError
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.samples import Samples
@@ -122,6 +123,9 @@ def _samples(
         log_weight_N=-log_expected_N.detach(),
         user_V=place_S[:batch],
         item_S=place_S if item_B is None or negative_N is None else torch.cat([item_B, negative_N]),
+        pairs=Parts.whole(batch),
+        vectors=Parts.whole(batch),
+        encoded=Parts.whole(batch + num),
     )
 
 

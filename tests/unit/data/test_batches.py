@@ -64,11 +64,11 @@ def test_histories_are_cut_to_the_longest_asked_for(dataset):
 
 def test_an_epoch_sees_every_example_at_most_once_over_all_ranks(dataset):
     events = TrainingEvents(dataset, longest=10, seed=1)
-    batches = [batch for rank in range(3) for batch in all_batches(events, rank=rank, world_size=3)]
+    batches = [batch for rank in range(3) for batch in all_batches(events, rank=rank, world_size=3, batch_size=33)]
     pairs = [pair for batch in batches for pair in zip(batch.user.tolist(), batch.item.tolist(), strict=True)]
     assert len(set(pairs)) == len(pairs)
-    assert len(pairs) == events.steps_per_epoch(batch_size=32, world_size=3) * 3 * 32
-    assert len(events) - len(pairs) < 3 * 32
+    assert len(pairs) == events.steps_per_epoch(batch_size=33) * 33
+    assert len(events) - len(pairs) < 33
 
 
 def test_the_same_epoch_comes_again_and_another_differs(dataset):
@@ -170,8 +170,8 @@ def test_an_item_is_a_positive_as_often_as_is_said(dataset, monkeypatch, ordered
 
 def test_a_batch_larger_than_the_data_is_refused(dataset):
     events = TrainingEvents(dataset, longest=10, seed=1)
-    with pytest.raises(TrainingError, match=f"got 100000 on 1 process\\(es\\) for {len(events)} training rows"):
-        events.steps_per_epoch(batch_size=100_000, world_size=1)
+    with pytest.raises(TrainingError, match=f"got 100000, expected at most {len(events)}, all training rows"):
+        events.steps_per_epoch(batch_size=100_000)
 
 
 @pytest.mark.parametrize("most", [None, 5])
@@ -208,9 +208,34 @@ def test_histories_come_with_their_times(dataset, monkeypatch):
 
 def test_windows_are_batched_by_length_over_all_ranks(dataset):
     events = TrainingEvents(dataset, longest=20, by_position=True, seed=1)
-    batches = [batch for rank in range(2) for batch in all_batches(events, rank=rank, world_size=2, batch_size=8)]
-    assert len(batches) == 2 * events.steps_per_epoch(batch_size=8, world_size=2)
+    batches = [batch for rank in range(2) for batch in all_batches(events, rank=rank, world_size=2, batch_size=16)]
+    assert len(batches) == 2 * events.steps_per_epoch(batch_size=16)
     assert sum(len(batch.user) for batch in batches) == len(events) == 200
     assert all(batch.history.lengths.max() <= 1.25 * batch.history.lengths.min() + 1 for batch in batches)
     num_positives = [len(batch.item) for batch in batches]
     assert max(num_positives) <= min(num_positives) + 2 * 20
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_ranks_share_out_the_batches_of_one(dataset, by_position):
+    events = TrainingEvents(dataset, longest=20, by_position=by_position, seed=1)
+    whole, *ranks = (
+        all_batches(events, rank=rank, world_size=world_size, batch_size=30)
+        for rank, world_size in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
+    for one, *parts in zip(whole, *ranks, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.user for part in parts]), one.user)
+        np.testing.assert_array_equal(np.concatenate([part.history.values for part in parts]), one.history.values)
+        np.testing.assert_array_equal(np.concatenate([part.item for part in parts]), one.item)
+        np.testing.assert_array_equal(np.concatenate([part.vectors.own.start + part.row for part in parts]), one.row)
+        for part in parts:
+            np.testing.assert_array_equal(part.batch_item, one.item)
+            np.testing.assert_array_equal(part.negative, one.negative)
+            assert part.lists.total == len(one.user)
+            assert part.vectors.total == one.vectors.total == len(one.user) + by_position * len(one.history.values)
+
+
+def test_a_batch_of_long_windows_that_cannot_be_shared_is_refused(dataset):
+    events = TrainingEvents(dataset, longest=20, by_position=True, seed=1)
+    with pytest.raises(TrainingError, match=r"batch_size: got 4, with which a batch of long windows has \d for 4 proc"):
+        all_batches(events, rank=0, world_size=4, batch_size=4)

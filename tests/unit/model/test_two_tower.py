@@ -10,6 +10,7 @@ from recsys.ids import UNKNOWN
 from recsys.model.layout import Layout
 from recsys.model.two_tower import TwoTower, make_batch
 from recsys.ragged import Ragged
+from recsys.train.initial import initialise_tables
 
 SPECS = (FeatureSpec(name="genre", side="item", kind="categorical", values=("a", "b")),)
 HISTORY = Ragged.from_lists([[3, 1, 3], [], [900, 3]])
@@ -20,6 +21,7 @@ def model_and_batch(items, **settings):
     layout = Layout(config=config, num_items=1000, num_users=3, specs=SPECS)
     torch.manual_seed(1)
     model = TwoTower(layout, device=torch.device("cpu"))
+    initialise_tables({name: table.weight for name, table in model.tables.embedding_bags.items()}, seed=1)
     features = {"genre": Ragged.from_lists([[item % 2] for item in range(len(items))])}
     return model, make_batch(layout, layout.user_bags(HISTORY, {}, np.arange(3)), layout.item_bags(items, features))
 

@@ -3,14 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from loss_batches import alone
 
 from recsys.config import LossConfig
-from recsys.data.batches import Examples
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.negatives import MASKED
 from recsys.model.losses.queue import NegativeQueue
 from recsys.model.losses.samples import accidental_hits, samples_of
-from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 
 NUM_ITEMS, NUM_DRAWN, POSITIVE = 12, 10, 3
@@ -23,9 +22,7 @@ def batch(random):
     """One user with one positive, and negatives drawn by their probability."""
     drawn = random.choice(NUM_ITEMS, p=PROBABILITY, size=NUM_DRAWN)
     nobody = np.zeros(1, dtype=np.int64)
-    samples = samples_of(
-        Examples(nobody, Ragged.empty(1), nobody, np.array([POSITIVE]), drawn), LOG_EXPECTED, user_V=nobody
-    )
+    samples = samples_of(alone(nobody, nobody, np.array([POSITIVE]), drawn), LOG_EXPECTED, user_V=nobody)
     return VECTORS[samples.item_S], samples
 
 
