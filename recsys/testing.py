@@ -23,6 +23,7 @@ from recsys.bundle import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
+from recsys.data.shards import ROW_GROUPS, describe_row_groups
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.specs import Engine
 from recsys.model.exported import ExportedTowers
@@ -78,6 +79,7 @@ def small_dataset(path: Path, *, num_users: int = 60, num_items: int = 80, seed:
             "time_unit": "s",
             "counts": {"events": len(events), "users": num_users, "items": num_items},
             "features": [spec.to_json() for spec in specs],
+            ROW_GROUPS: describe_row_groups(folder),
         }
         artifact.seal(folder, "dataset", content)
     return path

@@ -20,6 +20,8 @@ from recsys.data.schema import (
     FeatureSpec,
     Side,
 )
+from recsys.data.shards import ROW_GROUPS, find_damage
+from recsys.errors import ArtifactError
 from recsys.ids import Vocabulary
 from recsys.ragged import Ragged
 
@@ -71,8 +73,18 @@ class Dataset:
         self.path = path
         self.manifest: dict[str, Any] = artifact.read_manifest(path, "dataset")
         if verify:
-            artifact.verify(path, self.manifest)
+            self._verify()
         self.specs = tuple(FeatureSpec.from_json(entry) for entry in self.manifest["features"])
+
+    def _verify(self) -> None:
+        """Compare files with the manifest; where one is damaged, say in which row group."""
+        try:
+            artifact.verify(self.path, self.manifest)
+        except ArtifactError as error:
+            damage = find_damage(self.path, self.manifest.get(ROW_GROUPS, {}))
+            if damage is None:
+                raise
+            raise ArtifactError(f"{error}; what is damaged is {damage}: prepare the dataset again") from error
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from recsys.data.log import open_log
 from recsys.data.options import PrepareOptions
 from recsys.data.recipes import Recipe, TableRecipe
 from recsys.data.schema import SPLITS, FeatureSpec, Side
+from recsys.data.shards import ROW_GROUPS, describe_row_groups
 from recsys.data.sources import Sources
 from recsys.errors import DataError
 from recsys.progress import Tell, tell_nobody
@@ -92,6 +93,7 @@ def prepare(options: PrepareOptions, *, progress: Tell = tell_nobody) -> Path:
             "features": [spec.to_json() for specs, _ in described.values() for spec in specs],
             "recipe": recipe.to_json(),
             "checksums_verified": options.verify_checksums and not own_data,
+            ROW_GROUPS: describe_row_groups(folder),
         }
         artifact.seal(folder, "dataset", content)
     return options.out
