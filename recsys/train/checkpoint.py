@@ -5,57 +5,80 @@ A checkpoint is written under another name and renamed when it is whole, so the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from recsys import artifact
+from recsys.errors import TrainingError
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
+from recsys.train.claim import changes_of, writing
 from recsys.train.process import Process
-from recsys.train.run_folder import CHECKPOINTS, PROGRESS, Progress, complete_checkpoints, load_progress
+from recsys.train.run_folder import (
+    CHECKPOINTS,
+    PROGRESS,
+    Progress,
+    complete_checkpoints,
+    load_progress,
+    newest_checkpoint,
+)
 from recsys.train.sharding import Sharded, gather
 
+_MODEL = "model.json"
 _KEPT = 2
 
 
 def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Process) -> None:
-    """Write a checkpoint (every rank must call) and remove all but the newest two."""
+    """Write a checkpoint (every rank must call) and remove all but the newest two.
+
+    Raises:
+        ArtifactError: it cannot be written; those before it are still there.
+    """
     final = run / CHECKPOINTS / f"step-{progress.total_steps:08d}"
     staging = final.with_name(f".staging-{final.name}")
-    if process.is_first:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    dist.barrier()
-    dcp.save(sharded.tensors(), checkpoint_id=staging)
-    if process.is_first:
-        (staging / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
-        for file in staging.iterdir():
-            artifact.sync_path(file)
-        shutil.rmtree(final, ignore_errors=True)
-        staging.rename(final)
-        artifact.sync_path(final.parent)
-        for old in complete_checkpoints(run)[:-_KEPT]:
-            shutil.rmtree(old)
-    dist.barrier()
+    with writing(final, last_good=newest_checkpoint(run)), _removed_if_incomplete(staging, process):
+        if process.is_first:
+            for left in final.parent.glob(".staging-*"):
+                shutil.rmtree(left)  # of a process that died over it
+            staging.mkdir(parents=True)
+        process.wait()
+        dcp.save(sharded.tensors(), checkpoint_id=staging)
+        if process.is_first:
+            (staging / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
+            (staging / _MODEL).write_text(json.dumps(sharded.described, indent=2) + "\n")
+            for file in staging.iterdir():
+                artifact.sync_path(file)
+            artifact.sync_path(staging)
+            staging.rename(final)
+            artifact.sync_path(final.parent)
+            for old in complete_checkpoints(run)[:-_KEPT]:
+                shutil.rmtree(old)
+        process.wait()
 
 
 def load_checkpoint(run: Path, sharded: Sharded) -> Progress:
     """Load the newest checkpoint into a freshly sharded model, in place, and return where it stood.
 
-    Where there is none, that is at the start. It may have been written by any number of processes: nothing in it
-    depends on that.
+    It may have been written by any number of processes: nothing in it depends on that. A run that was stopped before
+    its first checkpoint stands at its beginning.
+
+    Raises:
+        TrainingError: the checkpoint is of another model.
     """
-    complete = complete_checkpoints(run)
-    if not complete:
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
         return Progress()
+    if changes := changes_of(json.loads((checkpoint / _MODEL).read_text()), sharded.described):
+        raise TrainingError(f"{checkpoint}: got a checkpoint of another model: {'; '.join(map(str, changes))}")
     sharded.dense_optimizer.init_state()
-    dcp.load(sharded.tensors(), checkpoint_id=complete[-1])
-    return load_progress(complete[-1])
+    dcp.load(sharded.tensors(), checkpoint_id=checkpoint)
+    return load_progress(checkpoint)
 
 
 def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
@@ -70,3 +93,13 @@ def export_towers(layout: Layout, sharded: Sharded, process: Process) -> Exporte
     towers = ExportedTowers(layout)
     towers.load_state_dict(weights)
     return towers
+
+
+@contextlib.contextmanager
+def _removed_if_incomplete(staging: Path, process: Process) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if process.is_first:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise

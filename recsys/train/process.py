@@ -46,6 +46,10 @@ class Process:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return bool(tensor.item())
 
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        dist.barrier()
+
     def mean(self, values: torch.Tensor) -> list[float]:
         """Return the mean over all ranks of each number, on every rank."""
         total = values.detach().to(torch.float64, copy=True)
@@ -76,6 +80,11 @@ def joined(device: str) -> Iterator[Process]:
         yield Process(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this process again, after one of the run's had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def pick_device(device: str) -> torch.device:

@@ -3,7 +3,8 @@
 A run folder::
 
     config.json                 the configuration that ran, and the dataset it ran on
-    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers) and progress.json
+    checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers), progress.json and model.json
+    diverged/step-00001234/     the batch whose loss was not finite, if there was one
     towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
     tensorboard/                scalars
 """
@@ -45,8 +46,14 @@ class Progress:
 
 def read_progress(run: Path) -> Progress | None:
     """Return where a run stood at its newest checkpoint, or None before the first."""
+    newest = newest_checkpoint(run)
+    return None if newest is None else load_progress(newest)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the newest checkpoint's folder, or None before the first."""
     complete = complete_checkpoints(run)
-    return load_progress(complete[-1]) if complete else None
+    return complete[-1] if complete else None
 
 
 def load_progress(checkpoint: Path) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +52,13 @@ class Sharded:
         loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
         dense_optimizer: AdamW over the towers and the loss, and over tables that learn by Adam. The others' optimizer
             needs no call: it runs in the backward pass.
+        described: what the tensors' names and sizes follow from, as plain values.
     """
 
     model: DistributedModelParallel
     loss: MatryoshkaLoss | DistributedDataParallel
     dense_optimizer: KeyedOptimizerWrapper
+    described: dict[str, Any]
 
     @property
     def plain_loss(self) -> MatryoshkaLoss:
@@ -95,7 +98,16 @@ def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
     if list(loss.parameters()):
         # Its queue of negatives is the same in all processes anyway.
         loss = DistributedDataParallel(loss, broadcast_buffers=False)
-    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config))
+    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config), _described(layout, config))
+
+
+def _described(layout: Layout, config: TrainConfig) -> dict[str, Any]:
+    """Return the model and all that optimizers and the loss hold beside it."""
+    content = layout.to_json()
+    loss = {name: getattr(config.loss, name) for name in ("learn_temperature", "learn_weights", "queue_size")}
+    described = {"model": content.pop("config"), "loss": loss, "table_optimizer": config.table_optimizer} | content
+    plain: dict[str, Any] = json.loads(json.dumps(described))
+    return plain
 
 
 def _spread(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 import tyro
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
 from recsys.config import TrainConfig
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset, Queries
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
-from recsys.errors import ArtifactError, ConfigError, DataError, Interrupted, TrainingError
+from recsys.errors import ConfigError, Interrupted, TrainingError
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
-from recsys.model.best import save_towers
+from recsys.model.best import TOWERS, save_towers
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.model.losses.gather import gather_rows
@@ -30,13 +30,20 @@ from recsys.model.losses.samples import Samples, samples_of
 from recsys.model.two_tower import Batch, BatchParts, make_batch
 from recsys.settings import to_mapping
 from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
+from recsys.train.checks import check_divides, check_readable
+from recsys.train.claim import claim, write_identity, writing
+from recsys.train.diagnosis import DIVERGED, save_step
 from recsys.train.interrupt import Interrupt
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
-from recsys.train.run_folder import CONFIG, Progress
+from recsys.train.run_folder import newest_checkpoint
 from recsys.train.sharding import shard
+from recsys.train.tracking import Kind, Tracker, check_trackers, figures_of, open_trackers
+from recsys.train.watch import StepWatch
 from recsys.widths import energy_shares, query_at
+
+_T = TypeVar("_T")
 
 _DEPTH = 10
 _DECIDING = f"ndcg@{_DEPTH}"
@@ -59,12 +66,18 @@ class TrainOptions:
     """Go on from the newest checkpoint in the run folder, or from the start where there is none yet."""
     checkpoint_every: int | None = None
     """Write a checkpoint after this many steps, beside the one after each epoch."""
+    allow_changes: bool = False
+    """Go on with other settings than the run was started with; the pass that was under way starts over."""
+    track: tuple[Kind, ...] = ("tensorboard",)
+    """Where each epoch's figures go beside the run's own record: ``tensorboard``, and ``mlflow`` where the extra
+    ``tracking`` is installed."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Model, loss and optimization."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every is not None and self.checkpoint_every <= 0:
             raise ConfigError(f"checkpoint_every: got {self.checkpoint_every}, expected above 0")
+        check_trackers(self.track)
 
 
 RESUME = "--resume"
@@ -102,9 +115,19 @@ class Trainer:
         self.run_folder = options.out
         self.dataset_name, self.fingerprint = dataset.name, dataset.manifest["fingerprint"]
         model = self.config.model
-        _check_divides(self.config.batch_size, process.world_size)
-        _check_readable(self.config, dataset)
-        self._claim_run_folder()
+        check_divides(self.config.batch_size, process.world_size)
+        check_readable(self.config, dataset)
+        # What changes in the course of training, over a share of it, depends on how long it is meant to be.
+        is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0
+        free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or is_open_ended]
+        changes = claim(
+            self.run_folder,
+            self._identity(),
+            resume=options.resume,
+            allow_changes=options.allow_changes,
+            free=free,
+            process=process,
+        )
         self.widths = model.ladder
         self.layout = Layout(
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
@@ -126,22 +149,41 @@ class Trainer:
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
         self.sharded = shard(self.layout, self.config, process)
-        self.progress = load_checkpoint(self.run_folder, self.sharded) if options.resume else Progress()
+        self.watch = StepWatch()
+        self.progress = load_checkpoint(self.run_folder, self.sharded)
+        if changes:
+            write_identity(self.run_folder, self._identity(), process)
+        if any(change.name not in free for change in changes):
+            # The batches of the pass that was under way may be others now.
+            self.progress.step, self.progress.loss_sums = 0, []
 
     def run(self) -> None:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
-        tensorboard = SummaryWriter(str(self.run_folder / "tensorboard")) if self.process.is_first else None
-        reporter = Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs)
-        with reporter, Interrupt(self.process) as interrupt:
+        with contextlib.ExitStack() as stack:
+            reporter = stack.enter_context(Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs))
+            trackers = self._trackers()
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            interrupt = stack.enter_context(Interrupt(self.process))
             while self._goes_on():
                 record = self._finish_epoch(self._train_epoch(reporter, interrupt))
                 reporter.epoch(record, is_best=self.progress.stale_epochs == 0)
-                if tensorboard is not None:
-                    _write_scalars(tensorboard, record, self.progress.total_steps)
+                with self._writing("tracking"):
+                    for tracker in trackers:
+                        tracker.record(figures_of(record), step=self.progress.total_steps)
                 if interrupt.requested() and self._goes_on():
                     raise Interrupted(go_on=RESUME)
-        if tensorboard is not None:
-            tensorboard.close()
+
+    def _trackers(self) -> list[Tracker]:
+        if not self.process.is_first:
+            return []
+        step = self.progress.total_steps
+        with self._writing("tracking"):
+            return open_trackers(self.options.track, self.run_folder, settings=self._identity(), step=step)
+
+    def _writing(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Say what in the run folder could not be written, and what there is to go on from."""
+        return writing(self.run_folder / name, last_good=newest_checkpoint(self.run_folder))
 
     def _goes_on(self) -> bool:
         return self.progress.epoch < self.config.epochs and self.progress.stale_epochs < self.config.patience
@@ -168,8 +210,9 @@ class Trainer:
         reporter.start_epoch(
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
-        for examples in batches:
-            done = progress.total_steps / (config.epochs * self.steps_per_epoch)
+        self.watch = StepWatch()
+        for examples in self.watch.waits(batches):
+            done = progress.epoch / config.epochs + progress.step / (config.epochs * self.steps_per_epoch)
             if config.rate_schedule == "cosine":
                 self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
             losses = self.step(examples, done)
@@ -187,6 +230,7 @@ class Trainer:
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
+            **self.watch.figures(self.widths, self.process),
             "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
             "temperature": self._by_width(self.sharded.plain_loss.temperature),
             "weight": self._by_width(self.sharded.plain_loss.weights),
@@ -202,23 +246,52 @@ class Trainer:
         Raises:
             TrainingError: the loss is not finite.
         """
-        batch, samples = self._batch(examples)
+        with self.watch.waiting():
+            batch, samples = self._batch(examples)
         # What a step draws depends on nothing that came before: it is the same after a stop, and in all processes.
         place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
         torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
         self.sharded.dense_optimizer.zero_grad()
         user_VU, encoded_ED = self.sharded.model(batch)
-        loss, loss_L = self.sharded.loss(user_VU, gather_rows(encoded_ED, samples.encoded), samples, done=done)
+        item_SD = gather_rows(encoded_ED, samples.encoded)
+        if self.progress.step + 1 == self.steps_per_epoch:
+            self.watch.see(user_VU, item_SD, samples)
+        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples, done=done)
         value, *losses = self.process.mean(torch.cat([loss[None], loss_L]))
         if not math.isfinite(value):
-            raise TrainingError(
-                f"loss: got {value} at epoch {self.progress.epoch}, step {self.progress.step}; lower "
-                f"table_learning_rate (now {self.config.table_learning_rate}) or dense_learning_rate "
-                f"(now {self.config.dense_learning_rate})"
-            )
+            raise self._diverged(value, losses, batch, samples, {"user_VU": user_VU, "encoded_ED": encoded_ED})
         loss.backward()
         self.sharded.dense_optimizer.step()
         return losses
+
+    def _diverged(
+        self, value: float, losses: list[float], batch: Batch, samples: Samples, vectors: dict[str, Tensor]
+    ) -> TrainingError:
+        """Keep what led to a loss that is not finite, and say where it is."""
+        progress, config = self.progress, self.config
+        lookups = {"values": batch.features.values(), "lengths": batch.features.lengths()}
+        content = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "loss": str(value),
+            "loss_by_width": self._by_width([str(loss) for loss in losses]),
+            "inputs": batch.features.keys(),
+            "parts": {name: list(getattr(samples, name).counts) for name in ("pairs", "vectors", "encoded")},
+            "config": to_mapping(config),
+        }
+        with self._writing(DIVERGED):
+            folder = save_step(
+                self.run_folder,
+                progress.total_steps,
+                self.process,
+                tensors=lookups | samples.tensors() | vectors,
+                content=content,
+            )
+        return TrainingError(
+            f"loss: got {value} at epoch {progress.epoch}, step {progress.step}; lower table_learning_rate (now "
+            f"{config.table_learning_rate}) or dense_learning_rate (now {config.dense_learning_rate}). The batch is in "
+            f"{folder}"
+        )
 
     def _batch(self, examples: Examples) -> tuple[Batch, Samples]:
         """Return what is looked up, and what the loss knows of the vectors that come of it."""
@@ -281,12 +354,13 @@ class Trainer:
         if self.validation is None or progress.best is None or score > progress.best:
             progress.best, progress.stale_epochs = score, 0
             if towers is not None:
-                save_towers(self.run_folder, towers, self._identity() | {"best": record})
+                with self._writing(TOWERS):
+                    save_towers(self.run_folder, towers, self._identity() | {"best": record})
         progress.history.append(record)
         save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         return record
 
-    def _by_width(self, values: Sequence[float]) -> dict[str, float]:
+    def _by_width(self, values: Sequence[_T]) -> dict[str, _T]:
         return dict(zip(map(str, self.widths), values, strict=True))
 
     def _identity(self) -> dict[str, Any]:
@@ -295,59 +369,6 @@ class Trainer:
             "dataset": self.dataset_name,
             "dataset_fingerprint": self.fingerprint,
         }
-
-    def _claim_run_folder(self) -> None:
-        """Write down what runs here, or, when resuming, insist that it is what ran here before."""
-        path, here = self.run_folder / CONFIG, json.loads(json.dumps(self._identity()))
-        # Rank 0 looks for all, before it writes: a process that looked later would find this very run.
-        is_taken = bool(self.process.broadcast(float(path.exists())))
-        if not self.options.resume:
-            if is_taken:
-                raise ArtifactError(f"{self.run_folder}: already holds a run; pass {RESUME} to go on, or another --out")
-            if self.process.is_first:
-                self.run_folder.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(here, indent=2) + "\n")
-            return
-        if not is_taken:
-            raise TrainingError(f"{self.run_folder}: got no run to resume there; start without {RESUME}")
-        before = json.loads(path.read_text())
-        # What changes in the course of training, over a share of it, depends on how long it is meant to be.
-        is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0
-        free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or is_open_ended]
-        if changed := [name for name in _differences(before, here) if name not in free]:
-            raise TrainingError(
-                f"{self.run_folder}: cannot resume with other settings than it was started with: {', '.join(changed)}"
-            )
-
-
-def _check_divides(batch_size: int, world_size: int) -> None:
-    """Refuse a batch that processes cannot share evenly."""
-    if batch_size % world_size:
-        near = max(world_size, round(batch_size / world_size) * world_size)
-        raise ConfigError(
-            f"batch_size: got {batch_size} rows per step for {world_size} processes, expected a multiple of "
-            f"{world_size}, such as {near}"
-        )
-
-
-def _check_readable(config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse settings that ask of a dataset what it does not hold."""
-    model = config.model
-    if model.history == "sequence" and not dataset.ordered:
-        raise DataError(f"history: got 'sequence', expected another one: the log of {dataset.path} has no order")
-    if model.time_bias and not dataset.has_times:
-        raise DataError(f"time_bias: got true, expected false: {dataset.path} does not say when events were")
-    if config.recency_half_life is not None and not (dataset.ordered and dataset.has_times):
-        got = config.recency_half_life
-        raise DataError(f"recency_half_life: got {got}, expected none: {dataset.path} does not say when events were")
-    if not model.projection and dataset.specs:
-        raise DataError(
-            f"projection: got false, expected true: {dataset.path} has features, such as {dataset.specs[0].name!r}"
-        )
-    if model.item_id_dropout > 0 and not any(spec.side == "item" for spec in dataset.specs):
-        raise DataError(
-            f"item_id_dropout: got {model.item_id_dropout}, expected 0: the items of {dataset.path} have no features"
-        )
 
 
 def _validation(dataset: Dataset, config: TrainConfig) -> Queries:
@@ -359,28 +380,3 @@ def _validation(dataset: Dataset, config: TrainConfig) -> Queries:
         return queries
     chosen = np.random.default_rng(config.seed).choice(len(queries), config.validation_users, replace=False)
     return queries.take(np.sort(chosen))
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Name the leaves that differ, dotted."""
-    names = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            names += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def _write_scalars(writer: SummaryWriter, record: dict[str, Any], step: int) -> None:
-    writer.add_scalar("throughput/examples_per_s", record["examples_per_s"], step)
-    for name in ("loss", "temperature", "weight"):
-        for width, value in record[name].items():
-            writer.add_scalar(f"{name}/width_{width}", value, step)
-    for width, scores in record["validation"].items():
-        for name, value in scores.items():
-            writer.add_scalar(f"validation/{name}/width_{width}", value, step)
-    for side, shares in record["energy"].items():
-        for width, share in shares.items():
-            writer.add_scalar(f"energy/{side}/width_{width}", share, step)

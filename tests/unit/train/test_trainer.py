@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from recsys import artifact
@@ -16,6 +20,7 @@ from recsys.errors import ArtifactError, ConfigError, DataError, TrainingError
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.evaluate.verb import EvaluateOptions, evaluate
 from recsys.model.best import load_towers
+from recsys.train.tracking import figures_of
 from recsys.train.trainer import Trainer, TrainOptions, train
 
 CONFIG = TrainConfig(
@@ -25,6 +30,7 @@ CONFIG = TrainConfig(
     epochs=3,
     device="cpu",
 )
+TIMES = ("examples_per_s", "data_wait_share")
 
 
 def options(simulated, folder, **changes):
@@ -33,9 +39,16 @@ def options(simulated, folder, **changes):
 
 
 def record_of(folder):
-    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    history = json.loads((newest / "progress.json").read_text())["history"]
-    return [{name: value for name, value in record.items() if name != "examples_per_s"} for record in history]
+    history = record_with_times(folder)
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in history]
+
+
+def newest(folder):
+    return sorted((folder / "checkpoints").glob("step-*"))[-1]
+
+
+def record_with_times(folder):
+    return json.loads((newest(folder) / "progress.json").read_text())["history"]
 
 
 def weights(folder):
@@ -279,13 +292,86 @@ def test_resuming_nothing_is_refused(simulated, tmp_path):
 
 
 def test_resuming_with_other_settings_names_them(finished, simulated):
-    with pytest.raises(TrainingError, match=r"config\.batch_size, config\.seed$"):
+    with pytest.raises(
+        TrainingError, match=r"config\.batch_size: was 64, is 32; config\.seed: was 1, is 9\. .*--allow-changes"
+    ):
         train(options(simulated, finished, resume=True, batch_size=32, seed=9))
 
 
-def test_a_diverged_loss_stops_with_advice(simulated, tmp_path):
-    with pytest.raises(TrainingError, match=r"loss: got nan at epoch 0.*lower table_learning_rate"):
-        train(options(simulated, tmp_path / "run", dense_learning_rate=1e30))
+def test_settings_may_change_if_that_is_asked_for(simulated, tmp_path):
+    run = train(options(simulated, tmp_path / "run", epochs=1))
+    before = record_of(run)
+    train(options(simulated, run, resume=True, epochs=2, batch_size=32, allow_changes=True))
+    assert record_of(run)[:1] == before
+    assert json.loads((run / "config.json").read_text())["config"]["batch_size"] == 32
+    num_events = len(Dataset(simulated).events("train"))
+    assert json.loads((newest(run) / "progress.json").read_text())["total_steps"] == num_events // 64 + num_events // 32
+
+
+def test_a_checkpoint_of_another_model_names_what_differs(simulated, tmp_path):
+    run = train(options(simulated, tmp_path / "run", epochs=1))
+    other = replace(CONFIG.model, embedding_dim=16, user_id=True)
+    expected = r"another model: model\.embedding_dim: was 8, is 16; model\.user_id: was false, is true$"
+    with pytest.raises(TrainingError, match=expected):
+        train(options(simulated, run, resume=True, model=other, allow_changes=True))
+    # What was refused has left no trace.
+    train(options(simulated, run, resume=True, epochs=2))
+    assert len(record_of(run)) == 2
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(finished, simulated, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text((finished / "config.json").read_text())
+    assert record_of(train(options(simulated, run, resume=True))) == record_of(finished)
+
+
+def test_an_epochs_figures_are_recorded_here_and_for_tensorboard(finished):
+    record = json.loads((newest(finished) / "progress.json").read_text())["history"][-1]
+    assert 0 < record["data_wait_share"] < 1
+    assert 0 < record["collision_rate"] < 0.5
+    for side in ("user", "item"):
+        assert record["block_norm"][side].keys() == {"4", "8"}
+        assert all(norm > 0 for norm in record["block_norm"][side].values())
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    for name, value in figures_of(record).items():
+        assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6), name
+    assert len(events.Scalars("loss/width_8")) == 3
+
+
+def test_mlflow_gets_an_epochs_figures(simulated, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (the extra `tracking`)")
+    train(options(simulated, tmp_path / "run", epochs=1, track=("mlflow",)))
+    run = train(options(simulated, tmp_path / "run", epochs=2, track=("mlflow",), resume=True))
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("recsys").experiment_id])
+    assert found.data.params["config.batch_size"] == "64"
+    for name, value in figures_of(record_with_times(run)[-1]).items():
+        assert found.data.metrics[name] == pytest.approx(value), name
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed")
+def test_mlflow_is_refused_where_it_is_not_installed(simulated, tmp_path):
+    with pytest.raises(ConfigError, match=r"track: got 'mlflow', which is not installed; install .*\[tracking\]"):
+        options(simulated, tmp_path / "run", track=("mlflow",))
+
+
+def test_a_diverged_loss_stops_with_advice_and_keeps_the_batch(simulated, tmp_path):
+    run = tmp_path / "run"
+    expected = r"loss: got nan at epoch 0, step (\d+); .*lower table_learning_rate.* The batch is in (.*)$"
+    with pytest.raises(TrainingError, match=expected) as raised:
+        train(options(simulated, run, dense_learning_rate=1e30))
+    step, folder = re.search(expected, str(raised.value)).groups()
+    assert folder == str(run / "diverged" / f"step-{int(step):08d}")
+    content = json.loads((Path(folder) / "rank-0.json").read_text())
+    tensors = load_file(Path(folder) / "rank-0.safetensors")
+    assert (content["step"], content["loss"]) == (int(step), "nan")
+    assert content["config"]["dense_learning_rate"] == 1e30
+    assert content["not_finite"].keys() == tensors.keys()
+    assert content["not_finite"]["user_VU"] > 0
+    assert len(tensors["lengths"]) % len(content["inputs"]) == 0
+    assert tensors["positive_P"].max() < len(tensors["item_S"])
 
 
 def test_cuda_is_refused_where_there_is_none(simulated, tmp_path):
