@@ -262,7 +262,10 @@ async function readAddress() {
 
 async function describe() {
   service = { ...service, ...(await ask("service")) };
-  byId("service").textContent = `${service.address} serves ${count(service.num_items)} items to ${count(service.num_users)} users, at widths ${service.widths.map(count).join(", ")} · bundle ${service.bundle_version}`;
+  const { address, num_items, num_users, widths, bundle_version, has_names } = service;
+  byId("service").textContent =
+    `${address} serves ${count(num_items)} items to ${count(num_users)} users, at widths ${widths.map(count).join(", ")} · ` +
+    `bundle ${bundle_version}${has_names ? "" : " · ids only: to find users and titles by name, start this with --bundles"}`;
 }
 
 // What a call takes around its search in a calm moment (the first calls of a connection are slower), and what the server
