@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VARIANT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-deep check format bench protos lock clean
+.PHONY: help setup quickstart test test-deep check format bench docs protos lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: $(READY) ## run every benchmark in its quick form
 	@for path in benchmarks/[a-z]*.py; do \
 		name=$$(basename $$path .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; \
 	done
+
+docs: $(READY) ## build the documentation site into build/site, strictly
+	$(BIN)/python docs/build_site.py
 
 protos: $(READY) ## regenerate serving/v1 from protos/
 	$(BIN)/python protos/generate.py

@@ -3,19 +3,20 @@
 Each takes what its command line takes, by the same names (``--model.widths 4 8`` is ``model={"widths": [4, 8]}``), and
 `recsys VERB --help` explains each of them.
 
->>> import recsys
->>> dataset = recsys.prepare(recipe="ml-100k", out=work / "dataset")
->>> run = recsys.train(
-...     dataset=dataset, out=work / "run", epochs=1, max_events_per_user=5, batch_size=128,
-...     model={"widths": [4, 8], "embedding_dim": 8, "hidden": [16]},
-... )
->>> report = recsys.evaluate(run=run, dataset=dataset)
->>> [row.name for row in report.rows]
-['width 4', 'width 8', 'popularity', 'popularity, 7 days', 'item-item']
->>> bundle = recsys.publish(run=run, dataset=dataset, out=work / "bundles", num_queries=32, repeats=1)
->>> recommender = recsys.Recommender.load(work / "bundles")
->>> len(recommender.recommend("42", k=5, width=4))
-5
+Examples:
+    >>> import recsys
+    >>> dataset = recsys.prepare(recipe="ml-100k", out=work / "dataset")
+    >>> run = recsys.train(
+    ...     dataset=dataset, out=work / "run", epochs=1, max_events_per_user=5, batch_size=128,
+    ...     model={"widths": [4, 8], "embedding_dim": 8, "hidden": [16]},
+    ... )
+    >>> report = recsys.evaluate(run=run, dataset=dataset)
+    >>> [row.name for row in report.rows]
+    ['width 4', 'width 8', 'popularity', 'popularity, 7 days', 'item-item']
+    >>> bundle = recsys.publish(run=run, dataset=dataset, out=work / "bundles", num_queries=32, repeats=1)
+    >>> recommender = recsys.Recommender.load(work / "bundles")
+    >>> len(recommender.recommend("42", k=5, width=4))
+    5
 """
 
 from __future__ import annotations

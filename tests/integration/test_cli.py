@@ -153,6 +153,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
         (["train", "--dataset", "d", "--out", "x", "--epocs", "3"], 2, "--epochs"),
         (["publish", "--run", "r", "--dataset", "d", "--out", "x", "--num-querys", "3"], 2, "--num-queries"),
         (["evaluate", "--run", "nowhere", "--dataset", "d"], 2, "nowhere: no such run folder"),
+        (["report", "--run", "nowhere", "--dataset", "d", "--out", "x"], 2, "nowhere: no such run folder"),
         (["publish", "--run", "nowhere", "--dataset", "d", "--out", "x"], 2, "nowhere: no such run folder"),
         (["rollback", "--bundles", "nowhere"], 2, "nowhere"),
         (["recommend", "--user", "1", "--address", "127.0.0.1:1"], 1, "127.0.0.1:1"),
