@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 
 from recsys.index.checks import checked_query_at
 from recsys.index.item_set import ItemSet
+from recsys.index.products import products_with_rows
 from recsys.index.searcher import Searcher, SearchResult
 
 
@@ -77,12 +78,13 @@ def with_delta(
     query_BD = checked_query_at(query_BU, searcher.widths.full, searcher.widths)
     score_BK = searcher.score(query_BU, result.rows_BK)
     rows_BK = np.empty_like(result.rows_BK)
-    beside = allowed.rows
-    for place, query_D in enumerate(query_BD):
-        score_M = (delta.vector_MD @ query_D)[beside]
+    # One thread reads the vectors where they lie; a matrix product would take as many as it likes.
+    beside_BM = np.broadcast_to(allowed.rows, (len(query_BD), len(allowed)))
+    score_BM = products_with_rows(query_BD, delta.vector_MD, beside_BM)
+    for place, score_M in enumerate(score_BM):
         # Only these can get in: ties go to the lower row, which is the index's.
         better = score_M > score_BK[place].min()
-        row = np.concatenate([result.rows_BK[place], searcher.num_items + beside[better]])
+        row = np.concatenate([result.rows_BK[place], searcher.num_items + beside_BM[place, better]])
         score = np.concatenate([score_BK[place], score_M[better]])
         best = np.lexsort((row, -score))[: rows_BK.shape[1]]
         rows_BK[place], score_BK[place] = row[best], score[best]

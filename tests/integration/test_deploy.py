@@ -16,7 +16,8 @@ import pytest
 import tyro
 import yaml
 
-from serving.client import Client
+from serving.catalogue_client import CatalogueClient
+from serving.client import Client, ServingError
 from serving.server import Server
 from serving.settings import ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -156,3 +157,10 @@ def test_refusals_pass_through_envoy(behind_envoy):
         with pytest.raises(grpc.RpcError) as refused:
             CandidateServiceStub(channel).Recommend(pb.RecommendRequest(k=0), timeout=30, wait_for_ready=True)
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_envoy_lets_nobody_change_the_catalogue(behind_envoy):
+    _, address = behind_envoy
+    with CatalogueClient(address, deadline_ms=30_000) as catalogue, pytest.raises(ServingError) as refused:
+        catalogue.delete(["i1"])
+    assert refused.value.code is grpc.StatusCode.PERMISSION_DENIED
