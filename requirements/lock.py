@@ -34,7 +34,9 @@ HEADER = """\
 """
 
 
-def resolve(variant: str, upgrade: bool, extras: tuple[str, ...] = ("explore", "report", "bench", "dev")) -> list[str]:
+def resolve(
+    variant: str, upgrade: bool, extras: tuple[str, ...] = ("explore", "report", "notebook", "bench", "dev")
+) -> list[str]:
     """Return sorted ``name==version`` lines for one variant and its extras, resolved for Linux and CPython 3.11."""
     target = HERE / f"{variant}.txt"
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +70,7 @@ def main() -> None:
         (HERE / f"{variant}.txt").write_text(HEADER.format(torch=TORCH, variant=variant) + "\n".join(lines) + "\n")
         print(f"requirements/{variant}.txt: {len(lines)} packages")
     cpu = set((HERE / "cpu.txt").read_text().split())
-    beyond = set(resolve("cpu", upgrade=False, extras=("explore", "report", "bench", "dev", "scale"))) - cpu
+    beyond = set(resolve("cpu", upgrade=False, extras=("explore", "report", "notebook", "bench", "dev", "scale"))) - cpu
     for variant, packages in (("serve", resolve("cpu", upgrade=False, extras=())), ("scale", beyond)):
         lines = sorted(packages)
         (HERE / f"{variant}.txt").write_text(HEADER.format(torch=TORCH, variant=variant) + "\n".join(lines) + "\n")
