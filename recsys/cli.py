@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from recsys.command import EXIT_CODES, Loaded, execute
 from recsys.command import err as _err
 from recsys.command import out as _out
+from recsys.errors import RequestError
 from recsys.progress import Stages
 
 
@@ -169,6 +170,10 @@ class RecommendOptions:
     """Item ids, oldest first, instead of a user."""
     k: int = 10
     """How many items."""
+    include: tuple[str, ...] = ()
+    """Only items with one of these values of each feature named, as FEATURE=VALUE."""
+    exclude: tuple[str, ...] = ()
+    """No items with these values, as FEATURE=VALUE."""
     budget_ms: float | None = None
     """Time that the server may take, in milliseconds."""
     width: int | None = None
@@ -180,14 +185,16 @@ class RecommendOptions:
 
 
 def _load_recommend() -> Loaded:
-    from serving.client import Client, describe_report, to_json
+    from serving.client import Client, describe_report, items_where, to_json
 
     def run(options: RecommendOptions) -> dict[str, Any]:
+        include, exclude = _values("include", options.include), _values("exclude", options.exclude)
         with Client(options.address, deadline_ms=10_000) as client:
             answer = client.recommend(
                 k=options.k,
                 user_id=options.user,
                 history=options.history or None,
+                where=items_where(include=include, exclude=exclude),
                 budget_ms=options.budget_ms,
                 width=options.width,
                 min_overlap=options.min_overlap,
@@ -200,6 +207,16 @@ def _load_recommend() -> Loaded:
         return said
 
     return RecommendOptions, run
+
+
+def _values(option: str, given: Sequence[str]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for each in given:
+        name, sign, value = each.partition("=")
+        if not sign:
+            raise RequestError(option, f"got {each!r}, expected FEATURE=VALUE")
+        values.setdefault(name, []).append(value)
+    return values
 
 
 def _load_explore() -> Loaded:

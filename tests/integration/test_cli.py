@@ -118,6 +118,17 @@ def test_recommend_prints_titles_and_what_was_done(path, address):
     assert lines[4].startswith("width 4 by ")
 
 
+def test_recommend_filters_by_the_values_of_features(path, address):
+    said = recsys(
+        "recommend", "--user", "42", "--include", "genres=Comedy", "genres=Drama", "--exclude", "genres=Romance",
+        "--json", "--address", address,
+    ).stdout  # fmt: skip
+    items = Dataset(path / "dataset").item_frame
+    found = items.filter(items["id"].is_in([item["item_id"] for item in json.loads(said)["items"]]))
+    assert len(found) == 10
+    assert all({"Comedy", "Drama"} & set(genres) and "Romance" not in genres for genres in found["genres"])
+
+
 def test_recommend_as_json(address):
     answer = json.loads(recsys("recommend", "--user", "nobody", "--k", "3", "--json", "--address", address).stdout)
     assert len(answer["items"]) == 3
@@ -158,6 +169,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
         (["rollback", "--bundles", "nowhere"], 2, "nowhere"),
         (["recommend", "--user", "1", "--address", "127.0.0.1:1"], 1, "127.0.0.1:1"),
         (["recommend", "--user", "1", "--k", "-1"], 2, "k: got -1"),
+        (["recommend", "--user", "1", "--include", "Comedy"], 2, "include: got 'Comedy', expected FEATURE=VALUE"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, here, words, code, message):
