@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from serving.client import Connection, feature_values
+from serving.security import ClientSecurity
 from serving.v1 import catalogue_pb2 as pb
 from serving.v1.catalogue_pb2_grpc import CatalogueServiceStub
 
@@ -32,9 +33,14 @@ class CatalogueClient(Connection):
     """
 
     def __init__(
-        self, address: str, *, deadline_ms: float | None = None, options: Sequence[tuple[str, int]] = ()
+        self,
+        address: str,
+        *,
+        deadline_ms: float | None = None,
+        options: Sequence[tuple[str, int]] = (),
+        security: ClientSecurity | None = None,
     ) -> None:
-        super().__init__(address, deadline_ms=deadline_ms, options=options)
+        super().__init__(address, deadline_ms=deadline_ms, options=options, security=security)
         self._stub = CatalogueServiceStub(self._channel)
 
     def upsert(self, items: Iterable[pb.CatalogueItem], *, deadline_ms: float | None = None) -> pb.UpsertItemsResponse:

@@ -34,10 +34,21 @@ from grpc_status import rpc_status
 from recsys.errors import RecsysError, RequestError
 from serving.errors import ServingError
 from serving.packed import unpack
+from serving.security import ClientSecurity
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceStub
 
-__all__ = ["Client", "ServingError", "channel_options", "describe_report", "items_where", "to_json", "unpack", "user"]
+__all__ = [
+    "Client",
+    "ClientSecurity",
+    "ServingError",
+    "channel_options",
+    "describe_report",
+    "items_where",
+    "to_json",
+    "unpack",
+    "user",
+]
 
 Response = TypeVar("Response")
 
@@ -51,14 +62,28 @@ class Connection:
         address: host and port.
         deadline_ms: for calls that do not say their own; None waits for ever.
         options: gRPC channel options beside `channel_options`.
+        security: whom to trust, and what to prove oneself with; by default nothing is, in clear text.
+
+    Raises:
+        ConfigError: a file that ``security`` names cannot be used.
     """
 
     def __init__(
-        self, address: str, *, deadline_ms: float | None = None, options: Sequence[tuple[str, int]] = ()
+        self,
+        address: str,
+        *,
+        deadline_ms: float | None = None,
+        options: Sequence[tuple[str, int]] = (),
+        security: ClientSecurity | None = None,
     ) -> None:
         self.address = address
         self._deadline_ms = deadline_ms
-        self._channel = grpc.insecure_channel(address, options=[*channel_options(), *options])
+        options, security = [*channel_options(), *options], security or ClientSecurity()
+        self._metadata = security.metadata()
+        if (credentials := security.credentials()) is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=options)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
@@ -73,7 +98,8 @@ class Connection:
     def _call(self, method: Callable[..., Response], request: Any, deadline_ms: float | None) -> Response:
         deadline_ms = self._deadline_ms if deadline_ms is None else deadline_ms
         try:
-            return method(request, timeout=None if deadline_ms is None else deadline_ms / 1e3)
+            timeout_s = None if deadline_ms is None else deadline_ms / 1e3
+            return method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _readable(error, self.address) from error
 
@@ -89,9 +115,14 @@ class Client(Connection):
     """
 
     def __init__(
-        self, address: str, *, deadline_ms: float | None = None, options: Sequence[tuple[str, int]] = ()
+        self,
+        address: str,
+        *,
+        deadline_ms: float | None = None,
+        options: Sequence[tuple[str, int]] = (),
+        security: ClientSecurity | None = None,
     ) -> None:
-        super().__init__(address, deadline_ms=deadline_ms, options=options)
+        super().__init__(address, deadline_ms=deadline_ms, options=options, security=security)
         self._stub = CandidateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

@@ -1,14 +1,15 @@
-"""What happens around every call: its arrival is noted, a late one is dropped, an error becomes a status."""
+"""What happens around every call: a late one is dropped, an error becomes a status, each is counted, logged, traced."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -18,10 +19,17 @@ from grpc_status import rpc_status
 
 from recsys.errors import CapacityError, RecsysError, RequestError
 from serving.errors import OverloadedError
+from serving.logs import CallLog, request_id
 from serving.metrics import Metrics
 from serving.query import Call
+from serving.security import Tokens
+
+if TYPE_CHECKING:
+    from serving.spans import Spans
 
 _log = logging.getLogger(__name__)
+_REQUEST_ID = "x-request-id"
+_LONGEST_REQUEST_ID = 64
 _arrived_s: ContextVar[float] = ContextVar("arrived_s")
 _when_sent: ContextVar[Callable[[], None]] = ContextVar("when_sent")
 
@@ -38,18 +46,29 @@ class CallInterceptor(grpc.ServerInterceptor):
       worker will run in: what is noted there measures the wait for a worker.
     * A call whose deadline passed, or whose client left, while it waited is not worked on.
     * `RequestError` becomes INVALID_ARGUMENT with a google.rpc.BadRequest that names the field, `CapacityError`
-      FAILED_PRECONDITION. Anything else is a fault of ours: INTERNAL with a request id (the call's ``x-request-id``, or
-      a new one) that is also in the log, where the details stay.
+      FAILED_PRECONDITION. Anything else is a fault of ours: INTERNAL with the request id, while the details stay in the
+      log.
     * `OverloadedError` becomes RESOURCE_EXHAUSTED with a google.rpc.RetryInfo.
+    * The request id, the call's ``x-request-id`` or a new one, goes back in trailing metadata and is in every line that
+      is logged about the call.
 
     Args:
         service: the service's full name.
         metrics: where calls are counted.
+        log: where slow and refused ones are written down.
+        spans: what traces calls; None for no traces.
+        tokens: one of which each call must bring; None lets all in.
     """
 
-    def __init__(self, service: str, metrics: Metrics) -> None:
+    def __init__(
+        self, service: str, metrics: Metrics, *, log: CallLog, spans: Spans | None = None, tokens: Tokens | None = None
+    ) -> None:
+        self._service = service
         self._prefix = f"/{service}/"
         self._metrics = metrics
+        self._log = log
+        self._spans = spans
+        self._tokens = tokens
 
     def intercept_service(
         self,
@@ -62,6 +81,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or handler.unary_unary is None or not method.startswith(self._prefix):
             return handler
+        request_id.set(_request_id(handler_call_details.invocation_metadata))
         return grpc.unary_unary_rpc_method_handler(
             self._guarded(handler.unary_unary, method.removeprefix(self._prefix)),
             request_deserializer=handler.request_deserializer,
@@ -69,9 +89,17 @@ class CallInterceptor(grpc.ServerInterceptor):
         )
 
     def _guarded(self, method: Callable[[Any, grpc.ServicerContext], Any], name: str) -> Callable[..., Any]:
-        count = partial(self._metrics.called, name)
+        count = partial(self._ended, name)
 
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+            context.set_trailing_metadata(((_REQUEST_ID, request_id.get()),))
+            with self._traced(name, context):
+                return answered(request, context)
+
+        def answered(request: Any, context: grpc.ServicerContext) -> Any:
+            if self._tokens is not None and not self._tokens.accept(context.invocation_metadata()):
+                count("UNAUTHENTICATED")
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected a bearer token of this server's")
             left_s = context.time_remaining()
             if not context.is_active() or (left_s is not None and left_s <= 0):
                 count("DEADLINE_EXCEEDED")
@@ -83,10 +111,10 @@ class CallInterceptor(grpc.ServerInterceptor):
                 except OverloadedError as error:
                     count("RESOURCE_EXHAUSTED")
                     self._metrics.refused(error.refusal.reason, error.priority)
-                    context.abort_with_status(rpc_status.to_status(_busy(error)))
+                    _abort_with(context, _busy(error))
                 except RequestError as error:
-                    count("INVALID_ARGUMENT")
-                    context.abort_with_status(rpc_status.to_status(_bad_request(error)))
+                    count("INVALID_ARGUMENT", field=error.field)
+                    _abort_with(context, _bad_request(error))
                 except CapacityError as error:
                     count("FAILED_PRECONDITION")
                     context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -94,9 +122,27 @@ class CallInterceptor(grpc.ServerInterceptor):
                     count("INTERNAL")
                     _abort_internal(context)
             count("OK")
+            if (report := getattr(answer, "report", None)) is not None:
+                self._log.answered(name, report)
+                if self._spans is not None:
+                    self._spans.answered(request, report, arrived_s=_arrived_s.get())
             return answer
 
         return guarded
+
+    def _traced(self, name: str, context: grpc.ServicerContext) -> AbstractContextManager[None]:
+        if self._spans is None:
+            return nullcontext()
+        metadata = context.invocation_metadata()
+        return self._spans.call(self._service, name, metadata=metadata, arrived_s=_arrived_s.get())
+
+    def _ended(self, name: str, code: str, *, field: str | None = None) -> None:
+        """Tell all who watch that a call ended with a status."""
+        self._metrics.called(name, code)
+        if code not in ("OK", "INTERNAL"):  # the first is no refusal, the second has a line of its own
+            self._log.refused(name, code, field=field)
+        if self._spans is not None:
+            self._spans.ended(code)
 
 
 def call_of(context: grpc.ServicerContext) -> Call:
@@ -139,8 +185,19 @@ def _status(code: code_pb2.Code.ValueType, error: RecsysError, content: Message)
     return status_pb2.Status(code=code, message=str(error), details=[detail])
 
 
+def _abort_with(context: grpc.ServicerContext, content: status_pb2.Status) -> NoReturn:
+    """Abort with details, which takes the place of all trailing metadata that was set."""
+    status = rpc_status.to_status(content)
+    extended = (*status.trailing_metadata, (_REQUEST_ID, request_id.get()))
+    context.abort_with_status(status._replace(trailing_metadata=extended))
+
+
 def _abort_internal(context: grpc.ServicerContext) -> NoReturn:
-    metadata = dict(context.invocation_metadata())
-    request_id = str(metadata.get("x-request-id", uuid.uuid4().hex))[:64]
-    _log.exception("request %s failed", request_id)
-    context.abort(grpc.StatusCode.INTERNAL, f"internal error, logged under request id {request_id}")
+    _log.exception("request %s failed", request_id.get())
+    context.abort(grpc.StatusCode.INTERNAL, f"internal error, logged under request id {request_id.get()}")
+
+
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return the id that a call brings, cut to a length that fits every log, or a new one."""
+    given = next((value for key, value in metadata if key == _REQUEST_ID and isinstance(value, str)), "")
+    return given[:_LONGEST_REQUEST_ID] or uuid.uuid4().hex

@@ -26,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from recsys.errors import ConfigError, RecsysError
+from serving.logs import configure
 from serving.settings import ServerSettings
 
 Signals = queue.SimpleQueue[int]
@@ -156,7 +157,7 @@ def _watch(process: BaseProcess, answers: Connection, events: _Events) -> None:
 
 def _work(settings: ServerSettings, run: Run, tell: Connection, log_level: int) -> None:
     """Do what each process does; the words of an error are for people, its exit code for the parent."""
-    logging.basicConfig(level=log_level, format=f"%(asctime)s %(levelname)s %(name)s {os.getpid()}: %(message)s")
+    configure(settings.log_format, level=log_level)
     received: Signals = queue.SimpleQueue()
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by supervise"

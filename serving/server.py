@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import ExitStack
+from functools import partial
 
 import grpc
 import torch
@@ -35,12 +36,15 @@ from serving.catalogue_servicer import CatalogueServicer
 from serving.engine import Engine
 from serving.gate import Gate
 from serving.interceptors import CallInterceptor
+from serving.logs import CallLog, configure
 from serving.metrics import Metrics, exported
 from serving.processes import Signals, signals_into, supervise
 from serving.query import Answer, Call
+from serving.security import Tokens, server_credentials
 from serving.servicer import CandidateServicer, recommend_response
 from serving.settings import ServerSettings
 from serving.shadow import Shadow
+from serving.tracing import spans_from_environment
 from serving.v1 import candidates_pb2, catalogue_pb2
 from serving.v1.candidates_pb2_grpc import add_CandidateServiceServicer_to_server
 from serving.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
@@ -76,11 +80,19 @@ class Server:
         self._health = health.HealthServicer()
         gate = Gate(slots=settings.workers, max_waiting=settings.max_waiting, dimmer=settings.dimmer)
         self.metrics.watch(gate)
+        self._spans = spans_from_environment()
+        watch = partial(
+            CallInterceptor,
+            metrics=self.metrics,
+            log=CallLog(slow_ms=settings.slow_call_ms),
+            spans=self._spans,
+            tokens=None if settings.token_file is None else Tokens.read(settings.token_file),
+        )
         # Threads for all that wait too: a call is read before it is decided about, and a refusal must not wait itself.
         threads = settings.workers + settings.max_waiting + _TO_REFUSE
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="call", initializer=_compute_on_one_thread),
-            interceptors=[CallInterceptor(name, self.metrics) for name in (CATALOGUE_SERVICE, SERVICE)],
+            interceptors=[watch(name) for name in (CATALOGUE_SERVICE, SERVICE)],
             options=server_options(share_port=settings.processes > 1),
             maximum_concurrent_rpcs=threads,
         )
@@ -116,6 +128,8 @@ class Server:
         time.sleep(self.settings.drain_s)
         self._server.stop(self.settings.grace_s).wait()
         self._shadow.stop()
+        if self._spans is not None:
+            self._spans.stop()
 
     def __enter__(self) -> Server:
         self.start()
@@ -138,8 +152,16 @@ class Server:
         return engine
 
     def _listen(self) -> int:
-        address = f"{self.settings.host}:{self.settings.port}"
+        settings = self.settings
+        address = f"{settings.host}:{settings.port}"
+        credentials = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            credentials = server_credentials(settings.tls_certificate, settings.tls_key, settings.client_ca)
+        elif settings.token_file is not None:
+            _log.warning("tokens are sent in clear text: there is no tls_certificate")
         try:
+            if credentials is not None:
+                return self._server.add_secure_port(address, credentials)
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"host, port: got {address}, which cannot be listened on (in use?)") from error
@@ -211,9 +233,10 @@ def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[i
 
 def main() -> None:
     """Run ``recsys-serve``."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        serve(tyro.cli(ServerSettings, description=__doc__))
+        settings = tyro.cli(ServerSettings, description=__doc__)
+        configure(settings.log_format)
+        serve(settings)
     except RecsysError as error:
         sys.exit(f"recsys-serve: {error}")
 

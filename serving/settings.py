@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from recsys.errors import ConfigError
 
@@ -96,6 +97,18 @@ class ServerSettings:
     metrics_port: int | None = None
     """Port of an HTTP page for Prometheus: 0 for any free one, none for no page. Of several processes the first has it,
     and each other one the next."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the lines on standard error: text for people, json for programs."""
+    slow_call_ms: float = 100.0
+    """An answer that takes longer is logged, with where its time went; no more than a few lines per second."""
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate chain; with it and tls_key, only TLS is spoken."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
+    client_ca: Path | None = None
+    """PEM file of the authorities whose certificates clients must bring (mutual TLS)."""
+    token_file: Path | None = None
+    """File of bearer tokens, one a line; a call that brings none of them is refused with UNAUTHENTICATED."""
     reflection: bool = False
     """Let tools such as grpcurl ask for the service's schema."""
     limits: Limits = field(default_factory=Limits)
@@ -116,7 +129,16 @@ class ServerSettings:
         _require(self.processes >= 1, "processes", self.processes, "at least 1")
         _require(self.workers >= 1, "workers", self.workers, "at least 1")
         _require(self.max_waiting >= 0, "max_waiting", self.max_waiting, "0 or more")
-        for name in ("deadline_margin_ms", "drain_s", "grace_s"):
+        _require(
+            (self.tls_certificate is None) == (self.tls_key is None),
+            "tls_certificate, tls_key",
+            [self.tls_certificate, self.tls_key],
+            "both or none",
+        )
+        _require(
+            self.client_ca is None or self.tls_key is not None, "client_ca", self.client_ca, "it with tls_key only"
+        )
+        for name in ("deadline_margin_ms", "drain_s", "grace_s", "slow_call_ms"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, name, value, "a finite number, 0 or more")
 
