@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 
 from serving.catalogue_client import CatalogueClient
 from serving.client import Client, ServingError
+from serving.metrics import Metrics
 from serving.server import Server
 from serving.settings import ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -25,6 +27,9 @@ from serving.v1.candidates_pb2_grpc import CandidateServiceStub
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+GRAFANA = ROOT / "deploy" / "grafana"
 ENVOY = ROOT / "deploy" / "envoy" / "envoy.yaml"
 MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
 KUBERNETES = "1.30"
@@ -88,6 +93,101 @@ def test_all_that_selects_servers_selects_the_same():
     assert volumes["bundles"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     scaled = manifests("HorizontalPodAutoscaler")[0]["spec"]["scaleTargetRef"]
     assert (scaled["kind"], scaled["name"]) == ("Deployment", deployment["metadata"]["name"])
+
+
+def test_the_autoscaler_asks_for_what_the_adapter_makes():
+    (scaler,) = manifests("HorizontalPodAutoscaler")
+    asked = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    (adapter,) = manifests("ConfigMap")
+    rules = yaml.safe_load(adapter["data"]["config.yaml"])["rules"]
+    assert asked == [rule["name"]["as"] for rule in rules]
+    for rule in rules:
+        assert series_of(rule["seriesQuery"]) <= exported_series()
+
+
+def test_the_adapter_s_query_gives_the_delay_of_each_server(tmp_path):
+    """The adapter fills in its template; promtool evaluates what comes of it on series of two servers."""
+    (adapter,) = manifests("ConfigMap")
+    (rule,) = yaml.safe_load(adapter["data"]["config.yaml"])["rules"]
+    query = rule["metricsQuery"]
+    for name, filled in {
+        "Series": "recsys_stage_seconds_bucket",
+        "LabelMatchers": 'namespace="default",pod=~"a|b"',
+        "GroupBy": "pod",
+    }.items():
+        query = query.replace(f"<<.{name}>>", filled)
+    series = [
+        {"series": f'recsys_stage_seconds_bucket{{stage="{stage}",namespace="default",pod="{pod}",le="{le}"}}',
+         "values": f"0+{per_minute}x10"}
+        for stage, pod, le, per_minute in (
+            ("queue", "a", "0.25", 0), ("queue", "a", "0.5", 60), ("queue", "a", "+Inf", 60),
+            ("queue", "b", "0.25", 0), ("queue", "b", "0.5", 0), ("queue", "b", "+Inf", 0),
+            ("scan", "a", "0.25", 0), ("scan", "a", "0.5", 0), ("scan", "a", "+Inf", 600),
+        )
+    ]  # fmt: skip
+    expected = [{"labels": '{pod="a"}', "value": 0.475}, {"labels": '{pod="b"}', "value": 0}]
+    case = {"interval": "1m", "input_series": series}
+    case["promql_expr_test"] = [{"expr": query, "eval_time": "10m", "exp_samples": expected}]
+    path = tmp_path / "query.json"
+    path.write_text(json.dumps({"tests": [case]}))
+    promtool("test", "rules", str(path))
+
+
+def promtool(*arguments: str) -> None:
+    """Run Prometheus' own tool, which Debian's package `prometheus` has."""
+    if (found := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    checked = subprocess.run([found, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def series_of(expression: str) -> set[str]:
+    return set(re.findall(r"recsys_\w+", expression))
+
+
+def exported_series() -> set[str]:
+    """Return the names of all series that a server may export."""
+    endings = {"counter": ("_total",), "gauge": ("",), "info": ("_info",), "summary": ("_count", "_sum")}
+    endings["histogram"] = ("_bucket", "_count", "_sum")
+    families = Metrics().registry.collect()
+    return {family.name + ending for family in families for ending in endings[family.type]}
+
+
+def test_alerts_are_rules_that_fire_when_they_should_and_ask_for_what_there_is():
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    for rule in [rule for group in groups for rule in group["rules"]]:
+        assert series_of(rule["expr"]) <= exported_series()
+    promtool("check", "rules", str(PROMETHEUS / "rules.yml"))
+    promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+    promtool("test", "rules", str(PROMETHEUS / "rules_test.yml"))
+
+
+def test_the_compose_file_fits_the_compose_specification(tmp_path):
+    checked = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
+    assert checked.returncode == 0, checked.stdout
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(COMPOSE.read_text().replace("read_only: true", "readonly: true"))
+    assert tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)).returncode != 0
+
+
+def test_what_compose_starts_finds_each_other():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    server = services["server"]
+    settings = tyro.cli(ServerSettings, args=["--bundles", "/bundles", "--host", "0.0.0.0", *server["command"]])
+    assert settings.workers == server["cpus"]
+    assert settings.drain_s + settings.grace_s < int(server["stop_grace_period"].removesuffix("s"))
+    assert server["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    assert [target for job in scraped for one in job["static_configs"] for target in one["targets"]] == [
+        f"server:{settings.metrics_port}"
+    ]
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/candidates.yml").read_text())["providers"]
+    assert f"{provider['options']['path']}/candidates.json" in services["grafana"]["volumes"][1]
+    for service in services.values():
+        for source, *_ in (volume.split(":") for volume in service.get("volumes", ()) if volume.startswith("./")):
+            assert (COMPOSE.parent / source).exists()
 
 
 def test_the_containerfile_passes_its_linter():

@@ -37,13 +37,13 @@ def test_text_is_for_people(lines):
 def test_json_is_for_programs_with_errors_in_the_line(lines):
     configure("json")
     try:
-        raise ValueError("what was wrong")
+        int("what was wrong")
     except ValueError:
         logging.getLogger("some.module").exception("it failed with %d", 3)
     (line,) = lines()
     said = json.loads(line)
     assert (said["event"], said["level"], said["logger"]) == ("it failed with 3", "error", "some.module")
-    assert "ValueError: what was wrong" in said["exception"]
+    assert "what was wrong" in said["exception"]
 
 
 def test_lines_of_a_call_carry_its_request_id(lines):
