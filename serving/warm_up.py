@@ -53,7 +53,9 @@ def measure(
     encode_ms, after_ms = {}, {}
     for k in sorted({min(k, limits.max_k) for k in _KS}):
         encode_ms[1], after_ms[k] = _around_search_ms(recommend, users, k, finish)
-    for length in sorted({min(length, limits.max_history) for length in _HISTORIES}):
+    # Towers that read no history have no vector for a user who comes with one.
+    lengths = () if bundle.towers.layout.config.history == "none" else _HISTORIES
+    for length in sorted({min(length, limits.max_history) for length in lengths}):
         rows = np.arange(length) % len(bundle.items)
         user = User(history=bundle.items.ids(rows.tolist()))
         encode_ms[1 + length], _ = _around_search_ms(recommend, [user] * _LONG_CALLS, 1, finish)
