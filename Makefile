@@ -5,6 +5,8 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VARIANT)
+# Two processes, a file each, of one thread each: more threads than cores wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-deep check format bench docs protos lock clean
@@ -28,10 +30,10 @@ quickstart: $(READY) ## the whole path on MovieLens-100K, from its log to recomm
 	$(BIN)/python examples/quickstart.py
 
 test: $(READY) ## run the tests
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest -m "not deep"
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(PYTEST) -m "not deep"
 
 test-deep: $(READY) ## run all tests, the slow and thorough ones too
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest --timeout 3600
+	HYPOTHESIS_PROFILE=deep $(PYTEST) --timeout 3600
 
 check: $(READY) ## format, lint, types, import contracts, generated stubs
 	$(BIN)/ruff format --check .

@@ -65,6 +65,7 @@ class Ticket:
         due_s: when it should be answered; sooner ones go first.
         latest_s: when it must be taken up for the cheapest rung to answer in time; infinite without a limit.
         hopeless: it could not be answered in time even by an idle server. It is answered late where nobody waits.
+        queued: whether no slot was free when it came.
         dim: how far the ladder is cut for it, once it is taken up.
         refusal: why it is not worked on, once that is so.
     """
@@ -74,6 +75,7 @@ class Ticket:
     due_s: float
     latest_s: float = math.inf
     hopeless: bool = False
+    queued: bool = False
     started_s: float | None = None
     dim: Dim = field(default_factory=Dim)
     refusal: Refusal | None = None
@@ -174,8 +176,10 @@ class Admission:
         """Take a call up, let it wait or refuse it; return those whose fate that decided, itself or another one."""
         place = (int(ticket.priority), ticket.due_s, next(self._numbers), ticket)
         free = self._working < self._slots
-        if free and (ticket.hopeless or now_s <= ticket.latest_s):
+        # Where nothing else goes on, a late answer costs nobody anything, and is worth more than a refusal.
+        if free and (ticket.hopeless or now_s <= ticket.latest_s or self._working == 0):
             return [self._start(ticket, now_s)]
+        ticket.queued = True
         ahead = bisect.bisect_left(self._waiting, place)
         if now_s + self._mean_work_s * (ahead + 0.5) / self._slots > ticket.latest_s:
             return [self._refuse(ticket, Reason.LATE, now_s)]
@@ -191,7 +195,9 @@ class Admission:
     def leave(self, ticket: Ticket, *, now_s: float) -> list[Ticket]:
         """Free a call's slot; return those whose fate that decided."""
         assert ticket.started_s is not None, "only what was taken up leaves"
-        waited_s, worked_s = ticket.started_s - ticket.arrived_s, now_s - ticket.started_s
+        # What passes before a call that finds a slot is how threads take turns, no sign of load.
+        waited_s = ticket.started_s - ticket.arrived_s if ticket.queued else 0.0
+        worked_s = now_s - ticket.started_s
         self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self._working + len(self._waiting))
         self._learn(waited_s, worked_s, now_s)
         self._mean_work_s += (worked_s - self._mean_work_s) * (_MEMORY if self._mean_work_s else 1.0)

@@ -48,6 +48,7 @@ def test_both_forms_of_an_answer_agree(some):
         degraded=(),
         timings=TIMINGS,
         bundle_version="v",
+        predicted_ms=1.0,
     )
     friendly, packed = (recommend_response(answer, Call.now(), packed=packed) for packed in (False, True))
     assert not packed.items

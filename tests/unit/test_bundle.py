@@ -238,7 +238,10 @@ def test_a_bundle_of_another_size_is_refused(copy, tmp_path):
 
 def test_a_ladder_needs_its_indexes_and_a_step(copy):
     ladder = json.loads((copy / "ladder.json").read_text())
-    for change, message in (({"width": 5}, "rung exact5: the bundle has no index"), ({"on_ladder": False}, "no rung")):
+    for change, message in (
+        ({"width": 5}, "rung exact5.*: the bundle has no index"),
+        ({"on_ladder": False}, "no rung"),
+    ):
         rungs = [{**rung, **change, "engine": "exact", "nprobe": 0} for rung in ladder["rungs"]]
         (copy / "ladder.json").write_text(json.dumps({**ladder, "rungs": rungs}))
         with pytest.raises(ArtifactError, match=message):

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks._load import poisson_arrivals
 from benchmarks._published import publish_vectors, with_rung_alone
-from benchmarks.serving import LOADS, _headlines, _spread
+from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _headlines, _spread
 from recsys.bundle import Bundle, PublishOptions, open_current
 from recsys.widths import WidthLadder
 
@@ -60,9 +60,14 @@ def test_the_gain_is_over_the_best_single_rung_of_each_load():
         shares = {"attainment_admitted": 1 - load / 100, "goodput": 10 * min(load, 1)}
         return {"load": load, "server": server, "overlap_delivered": overlap} | shares
 
-    points = [point(load, *who) for load in LOADS for who in (("ladder", 0.9), ("cheap", 0.6), ("exact", 0.9 / load))]
+    points = [
+        point(load, *who)
+        for load in LOADS
+        for who in ((_LADDER, 0.9), (_NO_DIMMER, 0.45), ("cheap", 0.6), ("exact", 0.9 / load))
+    ]
     figures = _headlines(points)
     assert figures["gain_vs_best_fixed_at_1x"] == pytest.approx(0)
     assert figures["min_gain_vs_best_fixed"] == pytest.approx(0.25 - 1)
     assert figures["min_attainment_admitted"] == pytest.approx(0.97)
     assert figures["goodput_3x_vs_peak"] == 1
+    assert figures["gain_of_dimmer_at_3x"] == pytest.approx(1)

@@ -87,10 +87,27 @@ def test_who_could_never_be_in_time_is_answered_late_where_nobody_waits_and_else
 
 
 def test_who_could_be_in_time_but_for_the_load_is_refused_even_where_a_slot_is_free():
-    admission = Admission(slots=1, max_waiting=8)
+    admission = Admission(slots=2, max_waiting=8)
+    admission.enter(ticket(), now_s=0.0)
     call = ticket(latest_s=-1.0)
     admission.enter(call, now_s=0.0)
     assert call.refusal.reason is Reason.LATE
+
+
+def test_where_nothing_else_is_worked_on_a_late_call_is_answered():
+    admission = Admission(slots=1, max_waiting=8)
+    call = ticket(latest_s=-1.0)
+    assert admission.enter(call, now_s=0.0) == [call]
+    assert call.refusal is None
+
+
+def test_slow_turns_of_threads_do_not_dim_what_one_client_gets_after_another():
+    admission = Admission(slots=2, max_waiting=8)
+    for number in range(200):
+        call = ticket(arrived_s=0.1 * number, due_s=math.inf)
+        admission.enter(call, now_s=0.1 * number + 0.05)
+        admission.leave(call, now_s=0.1 * number + 0.06)
+    assert call.dim.level == 0
 
 
 def test_at_the_limit_the_newest_of_the_lowest_priority_goes():
