@@ -65,6 +65,7 @@ def _parse() -> argparse.Namespace:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--dataset", default="gowalla", help=f"one of {', '.join(benchmark_names())} (gowalla)")
     arguments.add_argument("--items", type=int, default=1_000_000, help="size of the catalogue (1,000,000)")
+    arguments.add_argument("--epochs", type=int, help="train for so many epochs instead of the settings' own")
     arguments.add_argument("--users", type=int, default=1000, help="test users who ask (1000)")
     arguments.add_argument("--fixed", type=int, default=4, help="servers of one rung, spread over the ladder (4)")
     arguments.add_argument("--seconds", type=float, default=20.0, help="length of each load (20)")
@@ -132,6 +133,7 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "saturation_per_second": rate,
         "budget_ms": traffic.budget_ms,
         "dataset": SIMULATED if given.quick else given.dataset,
+        "epochs": given.epochs,
         "num_items": len(bundle.items),
         "simulated": True,
         "k": _K,
@@ -146,12 +148,16 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
     name = SIMULATED if given.quick else given.dataset
     if not given.quick and name not in benchmark_names():
         raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}")
-    root = work / "serving" / f"{name}-{given.items}-{given.users}-{given.budget:g}"
+    epochs = f"-{given.epochs}-epochs" if given.epochs else ""
+    root = work / "serving" / f"{name}-{given.items}-{given.users}-{given.budget:g}{epochs}"
     if (root / "CURRENT").is_file():
         return root / (root / "CURRENT").read_text().strip()
     benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name, wide=True)
     dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
-    towers, _ = load_towers(trained(work, dataset, replace(benchmark.train, seed=1)).run)
+    config = replace(benchmark.train, seed=1)
+    if given.epochs:
+        config = replace(config, epochs=given.epochs)
+    towers, _ = load_towers(trained(work, dataset, config).run)
     queries = dataset.queries("test")
     chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users])
     item_ND = item_vectors(towers, dataset.feature_lists("item"))

@@ -51,6 +51,7 @@ def test_search():
     assert 0 < figures["simulated"]["score"] < 1
 
 
+@pytest.mark.deep
 def test_serving():
     figures = last_line("serving")
     loads = {point["load"] for point in figures["points"]}
@@ -65,6 +66,7 @@ def test_serving():
     assert list(figures["budget_ms"]) == sorted(figures["budget_ms"])
 
 
+@pytest.mark.deep
 def test_servers():
     figures = last_line("servers")
     kinds = [measured for measured in figures.values() if isinstance(measured, dict)]
