@@ -1,4 +1,4 @@
-"""Two torchrun agents, as on two machines, that find each other."""
+"""Two torchrun agents, as on two machines, that find each other; and one whose worker is killed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from processes import free_port
 
@@ -30,13 +32,17 @@ WORDS = [
 ]  # fmt: skip
 
 
-def agent(port: int, log: Path, *words: str) -> subprocess.Popen:
-    """Start what one machine of two would run."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "two-nodes",
-        "--local-addr", "localhost", "-m", "recsys.train", *words,
+def of_two(port: int) -> list[str]:
+    """Return how an agent finds the other one."""
+    return [
+        "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}",
+        "--rdzv-id", "two-nodes", "--local-addr", "localhost",
     ]  # fmt: skip
+
+
+def agent(agent_words: list[str], log: Path, *words: str) -> subprocess.Popen:
+    """Start what one machine would run."""
+    command = [sys.executable, "-m", "torch.distributed.run", *agent_words, "-m", "recsys.train", *words]
     with log.open("w") as output:
         return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=output, stderr=output)
 
@@ -51,7 +57,7 @@ def losses(run: Path) -> np.ndarray:
 def test_two_agents_meet_and_train_as_one_process(simulated, tmp_path):
     run, port = tmp_path / "run", free_port()
     logs = [tmp_path / f"agent-{number}.log" for number in range(2)]
-    agents = [agent(port, log, "--dataset", str(simulated), "--out", str(run), *WORDS) for log in logs]
+    agents = [agent(of_two(port), log, "--dataset", str(simulated), "--out", str(run), *WORDS) for log in logs]
     try:
         for one, log in zip(agents, logs, strict=True):
             assert one.wait(timeout=900) == 0, log.read_text()
@@ -63,5 +69,24 @@ def test_two_agents_meet_and_train_as_one_process(simulated, tmp_path):
     # Each node's worker wrote its part.
     assert {path.name.split("_")[2] for path in newest.glob("*.distcp")} == {"0", "1"}
     assert len(losses(run)) == CONFIG.epochs
+    whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=CONFIG))
+    np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-3)
+
+
+@pytest.mark.deep
+def test_a_worker_that_is_killed_is_started_again_and_goes_on_by_itself(simulated, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "agent.log"
+    restarting = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    one = agent(restarting, log, "--dataset", str(simulated), "--out", str(run), *WORDS)
+    try:
+        until_s = time.monotonic() + 300
+        while not list(run.glob("checkpoints/step-*")) and one.poll() is None and time.monotonic() < until_s:
+            time.sleep(0.01)
+        psutil.Process(one.pid).children()[-1].kill()
+        assert one.wait(timeout=600) == 0, log.read_text()
+    finally:
+        one.kill()
+        one.wait()
+    assert "exitcode: -9" in log.read_text()
     whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=CONFIG))
     np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-3)
