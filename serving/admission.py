@@ -64,6 +64,8 @@ class Ticket:
         arrived_s: when it came.
         due_s: when it should be answered; sooner ones go first.
         latest_s: when it must be taken up for the cheapest rung to answer in time; infinite without a limit.
+        useless_s: when it must be taken up for the client to be there still: it leaves at its deadline, while a budget
+            that is over leaves it waiting.
         hopeless: it could not be answered in time even by an idle server. It is answered late where nobody waits.
         queued: whether no slot was free when it came.
         dim: how far the ladder is cut for it, once it is taken up.
@@ -74,6 +76,7 @@ class Ticket:
     arrived_s: float
     due_s: float
     latest_s: float = math.inf
+    useless_s: float = math.inf
     hopeless: bool = False
     queued: bool = False
     started_s: float | None = None
@@ -176,8 +179,10 @@ class Admission:
         """Take a call up, let it wait or refuse it; return those whose fate that decided, itself or another one."""
         place = (int(ticket.priority), ticket.due_s, next(self._numbers), ticket)
         free = self._working < self._slots
-        # Where nothing else goes on, a late answer costs nobody anything, and is worth more than a refusal.
-        if free and (ticket.hopeless or now_s <= ticket.latest_s or self._working == 0):
+        # Where nothing else goes on, a late answer costs nobody anything, and is worth more than a refusal, to a client
+        # that is still there.
+        late_is_fine = (ticket.hopeless or self._working == 0) and now_s <= ticket.useless_s
+        if free and (now_s <= ticket.latest_s or late_is_fine):
             return [self._start(ticket, now_s)]
         ticket.queued = True
         ahead = bisect.bisect_left(self._waiting, place)

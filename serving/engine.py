@@ -134,11 +134,13 @@ class Engine:
         """
         ask.check(self.limits)
         limit_ms = min(self._limits_ms(ask, call), default=math.inf)
+        deadline_ms, least_ms = self._deadline_ms(call), self._least_ms(ask, start=False)
         return Ticket(
             priority=ask.priority,
             arrived_s=call.arrived_s,
             due_s=call.arrived_s + min(limit_ms / 1e3, _PATIENCE_S),
-            latest_s=call.arrived_s + (limit_ms - self._least_ms(ask, start=False)) / 1e3,
+            latest_s=call.arrived_s + (limit_ms - least_ms) / 1e3,
+            useless_s=math.inf if deadline_ms is None else call.arrived_s + (deadline_ms - least_ms) / 1e3,
             hopeless=self._least_ms(ask, start=True) > limit_ms,
         )
 
@@ -147,7 +149,7 @@ class Engine:
         return self.latency.after_ms(k)
 
     def finished(self, ask: Ask, answer: Answer, call: Call) -> None:
-        """Learn what came after the search, at the end of a call."""
+        """Learn what came after the search, once a call has ended: the way of its answer into the network is in it."""
         spent = answer.timings
         ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
         self.latency.finished(ask.k, ms=ms / len(answer.candidates))

@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 _REQUEST_ID = "x-request-id"
 _LONGEST_REQUEST_ID = 64
 _arrived_s: ContextVar[float] = ContextVar("arrived_s")
-_when_sent: ContextVar[Callable[[], None]] = ContextVar("when_sent")
 
 # gRPC gives a call without a deadline one in the far future; no one waits for an answer for a year.
 _NO_DEADLINE_S = 365 * 86400.0
@@ -85,7 +84,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(
             self._guarded(handler.unary_unary, method.removeprefix(self._prefix)),
             request_deserializer=handler.request_deserializer,
-            response_serializer=partial(_sent, handler.response_serializer),
+            response_serializer=handler.response_serializer,
         )
 
     def _guarded(self, method: Callable[[Any, grpc.ServicerContext], Any], name: str) -> Callable[..., Any]:
@@ -152,20 +151,6 @@ def call_of(context: grpc.ServicerContext) -> Call:
     has_deadline = left_s is not None and left_s < _NO_DEADLINE_S
     deadline_ms = (started_s + left_s - arrived_s) * 1e3 if has_deadline else None
     return Call(arrived_s=arrived_s, started_s=started_s, deadline_ms=deadline_ms)
-
-
-def when_sent(do: Callable[[], None]) -> None:
-    """Do something once the answer of the call that is being worked on has been encoded, the last work on it."""
-    _when_sent.set(do)
-
-
-def _sent(serialize: Callable[[Any], bytes] | None, response: Any) -> bytes:
-    assert serialize is not None, "generated handlers have one"
-    encoded = serialize(response)
-    # gRPC encodes a response in the context variables of its call; one that measures nothing set nothing.
-    if (do := _when_sent.get(None)) is not None:
-        do()
-    return encoded
 
 
 def _bad_request(error: RequestError) -> status_pb2.Status:

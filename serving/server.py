@@ -191,10 +191,11 @@ def serve(settings: ServerSettings) -> None:
     """
 
     def ready(port: int) -> None:
-        sys.stdout.write(f"listening on {settings.host}:{port}\n")
-        sys.stdout.flush()
+        # Whoever has read the line may read the file.
         if settings.port_file:
             artifact.write_whole(settings.port_file, f"{port}\n")
+        sys.stdout.write(f"listening on {settings.host}:{port}\n")
+        sys.stdout.flush()
 
     if settings.processes > 1:
         supervise(settings, answer_calls, ready=ready)

@@ -17,7 +17,7 @@ from serving.admission import Priority
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
 from serving.gate import Gate
-from serving.interceptors import call_of, when_sent
+from serving.interceptors import call_of
 from serving.metrics import Metrics
 from serving.packed import pack
 from serving.query import Answer, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
@@ -76,7 +76,7 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.recommend(query, call=call)
-        when_sent(partial(engine.finished, query, answer, call))
+        context.add_callback(partial(engine.finished, query, answer, call))
         response = recommend_response(answer, call, packed=packed)
         self._metrics.answered("Recommend", answer, call, time_ms=query.budget.time_ms)
         return response
@@ -100,7 +100,7 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.recommend_batch(query, call=call)
-        when_sent(partial(engine.finished, query, answer, call))
+        context.add_callback(partial(engine.finished, query, answer, call))
         response = pb.BatchRecommendResponse()
         for each in answer.candidates:
             candidates = response.candidates.add(
@@ -127,7 +127,7 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.similar_items(query, call=call)
-        when_sent(partial(engine.finished, query, answer, call))
+        context.add_callback(partial(engine.finished, query, answer, call))
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
         response.report.CopyFrom(_report(answer, call))

@@ -9,7 +9,7 @@ from grpc_status import rpc_status
 
 from recsys.bundle import open_current
 from recsys.errors import RequestError
-from serving.client import Client, items_where, unpack, user
+from serving.client import Client, ServingError, items_where, unpack, user
 from serving.server import Server
 from serving.settings import Limits, ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -183,7 +183,10 @@ class TestBudgets:
     def test_the_deadline_is_the_budget_of_a_call_without_one(self, bundles):
         patient = ServerSettings(bundles=bundles, port=0, workers=1, deadline_margin_ms=30_000)
         with Server(patient) as server, Client(server.address) as client:
-            report = client.recommend(user_id="u3", k=10, deadline_ms=20_000).report
+            with pytest.raises(ServingError) as refused:  # its client would have left, however idle the server
+                client.recommend(user_id="u3", k=10, deadline_ms=20_000)
+            assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            report = client.recommend(user_id="u3", k=10, budget_ms=1e-6, deadline_ms=60_000).report
             assert list(report.degraded_reasons) == [pb.DEGRADED_REASON_TIME_TOO_SHORT]
             assert not client.recommend(user_id="u3", k=10, deadline_ms=60_000).report.degraded_reasons
             assert not client.recommend(user_id="u3", k=10).report.degraded_reasons

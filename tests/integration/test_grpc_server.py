@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,11 +182,16 @@ def refused(client):
     return False
 
 
-def start(*arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+@contextmanager
+def start(*arguments: str, code: str | None = None) -> Iterator[subprocess.Popen[str]]:
     program = ["-m", "serving.server"] if code is None else ["-c", code]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 WITHOUT_TORCHREC = """
@@ -209,33 +215,28 @@ class TestProcess:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, None), (signal.SIGINT, WITHOUT_TORCHREC)])
     def test_it_says_where_it_listens_answers_and_stops_on_a_signal(self, bundles, tmp_path, number, code):
         port_file = tmp_path / "port"
-        process = start("--bundles", str(bundles), "--port", "0", "--port-file", str(port_file), code=code)
-        try:
+        with start("--bundles", str(bundles), "--port", "0", "--port-file", str(port_file), code=code) as process:
             address = process.stdout.readline().removeprefix("listening on ").strip()
             with Client(address) as client:
                 client.wait_until_serving(timeout_s=30)
                 assert address == f"127.0.0.1:{port_file.read_text().strip()}"
                 assert len(client.recommend(user_id="u3", k=7).items) == 7
                 process.send_signal(number)
-                _, log = process.communicate(timeout=30)
+                _, log = process.communicate(timeout=120)
             assert process.returncode == 0, log
             assert "stopping" in log
             assert "Traceback" not in log
-        finally:
-            process.kill()
 
     def test_it_serves_what_current_names_after_sighup(self, tmp_path):
         before = small_bundle(tmp_path).name
-        process = start("--bundles", str(tmp_path), "--port", "0")
-        try:
-            with Client(process.stdout.readline().removeprefix("listening on ").strip()) as client:
-                assert client.describe().bundle_version == before
-                after = small_bundle(tmp_path, seed=2).name
-                process.send_signal(signal.SIGHUP)
-                assert eventually(lambda: client.describe().bundle_version == after)
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
+        with (
+            start("--bundles", str(tmp_path), "--port", "0") as process,
+            Client(process.stdout.readline().removeprefix("listening on ").strip()) as client,
+        ):
+            assert client.describe().bundle_version == before
+            after = small_bundle(tmp_path, seed=2).name
+            process.send_signal(signal.SIGHUP)
+            assert eventually(lambda: client.describe().bundle_version == after)
 
 
 def children(process):
@@ -257,8 +258,7 @@ def versions(address, *, num_connections=16):
 class TestProcesses:
     def test_two_processes_share_a_port_reload_and_stop_together(self, tmp_path):
         before = small_bundle(tmp_path, num_items=80).name
-        process = start("--bundles", str(tmp_path), "--port", "0", "--processes", "2")
-        try:
+        with start("--bundles", str(tmp_path), "--port", "0", "--processes", "2") as process:
             address = process.stdout.readline().removeprefix("listening on ").strip()
             first = children(process)
             assert len(first) == 2
@@ -279,25 +279,21 @@ class TestProcesses:
 
             last = children(process)
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=30)
+            _, log = process.communicate(timeout=120)
             assert process.returncode == 0, log
             assert f"process {lost} ended with exit code -9; starting another one" in log
             assert "stopping: health is NOT_SERVING" in log
             assert not any(Path(f"/proc/{pid}").exists() for pid in last)
-        finally:
-            process.kill()
 
     def test_processes_stop_when_their_parent_is_killed(self, bundles):
-        process = start("--bundles", str(bundles), "--port", "0", "--processes", "2")
-        process.stdout.readline()
-        orphans = children(process)
-        process.kill()
-        process.communicate(timeout=30)
+        with start("--bundles", str(bundles), "--port", "0", "--processes", "2") as process:
+            process.stdout.readline()
+            orphans = children(process)
         assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
 
     def test_a_process_that_cannot_start_ends_them_all(self, tmp_path):
-        process = start("--bundles", str(tmp_path), "--port", "0", "--processes", "2")
-        out, log = process.communicate(timeout=60)
+        with start("--bundles", str(tmp_path), "--port", "0", "--processes", "2") as process:
+            out, log = process.communicate(timeout=120)
         assert (process.returncode, out) == (1, "")
         assert f"recsys-serve: {tmp_path}" in log
         assert "ended with exit code 1 before it answered calls" in log

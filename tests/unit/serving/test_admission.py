@@ -101,6 +101,17 @@ def test_where_nothing_else_is_worked_on_a_late_call_is_answered():
     assert call.refusal is None
 
 
+def test_whose_client_will_have_left_is_refused_even_by_an_idle_server():
+    admission = Admission(slots=1, max_waiting=8)
+    gone = [ticket(latest_s=-1.0, useless_s=-1.0, hopeless=hopeless) for hopeless in (False, True)]
+    for call in gone:
+        assert admission.enter(call, now_s=0.0) == [call]
+        assert call.refusal.reason is Reason.LATE
+    there = ticket(latest_s=-1.0, useless_s=1.0)
+    admission.enter(there, now_s=0.0)
+    assert there.refusal is None
+
+
 def test_slow_turns_of_threads_do_not_dim_what_one_client_gets_after_another():
     admission = Admission(slots=2, max_waiting=8)
     for number in range(200):
