@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,25 @@ def plot_widths(name: str, figures: dict[str, Any], path: Path) -> None:
     panels[0].legend()
     seeds = len(figures["seeds"])
     figure.suptitle(f"{name}: test, mean of {seeds} seed(s)" + (", 95% intervals" if seeds > 1 else ""))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def plot_loads(points: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw, for each server by load, the overlap delivered in time and the answers in time, into a PNG file."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    shown = {"overlap_delivered": "overlap delivered in time, per call", "goodput": "answers in time, per second"}
+    for panel, (key, label) in zip(panels, shown.items(), strict=True):
+        for name in dict.fromkeys(point["server"] for point in points):
+            own = [point for point in points if point["server"] == name]
+            style = "-" if name.startswith("ladder") else "--"
+            panel.plot([point["load"] for point in own], [point[key] for point in own], style, marker="o", label=name)
+        panel.set_xlabel("calls that come, of those that a full server answers")
+        panel.set_ylabel(label)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+    panels[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

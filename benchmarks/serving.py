@@ -1,27 +1,32 @@
 """The right width under a deadline, at any load: a server with its ladder beside servers of one rung each.
 
 One more server has the ladder but no dimmer. Every server is a real process on a bundle of one catalogue (``--items``:
-grown from a trained model's, simulated, benchmarks._catalogue says how). An open loop sends Poisson arrivals at
-constant rates from another process, each call with a budget of a mix, which is also its deadline; latency counts from
-when a call was due. Loads and servers take turns in a seeded order with the same calls. What is delivered is overlap
-with the exact answer: of answers in time only, a late, failed or shed one delivers nothing.
+grown from a trained model's, simulated, benchmarks._catalogue says how). k6 makes calls at constant rates, on a core of
+its own, each call with a budget of a mix, which is also its deadline. Loads and servers take turns in a seeded order
+with the same calls. What is delivered is overlap with the exact answer: of answers in time only, a late, failed or shed
+one delivers nothing. Admitted are the calls that a server says it answered (its Prometheus counter): a refusal that
+comes after its client has left looks like a late answer from outside (``attainment_seen`` counts it as one).
 
 Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
-the ladder's slowest step takes (both p99). Saturation is the rate of a closed loop of the same calls.
+the ladder's slowest step takes (both p99). Servers keep back of a deadline what an answer takes on its way (p99, idle).
+Saturation is the rate of a closed loop of the same calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import socket
 import tempfile
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -29,8 +34,10 @@ from benchmarks._catalogue import Catalogue
 from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._echo import METHOD, echo
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
-from benchmarks._harness import finish, parser, server
-from benchmarks._load import RECOMMEND, Reply, client_process, closed_loop, in_turns, open_loop, poisson_arrivals
+from benchmarks._harness import RESULTS, finish, parser, server
+from benchmarks._k6 import Call, Reply, on_cores, open_loop, split_cores
+from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
+from benchmarks._plots import plot_loads
 from benchmarks._published import publish_vectors, with_rung_alone
 from recsys.bundle import Bundle, PublishOptions
 from recsys.errors import ConfigError
@@ -39,17 +46,15 @@ from recsys.index.rungs import Ladder, Rung
 from recsys.index.truth import Truth
 from recsys.model.best import load_towers
 from serving.client import unpack
-from serving.settings import ServerSettings
 from serving.v1 import candidates_pb2 as pb
 
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 _PARTS = (2, 5, 10, 25, 50)
-_MARGIN_MS = ServerSettings.deadline_margin_ms
-"""The budget is a call's deadline too, of which a server keeps this back."""
 _SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 _LADDER, _NO_DIMMER = "ladder", "ladder without dimmer"
 _K = 100
 _STREAMS = 8
+_CONNECTIONS = 64
 
 
 def main() -> None:
@@ -58,6 +63,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, client_process() as client:
         figures = measure(given, Path(scratch) if given.quick else given.work, Path(scratch), client)
     _print(figures)
+    if not given.quick:
+        plot_loads(figures["points"], (RESULTS if given.record else given.work) / "serving.png")
     finish("serving", figures, record=given.record)
 
 
@@ -67,12 +74,11 @@ def _parse() -> argparse.Namespace:
     arguments.add_argument("--items", type=int, default=1_000_000, help="size of the catalogue (1,000,000)")
     arguments.add_argument("--epochs", type=int, help="train for so many epochs instead of the settings' own")
     arguments.add_argument("--users", type=int, default=1000, help="test users who ask (1000)")
-    arguments.add_argument("--fixed", type=int, default=4, help="servers of one rung, spread over the ladder (4)")
     arguments.add_argument("--seconds", type=float, default=20.0, help="length of each load (20)")
     arguments.add_argument("--budget", type=float, default=300.0, help="seconds of calibration (300)")
     given = parse(arguments)
     if given.quick:
-        given.items, given.users, given.fixed, given.seconds, given.budget = 3000, 100, 1, 0.5, 2.0
+        given.items, given.users, given.seconds, given.budget = 3000, 100, 2.0, 2.0
     return given
 
 
@@ -88,22 +94,20 @@ class Traffic:
     truth: Truth
     budget_ms: tuple[float, ...]
 
-    def calls(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    def calls(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, list[pb.RecommendRequest]]:
         """Return the users, budgets and requests of some calls."""
         random = np.random.default_rng(seed)
         user_C = random.integers(len(self.truth.exact_QK), size=num)
         budget_C = random.choice(self.budget_ms, size=num)
         requests = [
-            pb.RecommendRequest(
-                user=pb.User(id=f"u{user}"), k=_K, packed=True, budget=pb.Budget(time_ms=budget)
-            ).SerializeToString()
+            pb.RecommendRequest(user=pb.User(id=f"u{user}"), k=_K, packed=True, budget=pb.Budget(time_ms=budget))
             for user, budget in zip(user_C.tolist(), budget_C.tolist(), strict=True)
         ]
         return user_C, budget_C, requests
 
     def delivered(self, user: int, reply: Reply) -> float:
         """Return the overlap of an answer with the exact one."""
-        item_ids, _ = unpack(pb.RecommendResponse.FromString(reply.body).packed_items)
+        item_ids, _ = unpack(reply.items)
         row_1K = np.array([[int(item_id[1:]) for item_id in item_ids]], dtype=np.int64)
         return float(self.truth.overlap(row_1K, k=_K, queries=np.array([user]))[0])
 
@@ -113,21 +117,29 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
     path = _publish(given, work)
     bundle = Bundle.open(path)
     traffic = _traffic(bundle)
+    with on_cores(split_cores()[1]):
+        client.submit(len, ()).result()  # the process starts now, beside k6
+    with _served(path.parent) as (ladder_address, _), on_cores(split_cores()[0]), echo("sync") as echo_address:
+        costs = _overhead(client, ladder_address, echo_address, given)
+    traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
+    margin = ("--deadline-margin-ms", str(round(costs["transit_p99_ms"], 2)))
     with ExitStack() as running:
-        ladder_address = running.enter_context(server(path.parent))[0]
-        costs = _overhead(client, ladder_address, running.enter_context(echo("sync")), given)
-        traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
-        addresses = {_LADDER: ladder_address}
-        addresses[_NO_DIMMER] = running.enter_context(server(path.parent, "--no-dimmer"))[0]
-        for rung in _spread(bundle.ladder.steps, given.fixed):
+        servers = {_LADDER: running.enter_context(_served(path.parent, *margin))}
+        servers[_NO_DIMMER] = running.enter_context(_served(path.parent, *margin, "--no-dimmer"))
+        for rung in _fixed(bundle.ladder.steps):
             root = with_rung_alone(path, rung, scratch / "fixed" / rung.name).parent
-            addresses[rung.name] = running.enter_context(server(root / rung.name))[0]
+            servers[rung.name] = running.enter_context(_served(root / rung.name, *margin))
         _, _, requests = traffic.calls(1000, seed=0)
         rate, _ = client.submit(
-            closed_loop, ladder_address, requests, streams=_STREAMS, seconds=max(2.0, given.seconds / 2)
+            closed_loop,
+            servers[_LADDER][0],
+            [request.SerializeToString() for request in requests],
+            streams=_STREAMS,
+            seconds=max(2.0, given.seconds / 2),
         ).result()
-        points = _under_load(client, addresses, traffic, rate, given.seconds)
-    figures = _headlines(points) | costs | {"max_calibration_error": max(_calibration(bundle, traffic.truth).values())}
+        points = _under_load(servers, traffic, rate, given.seconds, scratch / "k6")
+    errors = _calibration(bundle, traffic.truth)
+    figures = _headlines(points) | costs | {"max_calibration_error": max(errors.values())}
     return figures | {
         "rate_vs_echo": _rate_vs_echo(client, bundle, scratch, given),
         "saturation_per_second": rate,
@@ -138,9 +150,29 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "simulated": True,
         "k": _K,
         "steps": {rung.name: [rung.overlap_at(_K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
-        "calibration_error": _calibration(bundle, traffic.truth),
+        "calibration_error": errors,
         "points": points,
     }
+
+
+@contextmanager
+def _served(bundles: Path, *options: str) -> Iterator[tuple[str, str]]:
+    """Run a server on its cores; yield its address and that of its metrics."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cores, _ = split_cores()
+    fitting = ("--workers", str(len(cores)), "--metrics-port", str(port))
+    with on_cores(cores), server(bundles, *fitting, *options) as (address, _):
+        yield address, f"http://127.0.0.1:{port}/metrics"
+
+
+def _num_answered(metrics: str) -> int:
+    """Return how many calls a server has answered, by its own count."""
+    with urllib.request.urlopen(metrics) as page:  # noqa: S310 (a server of ours)
+        families = text_string_to_metric_families(page.read().decode())
+    samples = [sample for family in families for sample in family.samples]
+    return int(sum(each.value for each in samples if each.name == "recsys_answers_total"))
 
 
 def _publish(given: argparse.Namespace, work: Path) -> Path:
@@ -180,15 +212,17 @@ def _traffic(bundle: Bundle) -> Traffic:
     return Traffic(truth=truth, budget_ms=(1000.0,))
 
 
-def _spread(steps: Sequence[Rung], most: int) -> list[Rung]:
-    """Return the cheapest step, the best one, and others evenly between them."""
-    places = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
-    return [steps[place] for place in places]
+def _fixed(steps: Sequence[Rung]) -> list[Rung]:
+    """Return the cheapest step, the best one within the median budget's share for searching, and the best of all."""
+    median_ms = sorted(_PARTS)[len(_PARTS) // 2] * max(step.latency_p99_ms for step in steps) / 20
+    within = [step for step in steps if step.latency_p99_ms <= median_ms] or steps[:1]
+    chosen = [steps[0], within[-1], steps[-1]]
+    return [step for place, step in enumerate(chosen) if step not in chosen[:place]]
 
 
 def _budgets(ladder: Ladder, outside_ms: float) -> tuple[float, ...]:
     slowest_ms = max(rung.latency_p99_ms for rung in ladder.steps)
-    return tuple(round(_MARGIN_MS + outside_ms + part * slowest_ms / 20, 2) for part in _PARTS)
+    return tuple(round(outside_ms + part * slowest_ms / 20, 2) for part in _PARTS)
 
 
 def _overhead(client: Executor, address: str, echo_address: str, given: argparse.Namespace) -> dict[str, float]:
@@ -200,6 +234,7 @@ def _overhead(client: Executor, address: str, echo_address: str, given: argparse
     empty, real = client.submit(in_turns, (echo_address, METHOD), (address, RECOMMEND), requests).result()
     latency_ms = np.array([reply.latency_ms for reply in real])
     timings = [pb.RecommendResponse.FromString(reply.body).report.timings for reply in real]
+    total_ms = np.array([spent.total_ms for spent in timings])
     search_ms = np.array([spent.scan_ms + spent.rerank_ms for spent in timings])
     encode_ms = np.array([spent.encode_ms for spent in timings])
     empty_p50_ms = float(np.median([reply.latency_ms for reply in empty]))
@@ -207,6 +242,7 @@ def _overhead(client: Executor, address: str, echo_address: str, given: argparse
         "overhead_p50_ms": float(np.median(latency_ms - search_ms - encode_ms)) - empty_p50_ms,
         "empty_call_p50_ms": empty_p50_ms,
         "encode_p50_ms": float(np.median(encode_ms)),
+        "transit_p99_ms": float(np.percentile(latency_ms - total_ms, 99)),
         "outside_search_p99_ms": float(np.percentile(latency_ms - search_ms, 99)),
     }
 
@@ -227,7 +263,7 @@ def _rate_vs_echo(client: Executor, bundle: Bundle, scratch: Path, given: argpar
         for row in rows.tolist()
     ]
     rates: dict[str, list[float]] = {"echo": [], "real": []}
-    with server(small.parent) as (address, _), echo("sync") as echo_address:
+    with _served(small.parent) as (address, _), on_cores(split_cores()[0]), echo("sync") as echo_address:
         for _ in range(3):
             for name, at, method in (("echo", echo_address, METHOD), ("real", address, RECOMMEND)):
                 seconds = max(1.0, given.seconds / 5)
@@ -249,38 +285,47 @@ def _calibration(bundle: Bundle, truth: Truth) -> dict[str, float]:
 
 
 def _under_load(
-    client: Executor, addresses: dict[str, str], traffic: Traffic, rate: float, seconds: float
+    servers: dict[str, tuple[str, str]], traffic: Traffic, rate: float, seconds: float, scratch: Path
 ) -> list[dict[str, Any]]:
     """Put every server under every load, in a seeded order; all get the same calls at the same times."""
     random = np.random.default_rng(1)
-    turns = [(load, name) for load in LOADS for name in addresses]
+    turns = [(load, name) for load in LOADS for name in servers]
     points = []
     for place in random.permutation(len(turns)).tolist():
         load, name = turns[place]
-        due_s = poisson_arrivals(load * rate, seconds, np.random.default_rng([2, int(100 * load)]))
-        user_C, budget_C, requests = traffic.calls(len(due_s), seed=int(100 * load))
-        timeout_s = (budget_C / 1e3).tolist()
-        replies = client.submit(open_loop, addresses[name], requests, due_s, timeout_s).result()
-        points.append({"load": load, "server": name, **_point(traffic, user_C, budget_C, replies, seconds)})
+        address, metrics = servers[name]
+        user_C, budget_C, requests = traffic.calls(int(load * rate * seconds) + 10, seed=int(100 * load))
+        calls = [Call(*both) for both in zip(requests, budget_C.tolist(), strict=True)]
+        before = _num_answered(metrics)
+        replies, num_unsent = open_loop(
+            address, calls, rate=load * rate, seconds=seconds, connections=_CONNECTIONS, scratch=scratch
+        )
+        num_answered = _num_answered(metrics) - before
+        point = _point(traffic, user_C, budget_C, replies, num_answered=num_answered, seconds=seconds)
+        points.append({"load": load, "server": name, "unsent": num_unsent, **point})
     return sorted(points, key=lambda point: (point["load"], point["server"]))
 
 
 def _point(
-    traffic: Traffic, user_C: np.ndarray, budget_C: np.ndarray, replies: Sequence[Reply], seconds: float
+    traffic: Traffic,
+    user_C: np.ndarray,
+    budget_C: np.ndarray,
+    replies: Sequence[Reply],
+    *,
+    num_answered: int,
+    seconds: float,
 ) -> dict[str, float]:
-    in_time_C = np.array([reply.code == "OK" for reply in replies])
-    in_time_C &= np.array([reply.latency_ms for reply in replies]) <= budget_C
+    in_time = [reply for reply in replies if reply.code == "OK" and reply.latency_ms <= budget_C[reply.place]]
     shed = sum(reply.code in _SHED for reply in replies)
-    delivered = [
-        traffic.delivered(user, reply) for user, reply, ok in zip(user_C, replies, in_time_C, strict=True) if ok
-    ]
+    delivered = [traffic.delivered(user_C[reply.place], reply) for reply in in_time]
     latency_ms = [reply.latency_ms for reply in replies if reply.code == "OK"] or [0.0]
     return {
         "calls": len(replies),
-        "attainment_admitted": float(in_time_C.sum() / max(1, len(replies) - shed)),
-        "goodput": float(in_time_C.sum() / seconds),
-        "shed_share": shed / len(replies),
-        "overlap_delivered": sum(delivered) / len(replies),
+        "attainment_admitted": len(in_time) / max(1, num_answered),
+        "attainment_seen": len(in_time) / max(1, len(replies) - shed),
+        "goodput": len(in_time) / seconds,
+        "shed_share": 1 - num_answered / max(1, len(replies)),
+        "overlap_delivered": sum(delivered) / max(1, len(replies)),
         "overlap_in_time": float(np.mean(delivered)) if delivered else 0.0,
         "p50_ms": float(np.median(latency_ms)),
         "p99_ms": float(np.percentile(latency_ms, 99)),
@@ -308,11 +353,23 @@ def _print(figures: dict[str, Any]) -> None:
     console = Console(width=130, highlight=False)
     title = f"{figures['num_items']:,} items (simulated), budgets {figures['budget_ms']} ms, "
     title += f"saturation {figures['saturation_per_second']:.0f} calls/s"
-    shown = Table("load", "server", "attained", "goodput/s", "shed", "overlap", "in time", "p50", "p99", title=title)
+    shown = Table(
+        "load", "server", "attained", "seen", "goodput/s", "shed", "overlap", "in time", "p50", "p99", title=title
+    )
     for point in figures["points"]:
-        shares = [point[key] for key in ("attainment_admitted", "goodput", "shed_share", "overlap_delivered")]
+        shares = [
+            point[key]
+            for key in ("attainment_admitted", "attainment_seen", "goodput", "shed_share", "overlap_delivered")
+        ]
         rest = [f"{point[key]:.3f}" for key in ("overlap_in_time", "p50_ms", "p99_ms")]
-        cells = [f"{shares[0]:.4f}", f"{shares[1]:.0f}", f"{shares[2]:.3f}", f"{shares[3]:.4f}", *rest]
+        cells = [
+            f"{shares[0]:.4f}",
+            f"{shares[1]:.4f}",
+            f"{shares[2]:.0f}",
+            f"{shares[3]:.3f}",
+            f"{shares[4]:.4f}",
+            *rest,
+        ]
         shown.add_row(f"{point['load']:g}x", point["server"], *cells)
     console.print(shown)
     for name, value in figures.items():

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from simulated_server import ladder
 
 from benchmarks._load import poisson_arrivals
 from benchmarks._published import publish_vectors, with_rung_alone
-from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _headlines, _spread
+from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _fixed, _headlines
 from recsys.bundle import Bundle, PublishOptions, open_current
 from recsys.widths import WidthLadder
 
@@ -41,9 +42,10 @@ def test_a_bundle_of_one_rung_is_the_same_bundle_otherwise(published, tmp_path):
     assert alone.manifest["index_id"] == bundle.manifest["index_id"]
 
 
-def test_rungs_are_spread_from_the_cheapest_to_the_best():
-    assert _spread(list("abcdefg"), 3) == ["a", "d", "g"]
-    assert _spread(list("ab"), 4) == ["a", "b"]
+def test_fixed_rungs_are_the_cheapest_the_best_of_the_median_budget_and_the_best():
+    steps = ladder((0.5, 1.0), (0.7, 3.0), (0.8, 4.0), (1.0, 10.0)).steps
+    assert [step.overlap_at(100) for step in _fixed(steps)] == [0.5, 0.8, 1.0]
+    assert len(_fixed(steps[:1])) == 1
 
 
 def test_arrivals_come_at_the_rate_and_differ_like_a_poisson_process():
