@@ -22,6 +22,7 @@ def last_line(name):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.deep
 def test_widths():
     figures = last_line("widths")
     assert figures.keys() == HEADLINES.keys()
@@ -74,6 +75,7 @@ def test_servers():
     assert all(measured["per_second"] > 0 and measured["p50_ms"] <= measured["p99_ms"] for measured in kinds)
 
 
+@pytest.mark.deep
 def test_ladder():
     figures = last_line("ladder")
     assert list(figures) == ["simulated-3000"]
@@ -89,6 +91,7 @@ def test_ladder():
     assert one["speed_ratio_to_best_rival_on_twin"] > 0
 
 
+@pytest.mark.deep
 def test_training():
     figures = last_line("training")
     assert figures.keys() >= set(TRAINING_HEADLINES)

@@ -123,6 +123,7 @@ with joined("cpu") as process:
 """
 
 
+@pytest.mark.deep
 def test_two_processes_keep_replicated_tables_alike(simulated, tmp_path):
     program, run = tmp_path / "replicas.py", tmp_path / "run"
     program.write_text(REPLICAS)
