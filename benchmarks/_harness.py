@@ -127,10 +127,12 @@ def finish_part(
 
 
 def _provenance(name: str) -> dict[str, Any]:
+    # Where files lay on this machine is nobody's business.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *words]),
         "hardware": machine() | {"memory_gib": round(_memory_gib(), 1), "platform": platform.machine()},
     }
 

@@ -25,7 +25,7 @@ from serving.budget import Dim
 _PERIOD_S = 0.1
 _DIM_S, _REOPEN_S = 1.0, 5.0
 """How long it takes to dim from nothing to all where calls do nothing but wait, and to reopen where none waits."""
-_WAITING_SHARE = 0.15
+_WAITING_SHARE = 0.3
 """Of the time that calls are here, the share that they may wait before the ladder is cut."""
 _MEMORY = 0.05
 """How much each call counts in the mean of what calls work."""
