@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from recsys.command import EXIT_CODES, Loaded, execute
 from recsys.command import err as _err
 from recsys.command import out as _out
-from recsys.errors import RequestError
 from recsys.progress import Stages
 
 
@@ -160,46 +159,12 @@ def _load_ladder() -> Loaded:
     return LadderOptions, run
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecommendOptions:
-    """Whom to recommend to, what it may cost, and who is asked."""
-
-    user: str | None = None
-    """User id; an unknown one gets the cold answer."""
-    history: tuple[str, ...] = ()
-    """Item ids, oldest first, instead of a user."""
-    k: int = 10
-    """How many items."""
-    include: tuple[str, ...] = ()
-    """Only items with one of these values of each feature named, as FEATURE=VALUE."""
-    exclude: tuple[str, ...] = ()
-    """No items with these values, as FEATURE=VALUE."""
-    budget_ms: float | None = None
-    """Time that the server may take, in milliseconds."""
-    width: int | None = None
-    """An embedding width instead of a time."""
-    min_overlap: float | None = None
-    """A least expected overlap with the exact full-width answer instead of a time."""
-    address: str = "127.0.0.1:50051"
-    """The server's host and port."""
-
-
 def _load_recommend() -> Loaded:
-    from serving.client import Client, describe_report, items_where, to_json
+    from serving.client import describe_report, to_json
+    from serving.recommend import RecommendOptions, recommend
 
     def run(options: RecommendOptions) -> dict[str, Any]:
-        include, exclude = _values("include", options.include), _values("exclude", options.exclude)
-        with Client(options.address, deadline_ms=10_000) as client:
-            answer = client.recommend(
-                k=options.k,
-                user_id=options.user,
-                history=options.history or None,
-                where=items_where(include=include, exclude=exclude),
-                budget_ms=options.budget_ms,
-                width=options.width,
-                min_overlap=options.min_overlap,
-                include_titles=True,
-            )
+        answer = recommend(options)
         for place, item in enumerate(answer.items, start=1):
             _out.print(f"{place:>3}  {item.score:.3f}  {item.title or item.item_id}", markup=False, soft_wrap=True)
         _out.print(describe_report(answer.report), markup=False, soft_wrap=True)
@@ -207,16 +172,6 @@ def _load_recommend() -> Loaded:
         return said
 
     return RecommendOptions, run
-
-
-def _values(option: str, given: Sequence[str]) -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
-    for each in given:
-        name, sign, value = each.partition("=")
-        if not sign:
-            raise RequestError(option, f"got {each!r}, expected FEATURE=VALUE")
-        values.setdefault(name, []).append(value)
-    return values
 
 
 def _load_explore() -> Loaded:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -21,6 +21,7 @@ from serving.explorer.names import BundleNames
 from serving.explorer.traffic import TrafficPage
 from serving.metrics import exported
 from serving.processes import Signals, signals_into
+from serving.security import ClientSecurity
 from serving.server import Server
 from serving.settings import ServerSettings
 
@@ -40,6 +41,8 @@ class ExploreOptions:
     """Host and port of a running server."""
     metrics: str | None = None
     """That server's page for Prometheus, such as http://127.0.0.1:9090/metrics, for rates and latencies."""
+    security: ClientSecurity = field(default_factory=ClientSecurity)
+    """Whom to trust, and what to prove oneself with, where that server asks for it."""
     host: str = "127.0.0.1"
     """Address that the page listens on. It has no passwords: whoever can reach it sees users and what they chose."""
     port: int = 8080
@@ -50,6 +53,8 @@ class ExploreOptions:
             raise ConfigError("bundles, address: got neither, expected a folder of bundles, a running server, or both")
         if self.metrics is not None and self.address is None:
             raise ConfigError("metrics: got it without address, expected none: a server started here has its own")
+        if self.security != ClientSecurity() and self.address is None:
+            raise ConfigError("security: got it without address, expected none: a server started here asks for nothing")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port: got {self.port}, expected 0 to 65535")
 
@@ -85,7 +90,7 @@ def sources_of(options: ExploreOptions) -> Iterator[Sources]:
             port = running.enter_context(exported(server.metrics, host="127.0.0.1", port=0))
             address, metrics = server.address, f"http://127.0.0.1:{port}/metrics"
         yield Sources(
-            client=running.enter_context(Client(address, deadline_ms=_DEADLINE_MS)),
+            client=running.enter_context(Client(address, deadline_ms=_DEADLINE_MS, security=options.security)),
             names=None if options.bundles is None else BundleNames(options.bundles),
             traffic=None if metrics is None else TrafficPage(metrics),
         )

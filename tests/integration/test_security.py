@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import grpc
 import pytest
 
+from recsys.cli import main
 from recsys.errors import ConfigError
 from serving.client import Client, ServingError
 from serving.security import ClientSecurity, Tokens
@@ -140,3 +142,31 @@ def test_settings_that_need_each_other(bundles, files):
         ClientSecurity(tls_key=files / "client.key", tls_certificate=files / "client.pem")
     with pytest.raises(ConfigError, match=r"server_ca: .*: cannot be read: No such file"):
         Client("localhost:1", security=ClientSecurity(server_ca=files / "nowhere.pem"))
+
+
+def test_the_command_line_brings_what_a_server_asks_for(server, files, capsys, monkeypatch):
+    asked = ["recsys", "recommend", "--user", "u3", "--k", "4", "--address", server.address]
+    proofs = {"server-ca": "ours.pem", "tls-certificate": "client.pem", "tls-key": "client.key", "token-file": "tokens"}
+    options = [word for name, file in proofs.items() for word in (f"--security.{name}", str(files / file))]
+    monkeypatch.setattr(sys, "argv", [*asked, *options])
+    main()
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    monkeypatch.setattr(sys, "argv", [*asked, *options[:-1], str(files / "wrong")])
+    with pytest.raises(SystemExit) as failed:
+        main()
+    assert failed.value.code == 1
+    assert "UNAUTHENTICATED" in capsys.readouterr().err
+
+
+def test_an_explorer_brings_what_a_server_asks_for(server, files):
+    pytest.importorskip("starlette")
+    from serving.explorer.verb import ExploreOptions, sources_of
+
+    security = ClientSecurity(
+        server_ca=files / "ours.pem", tls_certificate=files / "client.pem", tls_key=files / "client.key",
+        token_file=files / "tokens",
+    )  # fmt: skip
+    with sources_of(ExploreOptions(address=server.address, security=security)) as sources:
+        assert sources.client.describe().num_items > 0
+    with pytest.raises(ConfigError, match="security: got it without address"):
+        ExploreOptions(bundles=files, security=security)
