@@ -62,10 +62,10 @@ def main() -> None:
     """Publish, put every server under every load, and report."""
     given = _parse()
     with tempfile.TemporaryDirectory() as scratch, client_process() as client:
-        figures = measure(given, Path(scratch) if given.quick else given.work, Path(scratch), client)
+        work = Path(scratch) if given.quick else given.work
+        figures = measure(given, work, Path(scratch), client)
+        plot_loads(figures["points"], (RESULTS if given.record else work) / "serving.png")
     _print(figures)
-    if not given.quick:
-        plot_loads(figures["points"], (RESULTS if given.record else given.work) / "serving.png")
     finish("serving", figures, record=given.record)
 
 

@@ -141,7 +141,7 @@ class Engine:
             due_s=call.arrived_s + min(limit_ms / 1e3, _PATIENCE_S),
             latest_s=call.arrived_s + (limit_ms - least_ms) / 1e3,
             useless_s=math.inf if deadline_ms is None else call.arrived_s + (deadline_ms - least_ms) / 1e3,
-            hopeless=self._least_ms(ask, start=True) > limit_ms,
+            hopeless=least_ms > limit_ms and self._least_ms(ask, start=True) > limit_ms,
         )
 
     def overhead_ms(self, k: int) -> float:
