@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from recsys import artifact
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.current import KIND, set_current
 from recsys.data.dataset import Dataset

@@ -40,7 +40,8 @@ from benchmarks._k6 import Call, Reply, on_cores, open_loop, split_cores
 from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
 from benchmarks._plots import plot_loads
 from benchmarks._published import publish_vectors, with_rung_alone
-from recsys.bundle import Bundle, PublishOptions
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.index.rungs import Ladder, Rung

@@ -103,7 +103,7 @@ def publish(*, progress: Progress | None = None, **options: Any) -> Path:
 
     Args:
         progress: told of each stage.
-        options: the fields of `recsys.publish.PublishRunOptions` and of `recsys.bundle.PublishOptions`; ``run``,
+        options: the fields of `recsys.publish.PublishRunOptions` and of `recsys.bundle_writer.PublishOptions`; ``run``,
             ``dataset`` and ``out`` are needed.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.changes import read_changes
 from recsys.index.calibrate import MIN_QUERIES
 from recsys.index.rungs import Ladder
@@ -38,7 +38,7 @@ class PublishRunOptions:
 
 
 def publish_run(options: PublishRunOptions, *, progress: Callable[[str, float], None] | None = None) -> Path:
-    """Write a bundle of the run's best towers and return its folder; see `recsys.bundle.write_bundle`.
+    """Write a bundle of the run's best towers and return its folder; see `recsys.bundle_writer.write_bundle`.
 
     Raises:
         ArtifactError: the run, the dataset or the log of changes is missing or damaged, or the towers were trained on

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys import artifact
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.data.dataset import Dataset
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec

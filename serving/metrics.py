@@ -28,8 +28,59 @@ class _OfRung(NamedTuple):
     stages: dict[str, Histogram]
 
 
+class ShadowMetrics:
+    """What is counted of answers that are searched again exactly (`serving.shadow`)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._overlap, self._expected = (
+            Summary(f"recsys_shadow_{name}", text, ["rung"], registry=registry)
+            for name, text in (
+                ("overlap", "Overlap of sampled answers with the exact ones."),
+                ("expected_overlap", "Overlap that the same answers claimed."),
+            )
+        )
+        self._error = Gauge(
+            "recsys_shadow_error",
+            "Mean overlap of sampled answers less what they claimed, since the start.",
+            ["rung"],
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "recsys_shadow_dropped", "Answers of the sample that were not measured.", ["reason"], registry=registry
+        )
+        self._correction = Gauge(
+            "recsys_overlap_correction",
+            "Expected overlap that answers claim now, less the published one.",
+            ["rung", "k"],
+            registry=registry,
+        )
+        self._errors: dict[str, tuple[int, float]] = {}
+
+    def measured(self, rung: str, *, expected: float, overlap: float) -> None:
+        """Count an answer that was searched again exactly. Of one thread at a time."""
+        self._overlap.labels(rung).observe(overlap)
+        self._expected.labels(rung).observe(expected)
+        count, total = self._errors.get(rung, (0, 0.0))
+        count, total = count + 1, total + overlap - expected
+        self._errors[rung] = count, total
+        self._error.labels(rung).set(total / count)
+
+    def corrected(self, rung: str, *, k: int, correction: float) -> None:
+        """Note by how much the expected overlap of a rung at a measured k differs from the published one."""
+        self._correction.labels(rung, str(k)).set(correction)
+
+    def dropped(self, reason: str) -> None:
+        """Count an answer that was to be searched again and was not."""
+        self._dropped.labels(reason).inc()
+
+
 class Metrics:
-    """Counts of one server. Safe for concurrent calls."""
+    """Counts of one server. Safe for concurrent calls.
+
+    Attributes:
+        registry: all that is counted.
+        shadow: what is counted of answers that are searched again.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -61,29 +112,7 @@ class Metrics:
             ["in_time"],
             registry=registry,
         )
-        self._shadow_overlap, self._shadow_expected = (
-            Summary(f"recsys_shadow_{name}", text, ["rung"], registry=registry)
-            for name, text in (
-                ("overlap", "Overlap of sampled answers with the exact ones."),
-                ("expected_overlap", "Overlap that the same answers claimed."),
-            )
-        )
-        self._shadow_error = Gauge(
-            "recsys_shadow_error",
-            "Mean overlap of sampled answers less what they claimed, since the start.",
-            ["rung"],
-            registry=registry,
-        )
-        self._shadow_dropped = Counter(
-            "recsys_shadow_dropped", "Answers of the sample that were not measured.", ["reason"], registry=registry
-        )
-        self._correction = Gauge(
-            "recsys_overlap_correction",
-            "Expected overlap that answers claim now, less the published one.",
-            ["rung", "k"],
-            registry=registry,
-        )
-        self._errors: dict[str, tuple[int, float]] = {}
+        self.shadow = ShadowMetrics(registry)
         self._took_of_predicted = Histogram(
             "recsys_took_of_predicted",
             "Time to answer over the p99 that was predicted when the rung was chosen: 99 of 100 should be at most 1.",
@@ -177,23 +206,6 @@ class Metrics:
         if answer.bundle_version != self._version:
             self._version = answer.bundle_version
             self._bundle.info({"version": self._version})
-
-    def shadowed(self, rung: str, *, expected: float, overlap: float) -> None:
-        """Count an answer that was searched again exactly. Of one thread at a time."""
-        self._shadow_overlap.labels(rung).observe(overlap)
-        self._shadow_expected.labels(rung).observe(expected)
-        count, total = self._errors.get(rung, (0, 0.0))
-        count, total = count + 1, total + overlap - expected
-        self._errors[rung] = count, total
-        self._shadow_error.labels(rung).set(total / count)
-
-    def corrected(self, rung: str, *, k: int, correction: float) -> None:
-        """Note by how much the expected overlap of a rung at a measured k differs from the published one."""
-        self._correction.labels(rung, str(k)).set(correction)
-
-    def shadow_dropped(self, reason: str) -> None:
-        """Count an answer that was to be searched again and was not."""
-        self._shadow_dropped.labels(reason).inc()
 
     def _find(self, rung: str, width: int) -> _OfRung:
         stages = {stage: self._stage_s.labels(stage, rung) for stage in ("queue", "encode", "scan", "rerank")}

@@ -85,7 +85,7 @@ class Shadow:
         if self._random.random() >= self._share:
             return False
         if not self._rate.take():
-            self._metrics.shadow_dropped("rate")
+            self._metrics.shadow.dropped("rate")
             return False
         return True
 
@@ -94,16 +94,16 @@ class Shadow:
         try:
             self._waiting.put_nowait(searched)
         except queue.Full:
-            self._metrics.shadow_dropped("busy")
+            self._metrics.shadow.dropped("busy")
 
     def measure(self, searched: Searched) -> None:
         """Measure an answer now."""
         overlap, rung = searched.overlap(), searched.rung
-        self._metrics.shadowed(rung.name, expected=searched.expected_overlap, overlap=overlap)
+        self._metrics.shadow.measured(rung.name, expected=searched.expected_overlap, overlap=overlap)
         if searched.calibration is not None:
             k = searched.rows_1K.shape[1]
             correction = searched.calibration.record(rung.name, k=k, overlap=overlap)
-            self._metrics.corrected(rung.name, k=rung.measured_k(k), correction=correction)
+            self._metrics.shadow.corrected(rung.name, k=rung.measured_k(k), correction=correction)
 
     def start(self) -> None:
         """Begin to measure what was offered, and what will be."""

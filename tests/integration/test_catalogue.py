@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.changes import read_changes
 from recsys.data.dataset import Dataset
 from recsys.errors import RequestError

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from ladders import serve_three_steps
 
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.options import PrepareOptions
 from recsys.data.prepare import prepare

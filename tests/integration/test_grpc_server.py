@@ -1,6 +1,7 @@
 """A real server process: health and reflection, full queues, stopping, signals, and what it does without torchrec."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +71,30 @@ class TestServer:
     def test_a_taken_port_is_an_error_not_a_second_server(self, server, bundles):
         with pytest.raises(ConfigError, match=f"127.0.0.1:{server.port}"):
             Server(ServerSettings(bundles=bundles, port=server.port))
+
+
+def test_what_comes_after_a_search_is_learned_once_the_call_has_ended(bundles):
+    learned: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    with Server(ServerSettings(bundles=bundles, port=0, workers=1)) as server, Client(server.address) as client:
+        model = server.live.engine.latency
+        learn = model.finished
+
+        def noted(k, *, ms):
+            learn(k, ms=ms)
+            learned.put((k, ms))
+
+        model.finished = noted
+        for k, num_users, ask in (
+            (5, 1, partial(client.recommend, user_id="u1")),
+            (6, 2, partial(client.recommend_batch, [user("u1"), user("u2")])),
+            (7, 1, partial(client.similar_items, "i1")),
+        ):
+            spent = ask(k=k).report.timings
+            before_sent_ms = spent.total_ms - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
+            got, ms = learned.get(timeout=30)
+            assert got == k
+            assert ms * num_users > before_sent_ms
+        assert learned.empty()
 
 
 @contextmanager

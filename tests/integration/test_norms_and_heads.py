@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from recsys.bundle import Bundle, PublishOptions, write_bundle
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import evaluate_vectors

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.bundle import Bundle, PublishOptions, write_bundle
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError
 from recsys.ragged import Ragged

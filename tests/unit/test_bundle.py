@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from recsys import artifact
-from recsys.bundle import Bundle, PublishOptions, current_version, open_current, write_bundle
+from recsys.bundle import Bundle, current_version, open_current
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.index.calibrate import MIN_RUNGS
@@ -272,7 +273,7 @@ def test_an_error_in_the_middle_leaves_everything_as_it_was(dataset, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.testing import small_towers
 def die(stage, share):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recsys.bundle import Bundle, PublishOptions, write_bundle
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.catalogue import catalogue_items, place_items
 from recsys.changes import Batch, ChangedItem, Changes, last_words
 from recsys.data.dataset import Dataset

@@ -2,7 +2,8 @@
 
 import pytest
 
-from recsys.bundle import Bundle, PublishOptions
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions
 from recsys.changes import Batch, ChangedItem, ChangeLog
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import PrepareOptions, prepare

@@ -7,7 +7,8 @@ from simulated_server import ladder
 from benchmarks._load import poisson_arrivals
 from benchmarks._published import publish_vectors, with_rung_alone
 from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _fixed, _headlines
-from recsys.bundle import Bundle, PublishOptions, open_current
+from recsys.bundle import Bundle, open_current
+from recsys.bundle_writer import PublishOptions
 from recsys.widths import WidthLadder
 
 

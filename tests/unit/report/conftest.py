@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.bundle import PublishOptions, write_bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.model.best import load_towers

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recsys.bundle import Bundle, PublishOptions, write_bundle
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.changes import LOG, ChangedItem, read_changes
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, CapacityError, RequestError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.bundle import Bundle, PublishOptions, write_bundle
+from recsys.bundle import Bundle
+from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.ragged import Ragged
 from recsys.testing import small_dataset, small_towers

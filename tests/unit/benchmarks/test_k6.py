@@ -1,0 +1,39 @@
+"""What is read from k6's files."""
+
+import base64
+import json
+import math
+
+import numpy as np
+
+from benchmarks._k6 import _replies
+from serving.client import unpack
+from serving.packed import pack
+
+
+def test_each_call_gets_its_latency_its_status_and_its_items(tmp_path):
+    items = pack(["i7", "i12"], np.array([0.5, 0.25], dtype=np.float32))
+    encoded = {
+        name: base64.b64encode(value).decode()
+        for name, value in (("scores", items.scores), ("idOffsets", items.id_offsets), ("ids", items.ids))
+    }
+    said = [{"place": 2, "status": 0, "items": encoded}, {"place": 0, "status": 8}, {"place": 1, "status": 0}]
+    (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in said))
+    samples = [
+        {"type": "Metric", "metric": "grpc_req_duration", "data": {}},
+        {"type": "Point", "metric": "grpc_req_duration", "data": {"value": 4.5, "tags": {"place": "2"}}},
+        {"type": "Point", "metric": "grpc_req_duration", "data": {"value": 1.5, "tags": {"place": "0"}}},
+        {"type": "Point", "metric": "iterations", "data": {"value": 3, "tags": {}}},
+        {"type": "Point", "metric": "dropped_iterations", "data": {"value": 2, "tags": {}}},
+    ]
+    (tmp_path / "samples").write_text("".join(json.dumps(line) + "\n" for line in samples))
+    replies, num_unsent = _replies(tmp_path / "samples", tmp_path / "log")
+    assert num_unsent == 2
+    assert [(reply.place, reply.latency_ms, reply.code) for reply in replies] == [
+        (2, 4.5, "OK"),
+        (0, 1.5, "RESOURCE_EXHAUSTED"),
+        (1, math.inf, "OK"),
+    ]
+    item_ids, score_K = unpack(replies[0].items)
+    assert item_ids.tolist() == ["i7", "i12"]
+    assert score_K.tolist() == [0.5, 0.25]
