@@ -14,9 +14,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf import json_format
 
@@ -28,6 +28,7 @@ _ROOT = Path(__file__).parents[1]
 _SCRIPT = Path(__file__).with_name("_k6_load.js")
 _METHOD = "serving.v1.CandidateService/Recommend"
 _CONNECT_S = 3
+Started = TypeVar("Started")
 _CODES = {0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 14: "UNAVAILABLE"}
 
 
@@ -62,6 +63,15 @@ def on_cores(cores: AbstractSet[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def pinned(cores: AbstractSet[int], processes: AbstractContextManager[Started]) -> Iterator[Started]:
+    """Enter a context whose processes are to run on those cores alone, while this thread goes on wherever it did."""
+    with ExitStack() as running:
+        with on_cores(cores):
+            started = running.enter_context(processes)
+        yield started
 
 
 def open_loop(

@@ -36,7 +36,7 @@ from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._echo import METHOD, echo
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
 from benchmarks._harness import RESULTS, finish, parser, server
-from benchmarks._k6 import Call, Reply, on_cores, open_loop, split_cores
+from benchmarks._k6 import Call, Reply, on_cores, open_loop, pinned, split_cores
 from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
 from benchmarks._plots import plot_loads
 from benchmarks._published import publish_vectors, with_rung_alone
@@ -121,7 +121,8 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
     traffic = _traffic(bundle)
     with on_cores(split_cores()[1]):
         client.submit(len, ()).result()  # the process starts now, beside k6
-    with _served(path.parent) as (ladder_address, _), on_cores(split_cores()[0]), echo("sync") as echo_address:
+    cores, _ = split_cores()
+    with _served(path.parent) as (ladder_address, _), pinned(cores, echo("sync")) as echo_address:
         costs = _overhead(client, ladder_address, echo_address, given)
     traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
     margin = ("--deadline-margin-ms", str(round(costs["transit_p99_ms"], 2)))
@@ -165,7 +166,7 @@ def _served(bundles: Path, *options: str) -> Iterator[tuple[str, str]]:
         port = free.getsockname()[1]
     cores, _ = split_cores()
     fitting = ("--workers", str(len(cores)), "--metrics-port", str(port))
-    with on_cores(cores), server(bundles, *fitting, *options) as (address, _):
+    with pinned(cores, server(bundles, *fitting, *options)) as (address, _):
         yield address, f"http://127.0.0.1:{port}/metrics"
 
 
@@ -265,7 +266,8 @@ def _rate_vs_echo(client: Executor, bundle: Bundle, scratch: Path, given: argpar
         for row in rows.tolist()
     ]
     rates: dict[str, list[float]] = {"echo": [], "real": []}
-    with _served(small.parent) as (address, _), on_cores(split_cores()[0]), echo("sync") as echo_address:
+    cores, _ = split_cores()
+    with _served(small.parent) as (address, _), pinned(cores, echo("sync")) as echo_address:
         for _ in range(3):
             for name, at, method in (("echo", echo_address, METHOD), ("real", address, RECOMMEND)):
                 seconds = max(1.0, given.seconds / 5)

@@ -1,12 +1,16 @@
-"""What is read from k6's files."""
+"""Where k6 and servers run, and what is read from k6's files."""
 
 import base64
 import json
 import math
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 
-from benchmarks._k6 import _replies
+from benchmarks._k6 import _replies, pinned, split_cores
 from serving.client import unpack
 from serving.packed import pack
 
@@ -37,3 +41,17 @@ def test_each_call_gets_its_latency_its_status_and_its_items(tmp_path):
     item_ids, score_K = unpack(replies[0].items)
     assert item_ids.tolist() == ["i7", "i12"]
     assert score_K.tolist() == [0.5, 0.25]
+
+
+@contextmanager
+def asked_where_it_runs():
+    ask = "import os; print(sorted(os.sched_getaffinity(0)))"
+    yield json.loads(subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True).stdout)
+
+
+def test_processes_are_pinned_and_who_starts_them_is_not():
+    servers, tool = before = split_cores()
+    with pinned(servers, asked_where_it_runs()) as first, pinned(tool, asked_where_it_runs()) as second:
+        assert (set(first), set(second)) == before
+        assert split_cores() == before
+        assert os.sched_getaffinity(0) == servers | tool
