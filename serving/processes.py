@@ -91,13 +91,33 @@ def supervise(settings: ServerSettings, run: Run, *, ready: Callable[[int], None
 
 @contextmanager
 def signals_into(received: queue.SimpleQueue[int] | _Events) -> Iterator[None]:
-    """Put SIGTERM, SIGINT and SIGHUP in a queue, whose `put` may be called from a handler: handlers do no work."""
-    before = {number: signal.signal(number, lambda got, _frame: received.put(got)) for number in _SIGNALS}
+    """Put SIGTERM, SIGINT and SIGHUP in a queue; for the main thread, which may wait on that queue.
+
+    The kernel may hand a signal to any thread. Python then notes it, and has it handled by the main thread, which it
+    does not wake: one that waits for a lock goes on waiting. So it is not a handler that fills the queue but a thread
+    that reads the file that Python writes each signal's number to at once, whichever thread was interrupted.
+    """
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+
+    def pass_on() -> None:
+        while number := reading.recv(1):
+            if number[0] in _SIGNALS:
+                received.put(number[0])
+
+    thread = threading.Thread(target=pass_on, name="signals", daemon=True)
+    thread.start()
+    wakeup_before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda _got, _frame: None) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        writing.close()
+        thread.join()
+        reading.close()
 
 
 def _reserve(settings: ServerSettings) -> socket.socket:

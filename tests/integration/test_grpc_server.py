@@ -248,7 +248,7 @@ class TestProcess:
                 assert address == f"127.0.0.1:{port_file.read_text().strip()}"
                 assert len(client.recommend(user_id="u3", k=7).items) == 7
                 process.send_signal(number)
-                _, log = process.communicate(timeout=120)
+                _, log = process.communicate(timeout=30)
             assert process.returncode == 0, log
             assert "stopping" in log
             assert "Traceback" not in log
@@ -305,7 +305,7 @@ class TestProcesses:
 
             last = children(process)
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=120)
+            _, log = process.communicate(timeout=30)
             assert process.returncode == 0, log
             assert f"process {lost} ended with exit code -9; starting another one" in log
             assert "stopping: health is NOT_SERVING" in log
@@ -319,7 +319,7 @@ class TestProcesses:
 
     def test_a_process_that_cannot_start_ends_them_all(self, tmp_path):
         with start("--bundles", str(tmp_path), "--port", "0", "--processes", "2") as process:
-            out, log = process.communicate(timeout=120)
+            out, log = process.communicate(timeout=60)
         assert (process.returncode, out) == (1, "")
         assert f"recsys-serve: {tmp_path}" in log
         assert "ended with exit code 1 before it answered calls" in log
