@@ -12,6 +12,7 @@ from rich.text import Text
 from recsys.init.columns import Column
 from recsys.init.costs import Costs
 from recsys.init.verb import Proposal
+from recsys.progress import size_text
 
 
 def print_proposal(proposal: Proposal, console: Console) -> None:
@@ -19,7 +20,7 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
     table, facts = proposal.table, proposal.facts
     files = f"{len(table.files):,} file{'s' if len(table.files) > 1 else ''}"
     console.print(
-        f"{table.given}: {facts.num_rows:,} rows in {files} ({_size(table.size_bytes)}), "
+        f"{table.given}: {facts.num_rows:,} rows in {files} ({size_text(table.size_bytes)}), "
         f"{facts.num_users:,} users, {facts.num_items:,} items",
         markup=False,
         soft_wrap=True,
@@ -63,9 +64,9 @@ def _values(column: Column) -> str:
 def _estimates(costs: Costs) -> list[str]:
     return [
         "Estimates, from a short measurement on this machine as busy as it is now (they can be off by a factor of 3):",
-        f"  prepare  about {_time(costs.prepare_s)}, {_size(costs.prepare_bytes)} of memory",
+        f"  prepare  about {_time(costs.prepare_s)}, {size_text(costs.prepare_bytes)} of memory",
         f"  train    about {_time(costs.epoch_s)} per epoch, {costs.max_epochs} epochs at most "
-        f"({_time(costs.epoch_s * costs.max_epochs)}), {_size(costs.train_bytes)} of memory",
+        f"({_time(costs.epoch_s * costs.max_epochs)}), {size_text(costs.train_bytes)} of memory",
     ]
 
 
@@ -74,10 +75,3 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(1, seconds):.0f} s"
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 1e3:.1f} kB"

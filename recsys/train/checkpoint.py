@@ -83,15 +83,14 @@ def load_checkpoint(run: Path, sharded: Sharded) -> Progress:
 
 def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
     """Collect the trained weights into plain towers; every rank must call, rank 0 gets them."""
-    weights = {}
+    towers = ExportedTowers(layout) if process.is_first else None
+    own = {} if towers is None else towers.state_dict()
+    # One after another into their places: tables may be a large part of what memory holds.
     for name, value in sharded.model.state_dict().items():
         plain = gather(value, process)
         if plain is not None:
-            weights[name.replace("tables.embedding_bags.", "tables.")] = plain
-    if not process.is_first:
-        return None
-    towers = ExportedTowers(layout)
-    towers.load_state_dict(weights)
+            own.pop(name.replace("tables.embedding_bags.", "tables.")).copy_(plain)
+    assert not own, f"towers: got no weights for {sorted(own)}"
     return towers
 
 

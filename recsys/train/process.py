@@ -38,6 +38,12 @@ class Process:
         dist.broadcast(tensor, src=0)
         return float(tensor.item())
 
+    def each(self, value: int) -> list[int]:
+        """Return every rank's number, in order, on every rank."""
+        received = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
+        dist.all_gather(received, torch.tensor([value], device=self.device))
+        return [int(one.item()) for one in received]
+
     def any(self, holds: bool) -> bool:
         """Return whether something holds on any rank; every rank must ask."""
         if self.world_size == 1:

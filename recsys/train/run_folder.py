@@ -3,6 +3,7 @@
 A run folder::
 
     config.json                 the configuration that ran, and the dataset it ran on
+    plan.json                   where tables were put last, and the memory of each process that was planned
     checkpoints/step-00001234/  torch.distributed.checkpoint (weights, both optimizers), progress.json and model.json
     diverged/step-00001234/     the batch whose loss was not finite, if there was one
     towers/                     the best towers so far, exported: towers.safetensors, towers.json, manifest.json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
+PLAN = "plan.json"
 CHECKPOINTS = "checkpoints"
 PROGRESS = "progress.json"
 

@@ -1,4 +1,4 @@
-"""Put a model's tables where the planner wants them, and give everything its optimizer."""
+"""Put a model's tables where they are planned, and give everything its optimizer."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
-from torchrec.optim import Adagrad, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -29,18 +21,8 @@ from recsys.model.layout import Layout
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.initial import initialise_tables
+from recsys.train.plan import FUSED_OPTIMIZERS, SHARDERS, Plan
 from recsys.train.process import Process
-
-# Row-wise Adagrad keeps one number per row, so rows stay whole; the fused kernel optimizes in the backward pass.
-_PLACEMENTS = ParameterConstraints(
-    sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
-    compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-)
-
-_FUSED_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad}
-
-_MEMORY_RESERVE = 0.25
-"""Share of a device's memory that the planner leaves to activations, towers and the loss."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +65,15 @@ class Sharded:
         return state
 
 
-def shard(layout: Layout, config: TrainConfig, process: Process) -> Sharded:
+def shard(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> Sharded:
     """Build the model, place it and initialise it.
 
     Weights do not depend on the number of processes: every one starts the dense layers from the same seed, and draws
     its rows of the tables as they would be in any other division.
     """
     torch.manual_seed(config.seed)
-    parallel = _replicate(layout, process) if config.table_optimizer == "adam" else _spread(layout, config, process)
+    is_spread = config.table_optimizer in FUSED_OPTIMIZERS
+    parallel = _spread(layout, config, process, plan) if is_spread else _replicate(layout, process, plan)
     weights = parallel.state_dict()
     tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
     initialise_tables(tables, seed=config.seed)
@@ -110,32 +93,25 @@ def _described(layout: Layout, config: TrainConfig) -> dict[str, Any]:
     return plain
 
 
-def _spread(layout: Layout, config: TrainConfig, process: Process) -> DistributedModelParallel:
-    """Describe tables on the meta device, plan where their shards go, give each its optimizer in the backward pass."""
+def _spread(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> DistributedModelParallel:
+    """Describe tables on the meta device, put their shards where they are planned, each with its optimizer."""
     model = TwoTower(layout, device=torch.device("meta"))
     apply_optimizer_in_backward(
-        _FUSED_OPTIMIZERS[config.table_optimizer],
+        FUSED_OPTIMIZERS[config.table_optimizer],
         model.tables.parameters(),
         {"lr": config.table_learning_rate, "eps": 1e-8},
     )
-    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=process.world_size, compute_device=process.device.type),
-        storage_reservation=FixedPercentageStorageReservation(percentage=_MEMORY_RESERVE),
-        constraints=dict.fromkeys(layout.tables, _PLACEMENTS),
-    )
-    plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
-    return DistributedModelParallel(module=model, device=process.device, plan=plan, sharders=sharders)
+    return DistributedModelParallel(module=model, device=process.device, plan=plan.sharding, sharders=SHARDERS)
 
 
-def _replicate(layout: Layout, process: Process) -> DistributedModelParallel:
+def _replicate(layout: Layout, process: Process, plan: Plan) -> DistributedModelParallel:
     """Give every process all tables as plain parameters with dense gradients, averaged like the towers'.
 
     Adam moves rows that a batch does not touch too, which no fused kernel does. The kernel that TorchRec plans for
     replicated tables has no registered gradient on CPUs (fbgemm-gpu 1.8): torch warns of that.
     """
     model = TwoTower(layout, device=process.device)
-    return DistributedModelParallel(module=model, device=process.device, plan=ShardingPlan(plan={}), sharders=[])
+    return DistributedModelParallel(module=model, device=process.device, plan=plan.sharding, sharders=[])
 
 
 def _dense_optimizer(
@@ -160,8 +136,14 @@ def _dense_optimizer(
 
 
 def gather(tensor: Any, process: Process) -> Tensor | None:
-    """Collect a tensor that may be spread over the group; every rank must call, rank 0 gets it on the CPU."""
+    """Collect a tensor that may be spread over the group; every rank must call, rank 0 gets it.
+
+    What rank 0 gets is on the CPU, and perhaps not a copy.
+    """
     if isinstance(tensor, ShardedTensor):
+        if process.world_size == 1:
+            (shard,) = tensor.local_shards()
+            return shard.tensor.detach().cpu()
         whole = torch.empty(tensor.size(), dtype=tensor.dtype, device=process.device) if process.is_first else None
         tensor.gather(dst=0, out=whole)
         return whole.cpu() if whole is not None else None

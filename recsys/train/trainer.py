@@ -15,15 +15,13 @@ import torch
 import tyro
 from torch import Tensor
 
+from recsys.command import err, out
 from recsys.config import TrainConfig
 from recsys.data.batches import Examples, TrainingEvents
-from recsys.data.dataset import Dataset, Queries
+from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
 from recsys.errors import ConfigError, Interrupted, TrainingError
-from recsys.evaluate.protocol import evaluate_vectors
-from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import TOWERS, save_towers
-from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.model.losses.gather import gather_rows
 from recsys.model.losses.samples import Samples, samples_of
@@ -31,23 +29,20 @@ from recsys.model.two_tower import Batch, BatchParts, make_batch
 from recsys.settings import to_mapping
 from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
 from recsys.train.checks import check_divides, check_readable
-from recsys.train.claim import claim, write_identity, writing
+from recsys.train.claim import claim, write_identity, write_whole, writing
 from recsys.train.diagnosis import DIVERGED, save_step
 from recsys.train.interrupt import Interrupt
 from recsys.train.noise import silenced
+from recsys.train.plan import Plan, plan_tables
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
-from recsys.train.run_folder import newest_checkpoint
+from recsys.train.run_folder import PLAN, newest_checkpoint
 from recsys.train.sharding import shard
 from recsys.train.tracking import Kind, Tracker, check_trackers, figures_of, open_trackers
+from recsys.train.validation import Validation
 from recsys.train.watch import StepWatch
-from recsys.widths import energy_shares, query_at
 
 _T = TypeVar("_T")
-
-_DEPTH = 10
-_DECIDING = f"ndcg@{_DEPTH}"
-"""The validation score at full width that picks the best towers and stops training."""
 
 _FREE_TO_CHANGE = ("config.epochs", "config.patience")
 """Settings that a resumed run may change: they say when to stop, not what is learned. Where rates fall, they fall to
@@ -117,6 +112,11 @@ class Trainer:
         model = self.config.model
         check_divides(self.config.batch_size, process.world_size)
         check_readable(self.config, dataset)
+        self.widths = model.ladder
+        self.layout = Layout(
+            config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
+        )
+        plan = plan_tables(self.layout, self.config, process)
         # What changes in the course of training, over a share of it, depends on how long it is meant to be.
         is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0
         free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or is_open_ended]
@@ -128,12 +128,9 @@ class Trainer:
             free=free,
             process=process,
         )
-        self.widths = model.ladder
-        self.layout = Layout(
-            config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
-        )
+        self._announce(plan)
         self.user_features, self.item_features = dataset.feature_lists("user"), dataset.feature_lists("item")
-        self.validation = None if self.config.include_validation else _validation(dataset, self.config)
+        self.validation = Validation(dataset, self.config)
         self.events = TrainingEvents(
             dataset,
             longest=model.longest_history,
@@ -148,7 +145,7 @@ class Trainer:
         # An item that is never a negative needs no true value, only a finite one.
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
-        self.sharded = shard(self.layout, self.config, process)
+        self.sharded = shard(self.layout, self.config, process, plan)
         self.watch = StepWatch()
         self.progress = load_checkpoint(self.run_folder, self.sharded)
         if changes:
@@ -156,6 +153,14 @@ class Trainer:
         if any(change.name not in free for change in changes):
             # The batches of the pass that was under way may be others now.
             self.progress.step, self.progress.loss_sums = 0, []
+
+    def _announce(self, plan: Plan) -> None:
+        """Say where tables go, and write it down."""
+        if self.process.is_first:
+            with self._writing(PLAN):
+                write_whole(self.run_folder / PLAN, plan.to_json())
+            if not out.quiet:
+                err.print("\n".join(plan.lines()), soft_wrap=True)
 
     def run(self) -> None:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
@@ -321,37 +326,19 @@ class Trainer:
             popularity_power=loss.popularity_power,
         )
 
-    def _validate(self) -> tuple[ExportedTowers | None, dict[str, Any]]:
-        """Return the towers as they are and how they do, by width; rank 0 only, though every rank must call.
-
-        Nothing is said of how they do if there is no validation split left to tell.
-        """
-        towers = export_towers(self.layout, self.sharded, self.process)
-        if towers is None or self.validation is None:
-            return towers, {"validation": {}, "energy": {}}
-        user_QU = query_vectors(towers, self.validation, self.user_features)
-        item_ND = item_vectors(towers, self.item_features)
-        quality = evaluate_vectors(self.validation, user_QU, item_ND, self.widths, ks=(_DEPTH,))
-        scores = {str(width): {name: one.mean(name) for name in one.per_query} for width, one in quality.items()}
-        energy = {
-            side: self._by_width(energy_shares(vector_ND, self.widths).mean(axis=0).tolist())
-            for side, vector_ND in (("user", query_at(user_QU, self.widths.full, self.widths)), ("item", item_ND))
-        }
-        return towers, {"validation": scores, "energy": energy}
-
     def _finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Validate, keep the towers if they are the best so far, count the epoch, write a checkpoint.
 
         Without validation the last towers are the best.
         """
         progress = self.progress
-        towers, validated = self._validate()
+        towers = export_towers(self.layout, self.sharded, self.process)
+        validated = self.validation.of(towers)
         record = record | validated
-        scores = validated["validation"]
-        score = self.process.broadcast(scores[str(self.widths.full)][_DECIDING] if scores else 0.0)
+        score = self.process.broadcast(self.validation.deciding(validated))
         progress.epoch, progress.step, progress.loss_sums = progress.epoch + 1, 0, []
         progress.stale_epochs += 1
-        if self.validation is None or progress.best is None or score > progress.best:
+        if not self.validation.decides or progress.best is None or score > progress.best:
             progress.best, progress.stale_epochs = score, 0
             if towers is not None:
                 with self._writing(TOWERS):
@@ -369,14 +356,3 @@ class Trainer:
             "dataset": self.dataset_name,
             "dataset_fingerprint": self.fingerprint,
         }
-
-
-def _validation(dataset: Dataset, config: TrainConfig) -> Queries:
-    """Return the validation queries, or a seeded sample where there are more than ``validation_users``."""
-    queries = dataset.queries("validation")
-    if not len(queries):
-        raise TrainingError(f"{dataset.path}: got no validation events, expected some to stop training by")
-    if len(queries) <= config.validation_users:
-        return queries
-    chosen = np.random.default_rng(config.seed).choice(len(queries), config.validation_users, replace=False)
-    return queries.take(np.sort(chosen))

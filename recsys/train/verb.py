@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from recsys.command import Loaded, err
 from recsys.model.best import TOWERS
-from recsys.train.run_folder import read_progress
+from recsys.train.run_folder import PLAN, read_progress
 from recsys.train.trainer import TRAIN_DEFAULTS, TrainOptions, train
 
 
@@ -16,7 +17,7 @@ def load() -> Loaded:
 
 
 def run(options: TrainOptions) -> dict[str, Any]:
-    """Train, say where the best towers are, and return that with how each epoch went."""
+    """Train, say where the best towers are, and return that with where tables were and how each epoch went."""
     folder = train(options)
     err.print(f"best towers: {folder / TOWERS}", soft_wrap=True)
     stood = read_progress(folder)
@@ -27,5 +28,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
         "epochs": stood.epoch,
         "steps": stood.total_steps,
         "best": stood.best,
+        "plan": json.loads((folder / PLAN).read_text()),
         "history": stood.history,
     }

@@ -15,6 +15,7 @@ from recsys.model.two_tower import make_batch
 from recsys.ragged import gather_ranges
 from recsys.train.checkpoint import export_towers
 from recsys.train.noise import silenced
+from recsys.train.plan import plan_tables
 from recsys.train.process import joined
 from recsys.train.sharding import shard
 from recsys.widths import truncate
@@ -36,7 +37,8 @@ def assert_exported_as_sharded(dataset, folder, device, config, *, num_items):
     item_features = {name: lists.take(items) for name, lists in dataset.feature_lists("item").items()}
     users[7] = -1
     with silenced(), joined(device.type) as process:
-        sharded = shard(layout, TrainConfig(model=config, loss=LossConfig(num_batch_negatives=0)), process)
+        settings = TrainConfig(model=config, loss=LossConfig(num_batch_negatives=0))
+        sharded = shard(layout, settings, process, plan_tables(layout, settings, process))
         with torch.no_grad():
             for name, parameter in sharded.model.named_parameters():
                 if name.endswith("bias"):
