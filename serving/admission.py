@@ -3,8 +3,8 @@
 As many calls are worked on at once as there are slots. Those that wait are taken by priority, then by who is due first.
 Three things keep the wait short, the gentlest first:
 
-* `Dimmer`: while calls wait long beside what they work, the ladder is slowly cut from above, so that each call works
-  less; it reopens more slowly. (Brownout: Klein et al., ICSE 2014.)
+* `Dimmer`: while calls wait, a millisecond of work has a price, what it costs those behind it, so that each call works
+  less. (A dimmer on optional work: brownout, Klein et al., ICSE 2014.)
 * `Limit`: how many calls may be here. Vegas (Brakmo and Peterson, 1994) as in Netflix's concurrency-limits, except that
   the time without a queue need not be guessed from a minimum: what each call waited is measured.
 * A call is refused as soon as it is clear that not even the cheapest rung would answer it in time.
@@ -18,18 +18,16 @@ import bisect
 import enum
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from serving.budget import Dim
-
-_PERIOD_S = 0.1
-_DIM_S, _REOPEN_S = 1.0, 5.0
-"""How long it takes to dim from nothing to all where calls do nothing but wait, and to reopen where none waits."""
-_WAITING_SHARE = 0.3
-"""Of the time that calls are here, the share that they may wait before the ladder is cut."""
+_NEW, _HALF_LIFE_S = 0.02, 0.5
+"""What each call counts, at least, in what is known of who waits; where few come, half is forgotten in this time."""
+_MOST_BEFORE = 30
+"""Calls that one may have waited for; more would only take longer to forget."""
+_PATIENCE_S = 1.0
+"""A call without a limit, or with a later one, counts as lost to its client after this time."""
 _MEMORY = 0.05
 """How much each call counts in the mean of what calls work."""
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Priority(enum.IntEnum):
@@ -38,6 +36,10 @@ class Priority(enum.IntEnum):
     HIGH = 0
     NORMAL = 1
     LOW = 2
+
+
+_WORTH = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
+"""What overlap is worth, and so what part of the price of time counts."""
 
 
 class Reason(enum.Enum):
@@ -68,7 +70,7 @@ class Ticket:
             that is over leaves it waiting.
         hopeless: it could not be answered in time even by an idle server. It is answered late where nobody waits.
         queued: whether no slot was free when it came.
-        dim: how far the ladder is cut for it, once it is taken up.
+        price: what a millisecond of its search costs others, in overlap, once it is taken up.
         refusal: why it is not worked on, once that is so.
     """
 
@@ -80,7 +82,7 @@ class Ticket:
     hopeless: bool = False
     queued: bool = False
     started_s: float | None = None
-    dim: Dim = field(default_factory=Dim)
+    price: float = 0.0
     refusal: Refusal | None = None
 
     @property
@@ -115,41 +117,45 @@ class Limit:
 
 
 class Dimmer:
-    """How far the ladder is cut, from how much of their time calls wait."""
+    """What a millisecond of work costs those who wait behind it, from how many do and how long they can.
 
-    def __init__(self) -> None:
-        self.level = 0.0
-        self._waited_s = self._worked_s = 0.0
-        self._since_s: float | None = None
+    A call delays all that are taken up after it before a slot is free again. Each of those is lost if the delay is all
+    the time that it had left; so a millisecond costs ``x`` of them, the mean over calls of those before it since then,
+    each counting one over the time that the call had. Lost calls make room: one saves the work of one call, and ``x``
+    of them cost ``x / (1 + x * work)`` answers a millisecond. Where nobody waits that is nothing. Where calls wait
+    without an end it is the answers that a slot gives in that time, and then the rung that makes the best of it is the
+    one of the most overlap per second.
 
-    def learn(self, *, waited_s: float, worked_s: float, now_s: float) -> None:
-        """Count a call that was answered or refused."""
-        self.turn(now_s=now_s)
-        self._waited_s += waited_s
-        self._worked_s += worked_s
+    Args:
+        slots: calls that are worked on at once.
+    """
 
-    def turn(self, *, now_s: float) -> None:
-        """Dim or reopen, where a period is over."""
-        if self._since_s is None:
-            self._since_s = now_s
-        elapsed_s = now_s - self._since_s
-        if elapsed_s < _PERIOD_S:
-            return
-        share = self._waited_s / max(self._waited_s + self._worked_s, 1e-9)
-        if share > _WAITING_SHARE:
-            # Of a long pause only a period was busy.
-            step = min(elapsed_s, 2 * _PERIOD_S) / _DIM_S * (share - _WAITING_SHARE) / (1 - _WAITING_SHARE)
-        else:
-            step = -elapsed_s / _REOPEN_S * (1 - share / _WAITING_SHARE)
-        self.level = min(1.0, max(0.0, self.level + step))
-        self._waited_s = self._worked_s = 0.0
-        self._since_s = now_s
+    def __init__(self, *, slots: int) -> None:
+        self._slots = slots
+        self._lost_per_ms = 0.0
+        self._learned_s = -math.inf
 
-    def level_for(self, priority: Priority) -> float:
-        """Return how far the ladder is cut for a priority: low ones twice as soon, high ones in the second half."""
-        if priority is Priority.LOW:
-            return min(1.0, 2 * self.level)
-        return max(0.0, 2 * self.level - 1) if priority is Priority.HIGH else self.level
+    def learn(self, *, num_before: int, had_ms: float, now_s: float) -> None:
+        """Count a call.
+
+        Args:
+            num_before: of the calls that it may have waited for.
+            had_ms: what it could wait when it came.
+            now_s: the time.
+        """
+        lost_per_ms = min(num_before, _MOST_BEFORE) / self._slots / had_ms
+        weight = max(_NEW, 1 - self._left(now_s))
+        self._lost_per_ms += weight * (lost_per_ms - self._lost_per_ms)
+        self._learned_s = now_s
+
+    def level(self, *, work_ms: float, now_s: float) -> float:
+        """Return what a millisecond costs, as a share of the most that it can: 0, up to 1."""
+        lost = self._left(now_s) * self._lost_per_ms * work_ms
+        return lost / (1 + lost)
+
+    def _left(self, now_s: float) -> float:
+        """Return what share of what is known counts still."""
+        return float(0.5 ** ((now_s - self._learned_s) / _HALF_LIFE_S))
 
 
 class Admission:
@@ -158,22 +164,27 @@ class Admission:
     Args:
         slots: calls that are worked on at once.
         max_waiting: calls that may wait, at most.
-        dimmer: whether overload may cost overlap before it costs answers.
+        dimmer: whether work has a price while calls wait, so that overload costs overlap before it costs answers.
     """
 
     def __init__(self, *, slots: int, max_waiting: int, dimmer: bool = True) -> None:
         self.limit = Limit(slots=slots, most=slots + max_waiting)
-        self.dimmer = Dimmer() if dimmer else None
+        self.dimmer = Dimmer(slots=slots) if dimmer else None
         self._slots = slots
         self._working = 0
         self._waiting: list[tuple[int, float, int, Ticket]] = []
         self._numbers = itertools.count()
         self._mean_work_s = 0.0
+        self._num_before = 0
 
     @property
     def num_waiting(self) -> int:
         """Calls that wait."""
         return len(self._waiting)
+
+    def level(self, *, now_s: float) -> float:
+        """Return what a millisecond of work costs those who wait, as a share of the most that it can."""
+        return 0.0 if self.dimmer is None else self.dimmer.level(work_ms=1e3 * self._mean_work_s, now_s=now_s)
 
     def enter(self, ticket: Ticket, *, now_s: float) -> list[Ticket]:
         """Take a call up, let it wait or refuse it; return those whose fate that decided, itself or another one."""
@@ -204,9 +215,10 @@ class Admission:
         waited_s = ticket.started_s - ticket.arrived_s if ticket.queued else 0.0
         worked_s = now_s - ticket.started_s
         self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self._working + len(self._waiting))
-        self._learn(waited_s, worked_s, now_s)
         self._mean_work_s += (worked_s - self._mean_work_s) * (_MEMORY if self._mean_work_s else 1.0)
         self._working -= 1
+        if not self._waiting:
+            self._num_before = 0
         decided = []
         while self._waiting and self._working < self._slots:
             *_, first = self._waiting.pop(0)
@@ -230,22 +242,23 @@ class Admission:
         return room / 2 if priority is Priority.LOW else room
 
     def _start(self, ticket: Ticket, now_s: float) -> Ticket:
+        self._learn(ticket, now_s)
         self._working += 1
+        if self._working == self._slots:
+            self._num_before += 1
         ticket.started_s = now_s
-        if self.dimmer is not None:
-            self.dimmer.turn(now_s=now_s)
-            # Spread evenly, so that between two steps each gets its share of any few calls.
-            chance = next(self._numbers) * _GOLDEN % 1
-            ticket.dim = Dim(level=self.dimmer.level_for(ticket.priority), chance=chance)
+        if self._mean_work_s:
+            ticket.price = self.level(now_s=now_s) / (1e3 * self._mean_work_s) / _WORTH[ticket.priority]
         return ticket
 
     def _refuse(self, ticket: Ticket, reason: Reason, now_s: float) -> Ticket:
         ticket.refusal = Refusal(reason=reason, retry_after_ms=self.retry_after_ms())
-        # It would have waited as long as those do that are here.
-        waited_s = max(now_s - ticket.arrived_s, self.retry_after_ms() / 1e3)
-        self._learn(0.0 if ticket.hopeless else waited_s, 0.0, now_s)
+        self._learn(ticket, now_s)
         return ticket
 
-    def _learn(self, waited_s: float, worked_s: float, now_s: float) -> None:
-        if self.dimmer is not None:
-            self.dimmer.learn(waited_s=waited_s, worked_s=worked_s, now_s=now_s)
+    def _learn(self, ticket: Ticket, now_s: float) -> None:
+        """Learn from a call that is decided about, unless nobody could answer it in time."""
+        if self.dimmer is None or ticket.hopeless:
+            return
+        had_s = min(_PATIENCE_S, max(ticket.latest_s - ticket.arrived_s, self._mean_work_s, 1e-6))
+        self.dimmer.learn(num_before=self._num_before, had_ms=1e3 * had_s, now_s=now_s)

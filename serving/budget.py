@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Ladder, Rung
@@ -53,27 +53,6 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dim:
-    """How far the ladder is cut from above.
-
-    Args:
-        level: 0 for not at all, 1 for all but the cheapest step.
-        chance: 0 up to 1; where the level falls between two steps, the share of chances for which the upper one is
-            kept is how near to it the level is.
-    """
-
-    level: float = 0.0
-    chance: float = 0.5
-
-    def num_steps(self, steps: int) -> int:
-        """Return how many steps are left of so many, at least one."""
-        return min(steps, 1 + math.floor((1 - self.level) * (steps - 1) + self.chance))
-
-
-NOT_DIMMED = Dim()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Choice:
     """The rung that answers.
 
@@ -97,6 +76,12 @@ class _Priced:
     rung: Rung
     overlap: float
     ms: float
+    num_searches: int = 1
+
+    def worth(self, price: float) -> float:
+        """Return the overlap less what its usual time costs others, per search."""
+        usual_ms = self.ms / self.num_searches * self.rung.latency_p50_ms / self.rung.latency_p99_ms
+        return self.overlap - price * usual_ms
 
 
 def choose(
@@ -109,19 +94,20 @@ def choose(
     overhead_ms: float = 0.0,
     deadline_ms: float | None = None,
     num_searches: int = 1,
-    dim: Dim = NOT_DIMMED,
+    price: float = 0.0,
 ) -> Choice:
     """Choose the rung that answers a call.
 
-    * A time (the budget's, cut short by the deadline): the best overlap at k among the ladder's steps that fit what is
-      left of it; the cheapest step, degraded, when none fits. A step that is predicted to be slower than a later one is
-      passed over: the later one finds more.
+    * A time (the budget's, cut short by the deadline): the best overlap at k, less its price, among the ladder's steps
+      that fit what is left of it; the cheapest step, degraded, when none fits. A step that is predicted to be slower
+      than a later one is passed over: the later one finds more.
     * A width: the best overlap at k among that width's rungs, the cheapest of several equally good ones.
     * A least overlap: the cheapest rung that reaches it; the best one, degraded, when none does.
     * Nothing: the step with the best overlap.
 
-    What is cheapest, publishing says: what costs time now may be passing. Dimming takes steps away from above, for
-    times and for nothing: who names a width or an overlap gets it or is refused elsewhere.
+    What is cheapest, publishing says: what costs time now may be passing. A price on time makes a step worth its
+    overlap less what its time costs others, for times and for nothing: who names a width or an overlap gets it or is
+    refused elsewhere.
 
     Args:
         ladder: the bundle's measured rungs, at least one of them a step.
@@ -132,13 +118,13 @@ def choose(
         overhead_ms: needed after the search, to filter, pack and send the answer.
         deadline_ms: from the call's arrival to its deadline; None when it has none.
         num_searches: searches that the call makes, one after another.
-        dim: how far the ladder is cut.
+        price: what a millisecond of search costs others, in overlap.
 
     Raises:
         RequestError: no rung has the width asked for.
     """
     priced = [
-        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms)
+        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms, num_searches=num_searches)
         for rung, ms in zip(ladder.rungs, p99_ms, strict=True)
     ]
     if budget.width is not None:
@@ -151,17 +137,23 @@ def choose(
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
     left_ms = min(limits_ms, default=math.inf) - elapsed_ms - overhead_ms
     steps = [each for each in priced if each.rung.on_ladder]
-    full = _climb(steps, left_ms)
-    dimmed = _climb(steps[: dim.num_steps(len(steps))], left_ms)
-    if dimmed.degraded is None and dimmed.expected_overlap < full.expected_overlap:
-        return replace(dimmed, degraded=Degraded.OVERLOADED)
-    return dimmed
+    fitting = [step for step in _undominated(steps) if step.ms <= left_ms]
+    if not fitting:
+        return _choice(steps[0], Degraded.TIME_TOO_SHORT)
+    chosen = max(fitting, key=lambda step: (step.worth(price), -step.rung.latency_p99_ms))
+    better = any(step.overlap > chosen.overlap for step in fitting)
+    return _choice(chosen, Degraded.OVERLOADED if better else None)
 
 
-def _climb(steps: Sequence[_Priced], left_ms: float) -> Choice:
-    undominated = [step for place, step in enumerate(steps) if all(step.ms <= later.ms for later in steps[place + 1 :])]
-    fitting = [step for step in undominated if step.ms <= left_ms]
-    return _choice(_best(fitting)) if fitting else _choice(steps[0], Degraded.TIME_TOO_SHORT)
+def _undominated(steps: Sequence[_Priced]) -> list[_Priced]:
+    """Return the steps that find more than all before them, and are faster than all such after them.
+
+    Along the ladder the mean overlap rises, which at one k it may not do.
+    """
+    rising = [
+        step for place, step in enumerate(steps) if all(step.overlap > before.overlap for before in steps[:place])
+    ]
+    return [step for place, step in enumerate(rising) if all(step.ms <= later.ms for later in rising[place + 1 :])]
 
 
 def _cheapest_reaching(priced: Sequence[_Priced], min_overlap: float) -> Choice:

@@ -41,6 +41,9 @@ _NO_ROWS = np.zeros(0, dtype=np.int64)
 _PATIENCE_S = 1.0
 """A call without a limit waits behind those that are due within this time of its arrival, and so not for ever."""
 
+_MEMORY = 0.05
+"""How much each answer counts in the mean of what answers are worth."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
@@ -91,6 +94,7 @@ class Engine:
         self._deadline_margin_ms = deadline_margin_ms
         self.calibration = Calibration(bundle.ladder)
         self.shadow: Shadow | None = None
+        self._worth = 1.0  # of an answer to others that wait: the overlap that answers had lately
 
     def recommend(self, query: Query, *, call: Call | None = None) -> Answer:
         """Find items for one user.
@@ -234,11 +238,13 @@ class Engine:
             scan_ms=sum(result.scan_ms for result in results),
             rerank_ms=sum(result.rerank_ms for result in results),
         )
+        expected_overlap = math.fsum(overlaps) / len(overlaps)
+        self._worth += _MEMORY * (expected_overlap - self._worth)
         cut_short = Degraded.CUT_SHORT if any(result.done_share < 1 for result in results) else None
         return Answer(
             candidates=found,
             rung=choice.rung,
-            expected_overlap=math.fsum(overlaps) / len(overlaps),
+            expected_overlap=expected_overlap,
             degraded=tuple(reason for reason in (choice.degraded, cut_short) if reason),
             timings=timings,
             bundle_version=self.bundle.version,
@@ -306,7 +312,7 @@ class Engine:
             overhead_ms=num_searches * self.overhead_ms(ask.k),
             deadline_ms=self._deadline_ms(call),
             num_searches=num_searches,
-            dim=call.dim,
+            price=call.price * self._worth,
         )
 
     def _searched(

@@ -19,7 +19,7 @@ class Gate:
     Args:
         slots: calls that work at once.
         max_waiting: calls that may wait, at most.
-        dimmer: whether overload may cost overlap before it costs answers.
+        dimmer: whether work has a price while calls wait, so that overload costs overlap before it costs answers.
     """
 
     def __init__(self, *, slots: int, max_waiting: int, dimmer: bool = True) -> None:
@@ -39,13 +39,9 @@ class Gate:
 
     @property
     def dimmer_level(self) -> float:
-        """How far the ladder is cut from above."""
-        dimmer = self._admission.dimmer
-        if dimmer is None:
-            return 0.0
+        """What a millisecond of work costs those who wait, as a share of the most that it can."""
         with self._changing:
-            dimmer.turn(now_s=time.perf_counter())
-        return dimmer.level
+            return self._admission.level(now_s=time.perf_counter())
 
     @contextmanager
     def turn(self, ticket: Ticket, call: Call, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Call]:
@@ -66,7 +62,7 @@ class Gate:
         try:
             if not wanted():
                 raise OverloadedError(Refusal(reason=Reason.LATE, retry_after_ms=0.0), priority=ticket.priority)
-            yield replace(call, started_s=ticket.started_s, dim=ticket.dim)
+            yield replace(call, started_s=ticket.started_s, price=ticket.price)
         finally:
             with self._changing:
                 self._wake(self._admission.leave(ticket, now_s=time.perf_counter()))

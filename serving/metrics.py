@@ -135,7 +135,7 @@ class Metrics:
                 ("calls_waiting", "Calls that wait for their turn."),
                 (
                     "dimmer_level",
-                    "How far the ladder is cut from above: 0 for not at all, 1 for all but the cheapest step.",
+                    "What a millisecond of work costs those who wait: 0 for nothing, 1 for all that a slot does in it.",
                 ),
             )
         }

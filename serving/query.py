@@ -15,7 +15,7 @@ from jaxtyping import Float
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
 from serving.admission import Priority
-from serving.budget import NOT_DIMMED, Budget, Degraded, Dim
+from serving.budget import Budget, Degraded
 from serving.settings import Limits
 
 _SHOWN = 60
@@ -169,13 +169,13 @@ class Call:
         arrived_s: when the server got it, before any queueing.
         started_s: when a worker took it up.
         deadline_ms: from its arrival to its deadline; None when it has none.
-        dim: how far the ladder is cut for it.
+        price: what a millisecond of its search costs others, in overlap.
     """
 
     arrived_s: float
     started_s: float
     deadline_ms: float | None = None
-    dim: Dim = NOT_DIMMED
+    price: float = 0.0
 
     @classmethod
     def now(cls, *, deadline_ms: float | None = None) -> Call:

@@ -87,7 +87,7 @@ class ServerSettings:
     max_waiting: int = 256
     """Calls that may wait for a worker at most; fewer do where waiting makes calls late (`serving.admission`)."""
     dimmer: bool = True
-    """Cut the ladder from above while calls wait long, so that overload costs overlap before it costs answers."""
+    """Put a price on time while calls wait, so that overload costs overlap before it costs answers."""
     deadline_margin_ms: float = 1.0
     """Kept back of a call's deadline for the answer's way to the client."""
     drain_s: float = 0.0

@@ -72,6 +72,7 @@ class Simulation:
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
         self.admission = Admission(slots=self.slots, max_waiting=256, dimmer=self.dimmer)
+        self.worth = 1.0
         self.model = LatencyModel(self.rungs, clock=lambda: self.now_s)
 
     def run(self, rate: float, seconds: float) -> list[Outcome]:
@@ -133,11 +134,12 @@ class Simulation:
             p99_ms=self.model.search_ms(k=K),
             elapsed_ms=waited_ms + OUTSIDE_MS,
             overhead_ms=OUTSIDE_MS,
-            dim=ticket.dim,
+            price=ticket.price * self.worth,
         )
         search_ms = self.slower * choice.rung.latency_p50_ms * self.random.lognormal(0.0, 0.18)
         self.model.searched(choice.rung, k=K, ms=search_ms)
-        call.overlap, call.dimmed = choice.expected_overlap, ticket.dim.level > 0
+        self.worth += 0.05 * (choice.expected_overlap - self.worth)
+        call.overlap, call.dimmed = choice.expected_overlap, ticket.price > 0
         return OUTSIDE_MS * 2 + search_ms
 
 

@@ -112,13 +112,13 @@ def test_whose_client_will_have_left_is_refused_even_by_an_idle_server():
     assert there.refusal is None
 
 
-def test_slow_turns_of_threads_do_not_dim_what_one_client_gets_after_another():
+def test_one_client_after_another_waits_for_nobody_however_slowly_threads_take_turns():
     admission = Admission(slots=2, max_waiting=8)
     for number in range(200):
         call = ticket(arrived_s=0.1 * number, due_s=math.inf)
         admission.enter(call, now_s=0.1 * number + 0.05)
         admission.leave(call, now_s=0.1 * number + 0.06)
-    assert call.dim.level == 0
+    assert call.price == 0
 
 
 def test_at_the_limit_the_newest_of_the_lowest_priority_goes():
@@ -153,25 +153,58 @@ def test_calls_that_are_far_from_the_limit_say_nothing_of_it():
     assert limit.value == start
 
 
-def test_the_dimmer_follows_waiting_slowly_and_reopens_more_slowly():
-    dimmer = Dimmer()
+def queues(admission, *, num, start_s, work_s=0.01):
+    """Let calls come all at once and work one after another; return them."""
+    admission.limit.value = 2.0 * num
+    calls = [ticket(start_s, due_s=start_s + 9, latest_s=start_s + 0.05 * (1 + place)) for place in range(num)]
+    working = next(call for call in calls for call in admission.enter(call, now_s=start_s))
+    for call in calls[1:]:
+        admission.enter(call, now_s=start_s)
+    for place in range(num):
+        working = next(iter(admission.leave(working, now_s=start_s + work_s * (1 + place))), None)
+    return calls
+
+
+def test_time_has_a_price_while_calls_wait_that_is_forgotten_within_seconds():
+    admission = Admission(slots=1, max_waiting=20)
+    first = queues(admission, num=10, start_s=0.0)
+    assert [call.price for call in first] == sorted(call.price for call in first)
+    assert first[0].price == 0 < first[-1].price < 0.1  # one answer per 10 ms is what there is to lose
+    busy_level = admission.level(now_s=0.1)
+    assert 0 < admission.level(now_s=10.0) < busy_level / 50
+    longer = queues(admission, num=10, start_s=0.1)
+    assert longer[-1].price > first[-1].price
+
+
+def test_time_costs_more_the_more_calls_wait_and_the_less_they_can():
     levels = []
-    for tenth in range(40):
-        waited_s = 0.5 if tenth < 20 else 0.0
-        dimmer.learn(waited_s=waited_s, worked_s=0.1, now_s=tenth / 10)
-        levels.append(dimmer.level)
-    assert levels[:20] == sorted(levels[:20])
-    assert max(levels) == 1.0
-    assert 0.3 < levels[-1] < 0.9
-    dimmer.turn(now_s=100.0)
-    assert dimmer.level == 0.0
+    for num_before, had_ms in ((0, 10.0), (1, 100.0), (1, 10.0), (5, 10.0), (1000, 10.0)):
+        dimmer = Dimmer(slots=1)
+        for _ in range(300):
+            dimmer.learn(num_before=num_before, had_ms=had_ms, now_s=0.0)
+        levels.append(dimmer.level(work_ms=5.0, now_s=0.0))
+    assert levels == sorted(levels)
+    assert levels[0] == 0
+    assert levels[-1] < 1
+    # Each delays one that has 10 ms: .1 of them lost per ms, half a call for the work of one.
+    assert levels[2] == pytest.approx(0.5 / 1.5, rel=0.01)
 
 
-def test_low_priorities_are_dimmed_first_and_high_ones_last():
-    dimmer = Dimmer()
-    for level, expected in ((0.25, (0.0, 0.25, 0.5)), (0.5, (0.0, 0.5, 1.0)), (0.75, (0.5, 0.75, 1.0))):
-        dimmer.level = level
-        assert tuple(dimmer.level_for(priority) for priority in Priority) == expected
+def test_without_the_dimmer_time_costs_nothing():
+    admission = Admission(slots=1, max_waiting=20, dimmer=False)
+    assert {call.price for call in queues(admission, num=10, start_s=0.0)} == {0.0}
+    assert admission.level(now_s=1.0) == 0
+
+
+def test_low_priorities_pay_most_for_time_and_high_ones_least():
+    prices = {}
+    for priority in Priority:
+        admission = Admission(slots=1, max_waiting=20)
+        queues(admission, num=8, start_s=0.0)
+        call = ticket(0.1, priority=priority)
+        admission.enter(call, now_s=0.1)
+        prices[priority] = call.price
+    assert prices[Priority.LOW] == 4 * prices[Priority.NORMAL] == 16 * prices[Priority.HIGH] > 0
 
 
 # What two slots of the simulated server do at its best rung for each budget, in calls per second.
@@ -194,7 +227,6 @@ def test_simulated_overload_costs_overlap_before_answers_and_is_over_when_it_is_
     assert quiet["overlap"] > by_load[1.0]["overlap"] > by_load[3.0]["overlap"] > 0.5
     simulation.now_s += 2
     figures(simulation, 0.25)
-    assert simulation.admission.dimmer.level < 0.5
     assert figures(simulation, 0.25)["overlap"] > quiet["overlap"] - 0.03
 
 

@@ -8,7 +8,7 @@ import pytest
 from recsys.errors import RequestError
 from recsys.index.rungs import Ladder, Rung
 from serving import budget
-from serving.budget import Budget, Degraded, Dim
+from serving.budget import Budget, Degraded
 from serving.latency import LatencyModel
 
 
@@ -122,21 +122,18 @@ def test_a_step_that_became_slower_than_a_better_one_is_passed_over():
     assert (least.rung, least.degraded) == (NARROW, Degraded.TIME_TOO_SHORT)
 
 
-def test_a_dimmed_ladder_answers_from_below_and_says_so_where_it_costs_overlap():
-    half, dark = Dim(level=0.5), Dim(level=1.0)
-    assert choose(LADDER, Budget(time_ms=9), k=10, dim=half).rung is MIDDLE
-    assert choose(LADDER, Budget(), k=10, dim=dark).degraded is Degraded.OVERLOADED
-    assert choose(LADDER, Budget(time_ms=9), k=10, dim=dark).rung is NARROW
-    assert choose(LADDER, Budget(time_ms=1.5), k=10, dim=dark).degraded is None
-    assert choose(LADDER, Budget(time_ms=0.5), k=10, dim=dark).degraded is Degraded.TIME_TOO_SHORT
+def test_a_price_on_time_buys_less_and_says_so_where_it_costs_overlap():
+    # Half of the p99 is usual: a step up from NARROW gives .3 for .5 ms, one from MIDDLE .1 for another 1 ms.
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.09).degraded is None
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.11).rung is MIDDLE
+    assert choose(LADDER, Budget(), k=10, price=0.11).degraded is Degraded.OVERLOADED
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.61).rung is NARROW
+    assert choose(LADDER, Budget(time_ms=18), k=10, price=0.61, num_searches=2).rung is NARROW
+    assert choose(LADDER, Budget(time_ms=18), k=10, price=0.59, num_searches=2).rung is MIDDLE
+    assert choose(LADDER, Budget(time_ms=1.5), k=10, price=9.0).degraded is None
+    assert choose(LADDER, Budget(time_ms=0.5), k=10, price=9.0).degraded is Degraded.TIME_TOO_SHORT
 
 
-def test_who_names_a_width_or_an_overlap_is_not_dimmed():
-    dark = Dim(level=1.0)
-    assert choose(LADDER, Budget(width=128), k=10, dim=dark).rung is FULL
-    assert choose(LADDER, Budget(min_overlap=0.9), k=10, dim=dark).rung is MIDDLE
-
-
-def test_between_two_steps_chance_decides():
-    assert [Dim(level=0.375, chance=chance).num_steps(3) for chance in (0.0, 0.7, 0.75, 0.99)] == [2, 2, 3, 3]
-    assert [Dim(level=level).num_steps(1) for level in (0, 0.5, 1)] == [1, 1, 1]
+def test_who_names_a_width_or_an_overlap_pays_no_price():
+    assert choose(LADDER, Budget(width=128), k=10, price=9.0).rung is FULL
+    assert choose(LADDER, Budget(min_overlap=0.9), k=10, price=9.0).rung is MIDDLE

@@ -8,7 +8,7 @@ import pytest
 
 from recsys.errors import RequestError
 from recsys.ragged import Ragged
-from serving.budget import Budget, Degraded, Dim
+from serving.budget import Budget, Degraded
 from serving.engine import Engine
 from serving.query import BatchQuery, Call, Query, SimilarQuery, User
 from serving.settings import Limits
@@ -218,8 +218,8 @@ def test_an_engine_learns_how_fast_it_is(engine):
     assert after.predicted_ms < 500 < before.predicted_ms
 
 
-def test_a_dimmed_call_is_answered_from_below_and_says_so(engine):
-    call = replace(Call.now(), dim=Dim(level=1.0))
+def test_a_call_with_a_price_on_time_is_answered_from_below_and_says_so(engine):
+    call = replace(Call.now(), price=1e9)
     answer = engine.recommend(Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000)), call=call)
     assert (answer.rung.name, answer.degraded) == ("ivf4-p1", (Degraded.OVERLOADED,))
 
