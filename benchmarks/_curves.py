@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import TrainConfig
-from recsys.data.batches import Examples
 from recsys.data.dataset import Dataset
 from recsys.settings import from_mapping
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
-from recsys.train.trainer import Trainer, TrainOptions
+from recsys.train.trainer import Inputs, Trainer, TrainOptions
 
 Curve = list[list[float]]
 """By step, the loss at each width."""
@@ -26,9 +25,9 @@ class _Followed(Trainer):
         super().__init__(options, dataset, process)
         self.curve: Curve = []
 
-    def step(self, examples: Examples, done: float) -> list[float]:
+    def step(self, inputs: Inputs, done: float) -> list[float]:
         """Keep what the step returns."""
-        self.curve.append(super().step(examples, done))
+        self.curve.append(super().step(inputs, done))
         return self.curve[-1]
 
 

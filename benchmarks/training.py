@@ -36,7 +36,6 @@ from torch.nn.functional import cross_entropy, normalize
 from benchmarks._experiment import alone
 from benchmarks._harness import finish, parser
 from recsys.config import LossConfig, ModelConfig, TrainConfig
-from recsys.data.batches import Examples
 from recsys.data.dataset import Dataset
 from recsys.data.options import PrepareOptions
 from recsys.data.prepare import prepare
@@ -44,7 +43,7 @@ from recsys.data.synthetic import SimulatedWorld
 from recsys.model import MatryoshkaSoftmax
 from recsys.train.noise import silenced
 from recsys.train.process import joined
-from recsys.train.trainer import Trainer, TrainOptions
+from recsys.train.trainer import Inputs, Trainer, TrainOptions
 
 HEADLINES = (
     "all_widths_vs_one",
@@ -160,7 +159,7 @@ def _steps(folder: Path, config: TrainConfig, stack: ExitStack, *, quick: bool) 
 
 
 def _step_of(trainer: Trainer) -> Way:
-    def endless() -> Iterator[Examples]:
+    def endless() -> Iterator[Inputs]:
         while True:
             yield from trainer.batches()
             trainer.progress.epoch += 1

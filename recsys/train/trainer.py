@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from recsys.config import TrainConfig
 from recsys.data.batches import Examples, TrainingEvents
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
+from recsys.data.prefetch import prefetched
 from recsys.errors import ConfigError, Interrupted, TrainingError
 from recsys.model.best import TOWERS, save_towers
 from recsys.model.layout import Layout
@@ -43,6 +44,9 @@ from recsys.train.validation import Validation
 from recsys.train.watch import StepWatch
 
 _T = TypeVar("_T")
+
+_AHEAD = 2
+"""Batches that are made before they are asked for."""
 
 _FREE_TO_CHANGE = ("config.epochs", "config.patience")
 """Settings that a resumed run may change: they say when to stop, not what is learned. Where rates fall, they fall to
@@ -100,6 +104,22 @@ def train(options: TrainOptions) -> Path:
     with silenced(), joined(options.config.device) as process:
         Trainer(options, dataset, process).run()
     return options.out
+
+
+class Inputs(NamedTuple):
+    """A process's part of a step.
+
+    Args:
+        batch: what is looked up.
+        samples: what the loss knows of the vectors that come of it.
+    """
+
+    batch: Batch
+    samples: Samples
+
+    def to(self, device: torch.device) -> Inputs:
+        """Move to a device."""
+        return Inputs(self.batch.to(device), self.samples.to(device))
 
 
 class Trainer:
@@ -193,9 +213,9 @@ class Trainer:
     def _goes_on(self) -> bool:
         return self.progress.epoch < self.config.epochs and self.progress.stale_epochs < self.config.patience
 
-    def batches(self) -> Iterator[Examples]:
-        """Yield what is left of this process's batches of the pass that is under way."""
-        return self.events.epoch(
+    def batches(self) -> Iterator[Inputs]:
+        """Yield what is left of this process's batches of the pass that is under way, in the host's memory."""
+        examples = self.events.epoch(
             self.progress.epoch,
             batch_size=self.config.batch_size,
             negatives=self.negatives,
@@ -203,10 +223,10 @@ class Trainer:
             world_size=self.process.world_size,
             skip=self.progress.step,
         )
+        return map(self._inputs, examples)
 
     def _train_epoch(self, reporter: Reporter, interrupt: Interrupt) -> dict[str, Any]:
         progress, config = self.progress, self.config
-        batches = self.batches()
         self.sharded.model.train()
         started, seen = time.perf_counter(), 0
         progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
@@ -216,22 +236,23 @@ class Trainer:
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
         self.watch = StepWatch()
-        for examples in self.watch.waits(batches):
-            done = progress.epoch / config.epochs + progress.step / (config.epochs * self.steps_per_epoch)
-            if config.rate_schedule == "cosine":
-                self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
-            losses = self.step(examples, done)
-            progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
-            progress.step += 1
-            progress.total_steps += 1
-            reporter.step(per_step)
-            seen += len(examples.batch_item)
-            every, stop = self.options.checkpoint_every, interrupt.requested()
-            is_due = stop or (every is not None and progress.total_steps % every == 0)
-            if is_due and progress.step < self.steps_per_epoch:
-                save_checkpoint(self.run_folder, self.sharded, progress, self.process)
-                if stop:
-                    raise Interrupted(go_on=RESUME)
+        with prefetched(self.batches(), ahead=_AHEAD) as batches:
+            for inputs in self.watch.waits(batches):
+                done = progress.epoch / config.epochs + progress.step / (config.epochs * self.steps_per_epoch)
+                if config.rate_schedule == "cosine":
+                    self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
+                losses = self.step(inputs, done)
+                progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
+                progress.step += 1
+                progress.total_steps += 1
+                reporter.step(per_step)
+                seen += inputs.samples.pairs.total
+                every, stop = self.options.checkpoint_every, interrupt.requested()
+                is_due = stop or (every is not None and progress.total_steps % every == 0)
+                if is_due and progress.step < self.steps_per_epoch:
+                    save_checkpoint(self.run_folder, self.sharded, progress, self.process)
+                    if stop:
+                        raise Interrupted(go_on=RESUME)
         return {
             "epoch": progress.epoch,
             "examples_per_s": seen / (time.perf_counter() - started),
@@ -241,18 +262,18 @@ class Trainer:
             "weight": self._by_width(self.sharded.plain_loss.weights),
         }
 
-    def step(self, examples: Examples, done: float) -> list[float]:
+    def step(self, inputs: Inputs, done: float) -> list[float]:
         """Learn from one batch; return the loss at each width.
 
         Args:
-            examples: the batch.
+            inputs: the batch.
             done: share of training that lies behind, 0 to 1.
 
         Raises:
             TrainingError: the loss is not finite.
         """
         with self.watch.waiting():
-            batch, samples = self._batch(examples)
+            batch, samples = inputs.to(self.process.device)
         # What a step draws depends on nothing that came before: it is the same after a stop, and in all processes.
         place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
         torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
@@ -298,8 +319,7 @@ class Trainer:
             f"{folder}"
         )
 
-    def _batch(self, examples: Examples) -> tuple[Batch, Samples]:
-        """Return what is looked up, and what the loss knows of the vectors that come of it."""
+    def _inputs(self, examples: Examples) -> Inputs:
         vectors_B = examples.history.lengths + 1 if self.config.model.history == "sequence" else 1
         samples = samples_of(examples, self.log_expected, user_V=np.repeat(examples.user, vectors_B))
         items = samples.item_S[samples.encoded.own].numpy()
@@ -311,7 +331,7 @@ class Trainer:
             self.layout.item_bags(items, item_features),
             BatchParts(examples.lists, samples.vectors, samples.encoded),
         )
-        return batch.to(self.process.device), samples.to(self.process.device)
+        return Inputs(batch, samples)
 
     def _negatives(self) -> Negatives:
         loss = self.config.loss

@@ -151,9 +151,9 @@ def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
     moved = []
     step = Trainer.step
 
-    def measured_step(self, examples, done):
+    def measured_step(self, inputs, done):
         before = {name: value.clone() for name, value in self.sharded.model.state_dict().items()}
-        losses = step(self, examples, done)
+        losses = step(self, inputs, done)
         after = self.sharded.model.state_dict()
         moved.append({name: float((_plain(after[name]) - _plain(value)).abs().max()) for name, value in before.items()})
         return losses
@@ -265,10 +265,10 @@ def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp
     steps = iter(range(100))
     step = Trainer.step
 
-    def interrupted_step(self, examples, done):
+    def interrupted_step(self, inputs, done):
         if next(steps) == 12:
             raise KeyboardInterrupt
-        return step(self, examples, done)
+        return step(self, inputs, done)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted_step)
