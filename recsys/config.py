@@ -265,6 +265,12 @@ class TrainConfig:
     validation has chosen everything, the number of epochs too."""
     validation_users: int = 10_000
     """Users whose validation targets are ranked after each epoch; a seeded sample where there are more."""
+    pretrained_items: str | None = None
+    """Vectors that items' rows start with: a matrix in an .npy file, or the only tensor of a .safetensors file, as wide
+    as ``embedding_dim``. Used as they are, so best scaled to about unit length, which rows without one start with.
+    Read once: a run that goes on has them in its checkpoint."""
+    pretrained_ids: str | None = None
+    """Whose vectors those are: a text file of items' ids, one a line, in the order of the vectors."""
     max_events_per_user: int | None = None
     """Train only on each user's latest events (histories still reach further back); none means all."""
     recency_half_life: float | None = None
@@ -284,6 +290,11 @@ class TrainConfig:
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        vectors, ids = self.pretrained_items, self.pretrained_ids
+        _require(vectors is None or ids is not None, "pretrained_ids", ids, "a file of ids for pretrained_items")
+        _require(
+            ids is None or vectors is not None, "pretrained_items", vectors, "a file of vectors for pretrained_ids"
+        )
         for name in ("max_events_per_user", "recency_half_life"):
             given = getattr(self, name)
             _require(given is None or given > 0, name, given, "above 0")

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from safetensors import SafetensorError, safe_open
 
 from recsys import artifact
 from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
@@ -24,6 +23,7 @@ from recsys.index.files import write_indexes
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.store import NOTES
+from recsys.matrix import read_matrix
 from recsys.settings import to_mapping
 from recsys.widths import Norm, WidthLadder, truncate
 
@@ -109,30 +109,13 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
 
 
 def _read(path: Path, widths: WidthLadder) -> np.ndarray:
-    vector_ND, trained = _load(path)
-    if vector_ND.ndim != 2 or not np.issubdtype(vector_ND.dtype, np.floating):
-        got = f"{vector_ND.dtype} of shape {vector_ND.shape}"
-        raise ArtifactError(f"{path}: got {got}, expected one matrix of floating point numbers")
+    vector_ND, notes = read_matrix(path)
+    trained = json.loads(notes.get(NOTES, "{}")).get("widths")
     if vector_ND.shape[1] != widths.full:
         raise WidthError(f"widths: got {list(widths)}, expected the last to be {path}'s width {vector_ND.shape[1]}")
     if trained is not None and not set(widths) <= set(trained):
         raise WidthError(f"widths: got {list(widths)}, expected some of {trained}, which {path} says were trained")
     return vector_ND
-
-
-def _load(path: Path) -> tuple[np.ndarray, list[int] | None]:
-    """Return a file's matrix, and the widths that its header says it was trained at."""
-    try:
-        if path.suffix == ".npy":
-            mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-            return mapped, None
-        with safe_open(path, framework="numpy") as file:
-            names, notes = list(file.keys()), file.metadata() or {}
-            if len(names) != 1:
-                raise ArtifactError(f"{path}: tensors: got {names}, expected one")
-            return file.get_tensor(names[0]), json.loads(notes.get(NOTES, "{}")).get("widths")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: neither an .npy nor a .safetensors file: {error}") from error
 
 
 def _check_numbers(vector_ND: np.ndarray, query_QD: np.ndarray, options: LadderOptions) -> None:

@@ -22,6 +22,7 @@ from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import TwoTower
 from recsys.train.initial import initialise_tables
 from recsys.train.plan import FUSED_OPTIMIZERS, SHARDERS, Plan
+from recsys.train.pretrained import Pretrained
 from recsys.train.process import Process
 
 
@@ -65,7 +66,9 @@ class Sharded:
         return state
 
 
-def shard(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> Sharded:
+def shard(
+    layout: Layout, config: TrainConfig, process: Process, plan: Plan, *, pretrained: Pretrained | None = None
+) -> Sharded:
     """Build the model, place it and initialise it.
 
     Weights do not depend on the number of processes: every one starts the dense layers from the same seed, and draws
@@ -76,7 +79,7 @@ def shard(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> 
     parallel = _spread(layout, config, process, plan) if is_spread else _replicate(layout, process, plan)
     weights = parallel.state_dict()
     tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
-    initialise_tables(tables, seed=config.seed)
+    initialise_tables(tables, seed=config.seed, pretrained=pretrained)
     loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
     if list(loss.parameters()):
         # Its queue of negatives is the same in all processes anyway.

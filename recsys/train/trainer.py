@@ -35,6 +35,7 @@ from recsys.train.diagnosis import DIVERGED, save_step
 from recsys.train.interrupt import Interrupt
 from recsys.train.noise import silenced
 from recsys.train.plan import Plan, plan_tables
+from recsys.train.pretrained import read_pretrained
 from recsys.train.process import Process, joined
 from recsys.train.progress import Reporter
 from recsys.train.run_folder import PLAN, newest_checkpoint
@@ -94,7 +95,8 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         ArtifactError: the dataset is unusable, or the run folder already holds a run and ``resume`` is off.
-        DataError: the dataset lacks what the model reads: an order, times, features of items.
+        DataError: the dataset lacks what the model reads (an order, times, features of items), or pretrained vectors
+            are not of its items.
         ConfigError: a setting is out of range, or CUDA was asked for where there is none.
         TrainingError: too few examples, nothing to resume, settings that differ from the run's, or a loss that is not
             finite.
@@ -137,6 +139,8 @@ class Trainer:
             config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
         )
         plan = plan_tables(self.layout, self.config, process)
+        is_new = newest_checkpoint(self.run_folder) is None
+        pretrained = read_pretrained(self.config, dataset) if is_new else None
         # What changes in the course of training, over a share of it, depends on how long it is meant to be.
         is_open_ended = self.config.rate_schedule == "constant" and self.config.loss.energy_ramp == 0
         free = [name for name in _FREE_TO_CHANGE if name != "config.epochs" or is_open_ended]
@@ -165,7 +169,7 @@ class Trainer:
         # An item that is never a negative needs no true value, only a finite one.
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
-        self.sharded = shard(self.layout, self.config, process, plan)
+        self.sharded = shard(self.layout, self.config, process, plan, pretrained=pretrained)
         self.watch = StepWatch()
         self.progress = load_checkpoint(self.run_folder, self.sharded)
         if changes:

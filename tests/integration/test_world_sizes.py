@@ -11,6 +11,7 @@ from processes import launched
 
 from benchmarks._curves import follow
 from recsys.config import LossConfig, ModelConfig, TrainConfig
+from recsys.data.dataset import Dataset
 from recsys.settings import to_mapping
 from recsys.train.noise import silenced
 from recsys.train.process import joined
@@ -68,18 +69,28 @@ def curve_of(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(simulated, tmp_path_factory):
+def configs(simulated, tmp_path_factory):
+    """The configurations, of which one starts with vectors of some of its items."""
+    folder, ids = tmp_path_factory.mktemp("pretrained"), Dataset(simulated).items.ids(range(59, 5, -2))
+    np.save(folder / "items.npy", np.random.default_rng(1).normal(size=(len(ids), 8)))
+    (folder / "ids.txt").write_text("\n".join(ids))
+    files = {"pretrained_items": str(folder / "items.npy"), "pretrained_ids": str(folder / "ids.txt")}
+    return CONFIGS | {"sequence": replace(CONFIGS["sequence"], **files)}
+
+
+@pytest.fixture(scope="module")
+def alone(simulated, configs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    return {name: in_one(job(simulated, folder / name, config)) for name, config in CONFIGS.items()}
+    return {name: in_one(job(simulated, folder / name, config)) for name, config in configs.items()}
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.deep)])
-def shared(request, simulated, tmp_path_factory):
+def shared(request, simulated, configs, tmp_path_factory):
     """Runs of several processes, those that one began and those that it will end."""
     num_processes, folder = request.param, tmp_path_factory.mktemp("shared")
     constant = replace(CHANGED, rate_schedule="constant", loss=replace(CHANGED.loss, energy_ramp=0.0))
     in_one(job(simulated, folder / "from-one", replace(constant, epochs=1)))
-    jobs = [job(simulated, folder / name, config) for name, config in CONFIGS.items()]
+    jobs = [job(simulated, folder / name, config) for name, config in configs.items()]
     jobs.append(job(simulated, folder / "from-one", constant, resume=True))
     jobs.append(job(simulated, folder / "to-one", replace(constant, epochs=1)))
     in_many(num_processes, folder, jobs)
