@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,15 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+if not torch.cuda.is_available():
+    # Before anybody imports Triton: its kernels then run on a CPU, by its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Compiled, and so not to be wrapped below.
 import recsys.model.losses.kernels
+
+if find_spec("triton") is not None:
+    import recsys.model.losses.fused
 
 # In these modules the shapes of arguments and results are checked on every call. Those that refuse wrong shapes with
 # messages of their own (widths, exact search, engines) are left to speak for themselves.

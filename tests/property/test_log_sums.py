@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +118,103 @@ def test_on_a_device_as_written_out(device):
     found.carrier.backward()
     one.naive_loss(expected_LV).backward()
     torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def fused():
+    """The kernels for GPUs; where there is none, by Triton's interpreter (see conftest.py)."""
+    pytest.importorskip("triton", reason="no Triton, which torch's builds for CUDA bring along")
+    return importlib.import_module("recsys.model.losses.fused")
+
+
+FUSED = [([16, 32, 64], 70, 90), ([8, 24, 100], 5, 3), ([1, 3], 65, 33), ([96, 192], 3, 70)]
+
+
+@pytest.mark.parametrize(("widths", "num_vectors", "num_negatives"), FUSED)
+def test_kernels_for_gpus_agree_with_written_out_logits(fused, widths, num_vectors, num_negatives):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = {"num_vectors": num_vectors, "num_negatives": num_negatives}
+    one = Sums(np.random.default_rng(4), widths=WidthLadder(widths), device=device, **size)
+    ours, theirs = one.leaves(torch.float32), one.leaves()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "_way", lambda *_: fused.log_sums)
+        found = one.ours(ours)
+    expected_LV = one.naive(**theirs)
+    torch.testing.assert_close(found.log_sum_LV.double(), expected_LV.detach(), rtol=1e-5, atol=1e-5)
+    found.carrier.backward()
+    one.naive_loss(expected_LV).backward()
+    for name, leaf in theirs.items():
+        # Sums of many terms of either sign: an error is to be small beside the largest.
+        within = {"rtol": 0, "atol": 2e-5 * leaf.grad.abs().max().item()}
+        torch.testing.assert_close(
+            ours[name].grad.double(), leaf.grad, **within, msg=lambda said, n=name: f"{n}: {said}"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_for_gpus_multiply_halves_and_add_up_in_float32(fused, dtype):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies no bfloat16")
+    one = Sums(np.random.default_rng(5), widths=WidthLadder([16, 48]), num_vectors=9, num_negatives=40, device=device)
+    for name in ("query_VU", "item_ND"):
+        one.scores[name] = (one.scores[name] / 7).to(dtype).double()
+    exact, halves = one.leaves(), Scores(**{name: value.to(dtype) for name, value in one.scores.items()})
+    halves = Scores(halves.query_VU, halves.item_ND, *(one.scores[name].float() for name in list(one.scores)[2:]))
+    log_sum_LV, gradients = fused.log_sums(halves, one.negatives, one.widths, one.pairs, learns=True)
+    expected_LV = one.naive(**exact)
+    torch.testing.assert_close(log_sum_LV.double(), expected_LV.detach(), rtol=1e-2, atol=1e-2)
+    one.naive_loss(expected_LV).backward()
+    for found, leaf in zip(gradients, exact.values(), strict=True):
+        assert (found.double() - leaf.grad).abs().max() < 0.02 * leaf.grad.abs().max()
+
+
+def test_kernels_for_gpus_leave_to_others_what_they_cannot_do(fused):
+    tied, headed = WidthLadder([2, 4]), WidthLadder([2, 4], head="per_width")
+    one = Sums(np.random.default_rng(6), widths=tied, num_vectors=2, num_negatives=3)
+    doubles, floats = (
+        Scores(**{name: value.to(dtype) for name, value in one.scores.items()})
+        for dtype in (torch.float64, torch.float32)
+    )
+    assert fused.supports(floats, one.negatives, tied)
+    assert not fused.supports(doubles, one.negatives, tied)
+    assert not fused.supports(floats, one.negatives, headed)
+    one.negatives = Negatives(*list(vars(one.negatives).values())[:3], num_hardest=2)
+    assert not fused.supports(floats, one.negatives, tied)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from recsys.model.losses import fused, triton_kernels
+from recsys.widths import WidthLadder
+
+widths = WidthLadder([8, 16, 32, 64, 128, 256])
+for kernel in (triton_kernels.find_sums, triton_kernels.find_slopes):
+    known = {name: value for name, value in fused.compiled_for(widths).items() if name in kernel.arg_names}
+    names = [name for name in kernel.arg_names if name not in known]
+    kinds = {name: "i32" if name.startswith("num_") else "*i32" if name == "is_hit" else "*fp32" for name in names}
+    kinds |= {name: "*bf16" for name in names if name in ("query", "item", "own", "other")}
+    source = ASTSource(fn=kernel, signature=kinds | dict.fromkeys(known, "constexpr"), constexprs=known)
+    for target in (80, 90):
+        made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=fused.OPTIONS)
+        assert made.metadata.shared <= 99 * 1024, made.metadata.shared
+        assert "st.local" not in made.asm["ptx"], "registers spilled"
+        print(kernel.__name__, target, made.metadata.shared)
+"""
+
+
+@pytest.mark.deep
+def test_kernels_compile_for_gpus_without_one(tmp_path):
+    pytest.importorskip("triton", reason="no Triton, which torch's builds for CUDA bring along")
+    finished = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 4
 
 
 @pytest.mark.parametrize("head", ["tied", "per_width"])

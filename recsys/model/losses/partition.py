@@ -12,6 +12,8 @@ language models.) Norms and temperatures are factors of rows and columns. Whatev
 autograd, on arrays without a width's columns.
 
 On a CPU the passes over a tile are a compiled loop (`recsys.model.losses.kernels`), on other devices torch operations.
+With CUDA and Triton, kernels of their own do products and passes together (`recsys.model.losses.fused`), for all that
+they support: not for the hardest negatives alone, not for a head per width, not in float64.
 
 Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width); ``L`` widths,
 ``T`` vectors of a tile.
@@ -19,7 +21,8 @@ Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width);
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +31,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recsys.model.losses.negatives import Negatives
-from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs, Scores
+from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs, Scores, nan_if_any
 from recsys.model.losses.threads import on_threads
 from recsys.widths import WidthLadder
 
 _TILE = 1 << 22
 """Logits of a tile, of all widths: 16 MiB, within what the cores of a processor share as a cache."""
+
+_Way = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 
 _ROWS = 16, 256
 """Vectors of a tile: fewer make the products slow, more gain nothing."""
@@ -81,8 +86,9 @@ class _LogSums(torch.autograd.Function):
         pairs: Pairs,
     ) -> tuple[Tensor, Tensor]:
         scores = Scores(query_VU, item_ND, query_scale_LV, item_scale_LN)
+        find = _way(scores, negatives, widths)
         with torch.autocast(query_VU.device.type, enabled=False):
-            log_sum_LV, gradients = _by_tile(scores, negatives, widths, pairs, learns=any(ctx.needs_input_grad))
+            log_sum_LV, gradients = find(scores, negatives, widths, pairs, learns=any(ctx.needs_input_grad))
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(log_sum_LV)
         return log_sum_LV, query_VU.new_zeros(())
@@ -93,10 +99,19 @@ class _LogSums(torch.autograd.Function):
         return *(one * gradient for one in ctx.saved_tensors), None, None, None
 
 
+def _way(scores: Scores, negatives: Negatives, widths: WidthLadder) -> _Way:
+    """Return what finds log-sum-exps and, if asked for, the gradient with respect to each part of the scores."""
+    if scores.query_VU.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from recsys.model.losses import fused
+
+        if fused.supports(scores, negatives, widths):
+            return fused.log_sums
+    return _by_tile
+
+
 def _by_tile(
     scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs, *, learns: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the log-sum-exps and, if asked for, the gradient with respect to each part of the scores."""
     scores = Scores(*(one.detach() for one in vars(scores).values()))
     query_VU, item_ND = scores.query_VU, scores.item_ND
     # With negatives side by side, products of narrow blocks are several times as fast.
@@ -124,8 +139,7 @@ def _by_tile(
 
     sums = on_threads(run, _tiles(scores, len(widths), num_threads), num_threads)
     item_gradient_DN, column_LN = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
-    # Vector instructions that find a maximum pass over NaN, which must not go unseen.
-    found.log_sum_LV.add_(sum(one.sum() for one in vars(scores).values()) * 0)
+    found.log_sum_LV.add_(nan_if_any(scores))
     # Passes give gradients with respect to the logs of scales.
     of_scales = found.row_LV / scores.query_scale_LV, column_LN / scores.item_scale_LN
     return found.log_sum_LV, (found.query_VU, item_gradient_DN.T, *of_scales)

@@ -45,6 +45,11 @@ class Scores:
     item_scale_LN: Float[Tensor, "widths negatives"]
 
 
+def nan_if_any(scores: Scores) -> Tensor:
+    """Return 0, or NaN if there is one: instructions that find a maximum pass over NaN, which must not go unseen."""
+    return sum((one.sum() for one in vars(scores).values()), scores.query_VU.new_zeros(())) * 0
+
+
 class Pairs(NamedTuple):
     """What a loss makes of the sums over negatives: the sum over pairs of ``weight * log(exp(floor) + sum)``.
 
