@@ -243,6 +243,10 @@ class TrainConfig:
     batch_size: int = 1024
     """Rows per step, over all processes: events of a log with an order, windows of events for a sequence encoder, else
     users (see `recsys.data.batches`)."""
+    num_micro_batches: int = 1
+    """Micro-batches that a process takes its part of a step through the towers in, one after another. Gradients
+    accumulate, and memory holds the activations of one at a time; each is encoded twice, the second time going
+    backward. The step stays that of the whole batch: its negatives, dropout, gradients, and one update of tables."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3
@@ -282,7 +286,7 @@ class TrainConfig:
     """``cpu``, ``cuda``, or ``auto``: CUDA where there is a device."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "patience", "validation_users"):
+        for name in ("batch_size", "num_micro_batches", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("table_optimizer", "rate_schedule"):
             known = typing.get_args(typing.get_type_hints(TrainConfig)[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,16 @@ class Parts:
         """This process's rows among all."""
         start = sum(self.counts[: self.rank])
         return slice(start, start + self.counts[self.rank])
+
+    def cut(self, counts: Sequence[int]) -> list[Parts]:
+        """Return this process's rows as consecutive parts, as if as many processes shared them.
+
+        Args:
+            counts: rows of each part.
+        """
+        assert sum(counts) == self.counts[self.rank], f"counts: got {counts} of {self}"
+        shared = (*self.counts[: self.rank], *counts, *self.counts[self.rank + 1 :])
+        return [Parts(shared, self.rank + part) for part in range(len(counts))]
 
     def of_lengths(self, lengths: np.ndarray) -> Parts:
         """Return how what rows hold is shared out with them.

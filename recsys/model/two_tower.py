@@ -11,7 +11,8 @@ embedding_dim), ``B`` lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from recsys.data.parts import Parts
 from recsys.model.dropout import draw_rows
 from recsys.model.history import history_encoder
 from recsys.model.layout import HISTORY, HISTORY_TIME, Layout
+from recsys.model.micro_batches import encode_in_parts
 from recsys.model.sequence import SequenceEncoder
 from recsys.model.tower import Tower
 from recsys.ragged import Ragged
@@ -49,6 +51,13 @@ class Histories:
         time_T = None if self.time_T is None else self.time_T.to(device)
         return Histories(self.place_T.to(device), self.length_B.to(device), time_T)
 
+    def cut(self, counts: Sequence[int]) -> list[Histories]:
+        """Return consecutive lists, so many in each part."""
+        lengths = torch.split(self.length_B, list(counts))
+        items = [int(length_B.sum()) for length_B in lengths]
+        times = [None] * len(items) if self.time_T is None else torch.split(self.time_T, items)
+        return [Histories(*part) for part in zip(torch.split(self.place_T, items), lengths, times, strict=True)]
+
 
 class BatchParts(NamedTuple):
     """Which of a step's rows a process looks up; None for all of them.
@@ -65,6 +74,20 @@ class BatchParts(NamedTuple):
 
 
 WHOLE_BATCH = BatchParts()
+
+
+class ListsPart(NamedTuple):
+    """Consecutive lists of a batch.
+
+    Args:
+        lists: which.
+        histories: theirs, for a model that encodes them.
+        parts: which of the step's rows they are.
+    """
+
+    lists: slice
+    histories: Histories | None
+    parts: BatchParts
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,34 @@ class Batch:
         histories = None if self.histories is None else self.histories.to(device)
         return Batch(self.features.to(device), self.num_lists, self.num_samples, self.parts, histories)
 
+    def cut_lists(self, num_parts: int) -> list[ListsPart]:
+        """Return the lists in so many parts, or as many as there are lists."""
+        if num_parts == 1:
+            return [ListsPart(slice(self.num_lists), self.histories, self.parts)]
+        lists, vectors, _ = self.parts
+        assert lists is not None, "parts: got none of a batch that is to be cut"
+        assert vectors is not None, "parts: got lists without vectors"
+        counts = _even(self.num_lists, num_parts)
+        histories = [None] * len(counts) if self.histories is None else self.histories.cut(counts)
+        # A tower makes one vector of a list, or one at each of its positions: as many as items, and one for the start.
+        num_vectors = counts
+        if self.histories is not None and vectors.total > lists.total:
+            num_vectors = tuple(len(one.place_T) + len(one.length_B) for one in self.histories.cut(counts))
+        return [
+            ListsPart(bounds, of_part, BatchParts(lists=of_lists, vectors=of_vectors))
+            for bounds, of_part, of_lists, of_vectors in zip(
+                _bounds(counts), histories, lists.cut(counts), vectors.cut(num_vectors), strict=True
+            )
+        ]
+
+    def cut_samples(self, num_parts: int) -> list[tuple[slice, Parts | None]]:
+        """Return the samples in so many parts, or as many as there are, and which of the step's rows they are."""
+        if num_parts == 1:
+            return [(slice(self.num_samples), self.parts.samples)]
+        assert self.parts.samples is not None, "parts: got none of a batch that is to be cut"
+        counts = _even(self.num_samples, num_parts)
+        return list(zip(_bounds(counts), self.parts.samples.cut(counts), strict=True))
+
 
 class TwoTower(nn.Module):
     """Embedding tables with mean pooling and two `Tower` modules over them.
@@ -98,11 +149,12 @@ class TwoTower(nn.Module):
         layout: tables and inputs.
         device: of the tables; ``meta`` when a sharding planner will place them. They start as zeros: see
             `recsys.train.initial`.
+        num_micro_batches: parts that lists and samples go through the towers in, while gradients are recorded.
     """
 
-    def __init__(self, layout: Layout, *, device: torch.device) -> None:
+    def __init__(self, layout: Layout, *, device: torch.device, num_micro_batches: int = 1) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self._num_micro_batches = layout, num_micro_batches
         dim = layout.config.embedding_dim
         self.tables = EmbeddingBagCollection(
             device=device,
@@ -126,15 +178,29 @@ class TwoTower(nn.Module):
         """Return unnormalised vectors of users, one per list or one per position of every list, and of items."""
         pooled = self.tables(batch.features).to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
-        if batch.histories is not None:
-            users = self._with_histories(users, pooled[HISTORY], batch.histories, batch.parts)
         items = [pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs]
         if self.training and self.layout.config.item_id_dropout > 0:
             # As an item without a known id has it: an empty bag pools to zeros, and nothing is scaled up for that.
             drawn_S = draw_rows(batch.num_samples, batch.parts.samples, items[0].device)
             items[0] = items[0] * (drawn_S >= self.layout.config.item_id_dropout)[:, None]
-        user_VU = self.user_tower(torch.cat(users, dim=-1), batch.parts.vectors)
-        return user_VU, self.item_tower(torch.cat(items, dim=-1), batch.parts.samples)
+        distinct_IE, pooled_SC = pooled.get(HISTORY), torch.cat(items, dim=-1)
+        num_parts = self._num_micro_batches if torch.is_grad_enabled() else 1
+        of_users = [
+            ([user_BE[part.lists] for user_BE in users], distinct_IE, part.histories, part.parts)
+            for part in batch.cut_lists(num_parts)
+        ]
+        of_items = [(pooled_SC[part], rows) for part, rows in batch.cut_samples(num_parts)]
+        user_VU = encode_in_parts(self._encode_users, of_users, pooled_SC.device)
+        return user_VU, encode_in_parts(self.item_tower, of_items, pooled_SC.device)
+
+    def _encode_users(
+        self, users: list[Tensor], distinct_IE: Tensor | None, histories: Histories | None, parts: BatchParts
+    ) -> Tensor:
+        if histories is not None:
+            assert distinct_IE is not None
+            users = self._with_histories(users, distinct_IE, histories, parts)
+        vector_VU: Tensor = self.user_tower(torch.cat(users, dim=-1), parts.vectors)
+        return vector_VU
 
     def _with_histories(
         self, users: list[Tensor], distinct_IE: Tensor, histories: Histories, parts: BatchParts
@@ -174,6 +240,15 @@ def make_batch(
         stride=stride,
     )
     return Batch(features, num_lists, num_samples, parts, histories)
+
+
+def _even(num_rows: int, num_parts: int) -> tuple[int, ...]:
+    """Return the sizes of so many parts, or fewer where some would be empty."""
+    return Parts.even(num_rows, rank=0, world_size=max(1, min(num_parts, num_rows))).counts
+
+
+def _bounds(counts: Sequence[int]) -> list[slice]:
+    return [slice(*bounds) for bounds in itertools.pairwise(itertools.accumulate(counts, initial=0))]
 
 
 def _distinct(history: Ragged, times: Ragged | None) -> tuple[Ragged, Histories]:

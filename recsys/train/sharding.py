@@ -76,7 +76,7 @@ def shard(
     """
     torch.manual_seed(config.seed)
     is_spread = config.table_optimizer in FUSED_OPTIMIZERS
-    parallel = _spread(layout, config, process, plan) if is_spread else _replicate(layout, process, plan)
+    parallel = _spread(layout, config, process, plan) if is_spread else _replicate(layout, config, process, plan)
     weights = parallel.state_dict()
     tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
     initialise_tables(tables, seed=config.seed, pretrained=pretrained)
@@ -98,7 +98,7 @@ def _described(layout: Layout, config: TrainConfig) -> dict[str, Any]:
 
 def _spread(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> DistributedModelParallel:
     """Describe tables on the meta device, put their shards where they are planned, each with its optimizer."""
-    model = TwoTower(layout, device=torch.device("meta"))
+    model = TwoTower(layout, device=torch.device("meta"), num_micro_batches=config.num_micro_batches)
     apply_optimizer_in_backward(
         FUSED_OPTIMIZERS[config.table_optimizer],
         model.tables.parameters(),
@@ -107,13 +107,13 @@ def _spread(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -
     return DistributedModelParallel(module=model, device=process.device, plan=plan.sharding, sharders=SHARDERS)
 
 
-def _replicate(layout: Layout, process: Process, plan: Plan) -> DistributedModelParallel:
+def _replicate(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> DistributedModelParallel:
     """Give every process all tables as plain parameters with dense gradients, averaged like the towers'.
 
     Adam moves rows that a batch does not touch too, which no fused kernel does. The kernel that TorchRec plans for
     replicated tables has no registered gradient on CPUs (fbgemm-gpu 1.8): torch warns of that.
     """
-    model = TwoTower(layout, device=process.device)
+    model = TwoTower(layout, device=process.device, num_micro_batches=config.num_micro_batches)
     return DistributedModelParallel(module=model, device=process.device, plan=plan.sharding, sharders=[])
 
 

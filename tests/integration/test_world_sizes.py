@@ -29,6 +29,7 @@ CONFIGS = {
             queue_size=70, num_hard_negatives=50, learn_temperature=True, learn_weights=True, distillation=0.5,
             energy_weight=1.0, energy_ramp=0.5,
         ),
+        num_micro_batches=3,
         rate_schedule="cosine",
     ),
     "bilateral": replace(
