@@ -15,6 +15,9 @@ from typing import Literal
 from recsys.errors import ConfigError
 from recsys.widths import Head, Norm, WidthLadder
 
+Precision = Literal["float32", "bf16"]
+"""What towers compute in."""
+
 LEAST_TEMPERATURE = 0.01
 """What a learned softmax temperature always stays above."""
 
@@ -247,6 +250,10 @@ class TrainConfig:
     """Micro-batches that a process takes its part of a step through the towers in, one after another. Gradients
     accumulate, and memory holds the activations of one at a time; each is encoded twice, the second time going
     backward. The step stays that of the whole batch: its negatives, dropout, gradients, and one update of tables."""
+    precision: Precision = "float32"
+    """In what towers and encoders of histories compute. ``bf16`` halves their activations, and is faster where a device
+    has units for it, as CUDA devices have; other CPUs take far longer. Weights, optimizers, lookups and the loss are
+    float32 in any case."""
     epochs: int = 20
     """Passes over the training events at most."""
     patience: int = 3
@@ -288,7 +295,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_micro_batches", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("table_optimizer", "rate_schedule"):
+        for name in ("precision", "table_optimizer", "rate_schedule"):
             known = typing.get_args(typing.get_type_hints(TrainConfig)[name])
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         for name in ("table_learning_rate", "dense_learning_rate"):

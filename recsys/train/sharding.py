@@ -16,10 +16,10 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from recsys.config import TrainConfig
+from recsys.config import Precision, TrainConfig
 from recsys.model.layout import Layout
 from recsys.model.losses.matryoshka import MatryoshkaLoss
-from recsys.model.two_tower import TwoTower
+from recsys.model.two_tower import Batch, TwoTower
 from recsys.train.initial import initialise_tables
 from recsys.train.plan import FUSED_OPTIMIZERS, SHARDERS, Plan
 from recsys.train.pretrained import Pretrained
@@ -35,12 +35,14 @@ class Sharded:
         loss: the same on every rank; call it like `MatryoshkaLoss`. What it learns, it learns from all ranks.
         dense_optimizer: AdamW over the towers and the loss, and over tables that learn by Adam. The others' optimizer
             needs no call: it runs in the backward pass.
+        precision: in what the towers compute.
         described: what the tensors' names and sizes follow from, as plain values.
     """
 
     model: DistributedModelParallel
     loss: MatryoshkaLoss | DistributedDataParallel
     dense_optimizer: KeyedOptimizerWrapper
+    precision: Precision
     described: dict[str, Any]
 
     @property
@@ -48,6 +50,13 @@ class Sharded:
         """The loss itself, to read what it has learned."""
         loss: MatryoshkaLoss = self.loss.module if isinstance(self.loss, DistributedDataParallel) else self.loss
         return loss
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the model does, as float32 whatever it computes in."""
+        is_mixed = self.precision == "bf16"
+        with torch.autocast(batch.features.device().type, dtype=torch.bfloat16, enabled=is_mixed):
+            user_VU, item_SD = self.model(batch)
+        return user_VU.float(), item_SD.float()
 
     def scale_rates(self, share: float) -> None:
         """Make every learning rate from the next step on this share of the configured one."""
@@ -84,7 +93,9 @@ def shard(
     if list(loss.parameters()):
         # Its queue of negatives is the same in all processes anyway.
         loss = DistributedDataParallel(loss, broadcast_buffers=False)
-    return Sharded(parallel, loss, _dense_optimizer(parallel, loss, config), _described(layout, config))
+    return Sharded(
+        parallel, loss, _dense_optimizer(parallel, loss, config), config.precision, _described(layout, config)
+    )
 
 
 def _described(layout: Layout, config: TrainConfig) -> dict[str, Any]:

@@ -282,7 +282,7 @@ class Trainer:
         place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
         torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
         self.sharded.dense_optimizer.zero_grad()
-        user_VU, encoded_ED = self.sharded.model(batch)
+        user_VU, encoded_ED = self.sharded.encode(batch)
         item_SD = gather_rows(encoded_ED, samples.encoded)
         if self.progress.step + 1 == self.steps_per_epoch:
             self.watch.see(user_VU, item_SD, samples)
