@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 _NEW, _HALF_LIFE_S = 0.02, 0.5
 """What each call counts, at least, in what is known of who waits; where few come, half is forgotten in this time."""
+_BURST_S = 0.1
+"""How long more calls may be here than the limit has it after the last moment that nobody waited."""
 _MOST_BEFORE = 30
 """Calls that one may have waited for; more would only take longer to forget."""
 _PATIENCE_S = 1.0
@@ -69,8 +71,7 @@ class Ticket:
         useless_s: when it must be taken up for the client to be there still: it leaves at its deadline, while a budget
             that is over leaves it waiting.
         hopeless: it could not be answered in time even by an idle server. It is answered late where nobody waits.
-        queued: whether no slot was free when it came.
-        price: what a millisecond of its search costs others, in overlap, once it is taken up.
+        price: what a millisecond of a core costs others, in answers, once it is taken up.
         refusal: why it is not worked on, once that is so.
     """
 
@@ -80,7 +81,6 @@ class Ticket:
     latest_s: float = math.inf
     useless_s: float = math.inf
     hopeless: bool = False
-    queued: bool = False
     started_s: float | None = None
     price: float = 0.0
     refusal: Refusal | None = None
@@ -102,7 +102,16 @@ class Limit:
     def __init__(self, *, slots: int, most: int) -> None:
         self._least = float(min(most, 2 * slots))
         self._most = float(most)
-        self.value = float(min(most, 8 * slots))
+        self.value = self._burst = float(min(most, 8 * slots))
+        self._drained_s = -math.inf
+
+    def at(self, now_s: float) -> float:
+        """Return how many may be here: more where all that waited were answered a moment ago, so that bursts pass."""
+        return max(self.value, self._burst) if now_s - self._drained_s < _BURST_S else self.value
+
+    def drained(self, now_s: float) -> None:
+        """Note that a slot is free, so that nobody waits."""
+        self._drained_s = now_s
 
     def learn(self, *, waited_s: float, worked_s: float, present: int) -> None:
         """Learn from a call that has been answered while so many were here."""
@@ -110,9 +119,9 @@ class Limit:
             return  # it says nothing of what happens at the limit
         queue = self.value * waited_s / max(waited_s + worked_s, 1e-9)
         step = max(1.0, math.log10(self.value))
-        if queue < 3 * step:
+        if queue < step:
             self.value = min(self._most, self.value + step / self.value)
-        elif queue > 6 * step:
+        elif queue > 2 * step:
             self.value = max(self._least, self.value - step / self.value)
 
 
@@ -174,13 +183,24 @@ class Admission:
         self._working = 0
         self._waiting: list[tuple[int, float, int, Ticket]] = []
         self._numbers = itertools.count()
-        self._mean_work_s = 0.0
+        self._mean_work_s = self._mean_used_s = 0.0
         self._num_before = 0
+
+    @property
+    def num_present(self) -> int:
+        """Calls that work or wait."""
+        return self._working + len(self._waiting)
 
     @property
     def num_waiting(self) -> int:
         """Calls that wait."""
         return len(self._waiting)
+
+    def full(self, num_inside: int, *, now_s: float) -> bool:
+        """Whether so many calls are more than may be here; asked of each that comes, before it counts as one."""
+        if num_inside < self._slots:
+            self.limit.drained(now_s)
+        return num_inside >= self.limit.at(now_s) + self._slots
 
     def level(self, *, now_s: float) -> float:
         """Return what a millisecond of work costs those who wait, as a share of the most that it can."""
@@ -195,12 +215,11 @@ class Admission:
         late_is_fine = (ticket.hopeless or self._working == 0) and now_s <= ticket.useless_s
         if free and (now_s <= ticket.latest_s or late_is_fine):
             return [self._start(ticket, now_s)]
-        ticket.queued = True
         ahead = bisect.bisect_left(self._waiting, place)
         if now_s + self._mean_work_s * (ahead + 0.5) / self._slots > ticket.latest_s:
             return [self._refuse(ticket, Reason.LATE, now_s)]
         bisect.insort(self._waiting, place)
-        if len(self._waiting) <= self._room(ticket.priority):
+        if len(self._waiting) <= self._room(ticket.priority, now_s):
             return []
         # The newest of the lowest priority goes: those before it are nearer to their turn.
         lowest = self._waiting[-1][0]
@@ -208,14 +227,21 @@ class Admission:
         self._waiting.remove(last)
         return [self._refuse(last[-1], Reason.LIMIT, now_s)]
 
-    def leave(self, ticket: Ticket, *, now_s: float) -> list[Ticket]:
-        """Free a call's slot; return those whose fate that decided."""
+    def leave(self, ticket: Ticket, *, now_s: float, used_s: float | None = None) -> list[Ticket]:
+        """Free a call's slot; return those whose fate that decided.
+
+        Args:
+            ticket: the call.
+            now_s: the time.
+            used_s: how long it used a core; None for all the time that it had the slot.
+        """
         assert ticket.started_s is not None, "only what was taken up leaves"
-        # What passes before a call that finds a slot is how threads take turns, no sign of load.
-        waited_s = ticket.started_s - ticket.arrived_s if ticket.queued else 0.0
+        waited_s = ticket.started_s - ticket.arrived_s
         worked_s = now_s - ticket.started_s
-        self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self._working + len(self._waiting))
-        self._mean_work_s += (worked_s - self._mean_work_s) * (_MEMORY if self._mean_work_s else 1.0)
+        self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self.num_present)
+        weight = _MEMORY if self._mean_work_s else 1.0
+        self._mean_work_s += weight * (worked_s - self._mean_work_s)
+        self._mean_used_s += weight * ((worked_s if used_s is None else used_s) - self._mean_used_s)
         self._working -= 1
         if not self._waiting:
             self._num_before = 0
@@ -236,9 +262,9 @@ class Admission:
         """Return about how long it takes until those that wait have been answered."""
         return 1e3 * self._mean_work_s * (len(self._waiting) + 1) / self._slots
 
-    def _room(self, priority: Priority) -> float:
+    def _room(self, priority: Priority, now_s: float) -> float:
         """Return how many may wait for one more of a priority to wait as well."""
-        room = self.limit.value - self._slots
+        room = self.limit.at(now_s) - self._slots
         return room / 2 if priority is Priority.LOW else room
 
     def _start(self, ticket: Ticket, now_s: float) -> Ticket:
@@ -247,8 +273,9 @@ class Admission:
         if self._working == self._slots:
             self._num_before += 1
         ticket.started_s = now_s
-        if self._mean_work_s:
-            ticket.price = self.level(now_s=now_s) / (1e3 * self._mean_work_s) / _WORTH[ticket.priority]
+        if self._mean_used_s:
+            # Threads that take turns make all work longer, and none of it costlier.
+            ticket.price = self.level(now_s=now_s) / (1e3 * self._mean_used_s) / _WORTH[ticket.priority]
         return ticket
 
     def _refuse(self, ticket: Ticket, reason: Reason, now_s: float) -> Ticket:

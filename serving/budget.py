@@ -76,12 +76,10 @@ class _Priced:
     rung: Rung
     overlap: float
     ms: float
-    num_searches: int = 1
 
     def worth(self, price: float) -> float:
-        """Return the overlap less what its usual time costs others, per search."""
-        usual_ms = self.ms / self.num_searches * self.rung.latency_p50_ms / self.rung.latency_p99_ms
-        return self.overlap - price * usual_ms
+        """Return the overlap less what the time costs others."""
+        return self.overlap - price * self.rung.latency_p50_ms
 
 
 def choose(
@@ -118,13 +116,13 @@ def choose(
         overhead_ms: needed after the search, to filter, pack and send the answer.
         deadline_ms: from the call's arrival to its deadline; None when it has none.
         num_searches: searches that the call makes, one after another.
-        price: what a millisecond of search costs others, in overlap.
+        price: what a millisecond of a search, as published (p50), costs others, in overlap.
 
     Raises:
         RequestError: no rung has the width asked for.
     """
     priced = [
-        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms, num_searches=num_searches)
+        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms)
         for rung, ms in zip(ladder.rungs, p99_ms, strict=True)
     ]
     if budget.width is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from serving.admission import Admission, Reason, Refusal, Ticket
+from serving.admission import Admission, Priority, Reason, Refusal, Ticket
 from serving.errors import OverloadedError
 from serving.query import Call
+
+_HIGH_S = 10.0
+"""While calls of high priority came within this time, none is refused unread: it may be one of them."""
 
 
 class Gate:
@@ -26,6 +30,7 @@ class Gate:
         self._admission = Admission(slots=slots, max_waiting=max_waiting, dimmer=dimmer)
         self._changing = threading.Lock()
         self._sleepers: dict[Ticket, threading.Event] = {}
+        self._high_s = -math.inf
 
     @property
     def limit(self) -> float:
@@ -43,6 +48,15 @@ class Gate:
         with self._changing:
             return self._admission.level(now_s=time.perf_counter())
 
+    def full(self, *, num_inside: int) -> bool:
+        """Whether so many calls are more than may be here, so that one more need not be read to be refused."""
+        now_s = time.perf_counter()
+        return now_s - self._high_s > _HIGH_S and self._admission.full(num_inside, now_s=now_s)
+
+    def retry_after_ms(self) -> float:
+        """Return about how long it takes until those that wait have been answered."""
+        return self._admission.retry_after_ms()
+
     @contextmanager
     def turn(self, ticket: Ticket, call: Call, *, wanted: Callable[[], bool] = lambda: True) -> Iterator[Call]:
         """Wait for a call's turn, and keep its slot while this lasts; give the call as it is from then on.
@@ -55,17 +69,21 @@ class Gate:
         Raises:
             OverloadedError: it would be answered too late, or too many wait.
         """
+        if ticket.priority is Priority.HIGH:
+            self._high_s = time.perf_counter()
         self._wait(ticket)
         if ticket.refusal is not None:
             raise OverloadedError(ticket.refusal, priority=ticket.priority)
         assert ticket.started_s is not None, "it was decided that it may work"
+        began_s = time.thread_time()
         try:
             if not wanted():
                 raise OverloadedError(Refusal(reason=Reason.LATE, retry_after_ms=0.0), priority=ticket.priority)
             yield replace(call, started_s=ticket.started_s, price=ticket.price)
         finally:
             with self._changing:
-                self._wake(self._admission.leave(ticket, now_s=time.perf_counter()))
+                used_s = time.thread_time() - began_s
+                self._wake(self._admission.leave(ticket, now_s=time.perf_counter(), used_s=used_s))
 
     def _wait(self, ticket: Ticket) -> None:
         with self._changing:

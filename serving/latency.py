@@ -148,17 +148,26 @@ class LatencyModel:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._rungs = ladder.rungs
+        self._least_max_k = min(max(rung.overlap) for rung in ladder.rungs)
         self._place = {rung.name: place for place, rung in enumerate(ladder.rungs)}
         start_ms = search_ms or [rung.latency_p99_ms for rung in ladder.rungs]
         self._rerank_shares = rerank_shares or [0.0] * len(ladder.rungs)
         self._search = Stage(start_ms, clock=clock)
+        slower = [ms / rung.latency_p99_ms for ms, rung in zip(start_ms, ladder.rungs, strict=True)]
+        self._slower = math.fsum(slower) / len(slower)
         self._encode = _Sized(encode_ms or {}, clock=clock)
         self._after = _Sized(after_ms or {}, clock=clock)
 
     def search_ms(self, *, k: int, start: bool = False) -> list[float]:
         """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
         p99_ms = self._search.start_ms if start else self._search.p99_ms()
+        if k <= self._least_max_k:
+            return list(p99_ms)
         return [ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True)]
+
+    def slower(self, *, k: int) -> float:
+        """Return how many times as long as published a search takes here, undisturbed."""
+        return self._slower * growth_with_k(self._rungs[0], k)
 
     def rerank_share(self, rung: Rung) -> float:
         """Return what of a search at a rung of the ladder is scoring candidates again, 0 to 1."""

@@ -172,9 +172,9 @@ class Metrics:
         """Count a call that ended with a status code."""
         self._calls.labels(method, code).inc()
 
-    def refused(self, reason: Reason, priority: Priority) -> None:
-        """Count a call that was refused because the server is busy."""
-        self._refused.labels(reason.name.lower(), priority.name.lower()).inc()
+    def refused(self, reason: Reason, priority: Priority | None) -> None:
+        """Count a call that was refused because the server is busy; None for the priority of one that was not read."""
+        self._refused.labels(reason.name.lower(), "unread" if priority is None else priority.name.lower()).inc()
 
     def watch(self, gate: Gate) -> None:
         """Show how a gate is doing, whenever somebody looks."""

@@ -169,7 +169,7 @@ class Call:
         arrived_s: when the server got it, before any queueing.
         started_s: when a worker took it up.
         deadline_ms: from its arrival to its deadline; None when it has none.
-        price: what a millisecond of its search costs others, in overlap.
+        price: what a millisecond of a core costs others, in answers.
     """
 
     arrived_s: float

@@ -48,6 +48,7 @@ from serving.tracing import spans_from_environment
 from serving.v1 import candidates_pb2, catalogue_pb2
 from serving.v1.candidates_pb2_grpc import add_CandidateServiceServicer_to_server
 from serving.v1.catalogue_pb2_grpc import add_CatalogueServiceServicer_to_server
+from serving.workers import Workers
 
 SERVICE = candidates_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 CATALOGUE_SERVICE = catalogue_pb2.DESCRIPTOR.services_by_name["CatalogueService"].full_name
@@ -90,9 +91,17 @@ class Server:
         )
         # Threads for all that wait too: a call is read before it is decided about, and a refusal must not wait itself.
         threads = settings.workers + settings.max_waiting + _TO_REFUSE
+        pool = Workers(threads, _compute_on_one_thread)
+
+        def full() -> bool:
+            return gate.full(num_inside=pool.num_inside)
+
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(threads, thread_name_prefix="call", initializer=_compute_on_one_thread),
-            interceptors=[watch(name) for name in (CATALOGUE_SERVICE, SERVICE)],
+            pool,
+            interceptors=[
+                watch(CATALOGUE_SERVICE),
+                watch(SERVICE, waiting=CandidateServicer.WAITING, full=full, retry_after_ms=gate.retry_after_ms),
+            ],
             options=server_options(share_port=settings.processes > 1),
             maximum_concurrent_rpcs=threads,
         )

@@ -54,6 +54,9 @@ _PRIORITIES: dict[pb.Priority.ValueType, Priority] = {
 class CandidateServicer(CandidateServiceServicer):
     """`CandidateService` over the live bundle: calls wait at a gate for their turn, and answers are counted."""
 
+    WAITING = frozenset({"Recommend", "BatchRecommend", "SimilarItems"})
+    """Methods whose calls wait."""
+
     def __init__(self, live: LiveBundle, gate: Gate, metrics: Metrics) -> None:
         self._live = live
         self._gate = gate

@@ -100,6 +100,9 @@ class Simulation:
                 ticket, call = self._call()
                 calls[ticket] = call
                 self.outcomes.append(call)
+                if self.admission.full(self.admission.num_present, now_s=self.now_s):
+                    call.code = "UNREAD"
+                    continue
                 settle(self.admission.enter(ticket, now_s=self.now_s))
                 if not ticket.decided and ticket.latest_s < np.inf:
                     heapq.heappush(events, (ticket.latest_s, next(numbers), "late", ticket))

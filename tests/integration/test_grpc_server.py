@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -178,6 +178,21 @@ class TestBusyServer:
             busy.client.recommend(user_id="u3", k=5)
         assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
+    def test_where_too_many_are_inside_calls_are_refused_unread_but_for_those_that_need_no_turn(self, bundles):
+        with busy_server(bundles, max_waiting=1) as busy, ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(busy.client.recommend, user_id=f"u{place}", k=5) for place in range(2)]
+            nonsense = partial(busy.client.recommend, user_id="", k=0)
+            while not unread(busy.server):
+                with pytest.raises((ServingError, RequestError)) as failed:
+                    nonsense()
+            assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert failed.value.retry_after_ms is not None
+            assert busy.client.describe(deadline_ms=20_000).num_items == 1000
+            busy.release.set()
+            wait(waiting)
+            assert len(busy.client.recommend(user_id="u3", k=5).items) == 5
+        assert busy.answered[-1] == "u3"
+
     def test_stopping_refuses_new_calls_and_lets_those_in_flight_finish(self, bundles):
         with busy_server(bundles) as busy:
             stopping = busy.pool.submit(busy.server.stop)
@@ -198,6 +213,10 @@ class TestBusyServer:
                 client.wait_until_serving(timeout_s=10)
             assert len(client.recommend(user_id="u3", k=5).items) == 5
             stopping.result()
+
+
+def unread(server):
+    return server.metrics.registry.get_sample_value("recsys_refused_total", {"reason": "limit", "priority": "unread"})
 
 
 def refused(client):

@@ -222,7 +222,7 @@ def test_simulated_overload_costs_overlap_before_answers_and_is_over_when_it_is_
     peak = max(each["goodput"] for each in by_load.values())
     assert by_load[3.0]["goodput"] >= 0.95 * peak
     assert by_load[3.0]["goodput"] > 2 * by_load[1.0]["goodput"]
-    assert by_load[3.0]["shed_share"] < 0.15
+    assert by_load[3.0]["shed_share"] < 0.2
     assert min(each["attainment"] for each in (quiet, *by_load.values())) >= 0.995
     assert quiet["overlap"] > by_load[1.0]["overlap"] > by_load[3.0]["overlap"] > 0.5
     simulation.now_s += 2
