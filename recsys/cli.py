@@ -60,7 +60,9 @@ def _print_verbs() -> None:
     for name, verb in VERBS.items():
         _out.print(f"  [bold]{name:<10}[/bold] {verb.summary}", soft_wrap=True)
     _out.print("\nServing is a command of its own: [bold]recsys-serve --help[/bold]")
-    _out.print("Every verb takes --config-file FILE (its options from TOML), --json and --debug.")
+    _out.print(
+        "Every verb takes --config-file FILE (its options from TOML), --json and --debug; serving all but --json."
+    )
     _out.print("\nExit codes:")
     for code, meaning in EXIT_CODES.items():
         _out.print(f"  {code:>3}  {meaning}", soft_wrap=True)

@@ -44,18 +44,31 @@ Loaded = tuple[Any, Callable[[Any], Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Manners:
-    """What every verb can be told."""
+    """What every command can be told."""
 
     config_file: Path | None = None
     """TOML file with any of these options (``--batch-size 64`` is ``batch_size = 64``; dotted ones are tables). What
     the command line says counts more."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the result as one JSON object, and nothing else, on standard output."""
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show the traceback of an error."""
 
 
-def execute(name: str, summary: str, load: Callable[[], Loaded], words: Sequence[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class VerbManners(Manners):
+    """What every verb can be told: it ends with a result, which a server does not."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the result as one JSON object, and nothing else, on standard output."""
+
+
+def execute(
+    name: str,
+    summary: str,
+    load: Callable[[], Loaded],
+    words: Sequence[str],
+    *,
+    manners: type[Manners] = VerbManners,
+) -> None:
     """Parse the words into options and call the function; exit with a code and a message where either fails.
 
     Args:
@@ -63,13 +76,15 @@ def execute(name: str, summary: str, load: Callable[[], Loaded], words: Sequence
         summary: what it does and an example, for ``--help``.
         load: imports what the verb needs; returns its options and its function.
         words: the command line, without the command itself.
+        manners: what it can be told beside its own options.
     """
     try:
         options, function = load()
-        given, manners = _parse(name, summary, options, words)
-        out.quiet = manners.json
+        given, told = _parse(name, summary, options, words, manners)
+        as_json = isinstance(told, VerbManners) and told.json
+        out.quiet = as_json
         done = function(given)
-        if manners.json and os.environ.get("RANK", "0") == "0":
+        if as_json and os.environ.get("RANK", "0") == "0":
             sys.stdout.write(json.dumps(done, default=str) + "\n")
         sys.stdout.flush()
     except BrokenPipeError as error:
@@ -109,7 +124,7 @@ def _code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, RecsysError) else 1
 
 
-def _parse(name: str, summary: str, options: Any, words: Sequence[str]) -> tuple[Any, Manners]:
+def _parse(name: str, summary: str, options: Any, words: Sequence[str], manners: type[Manners]) -> tuple[Any, Manners]:
     """Return a verb's options, from a file where one is named and then from the words, and its manners."""
     if (path := _config_file(words)) is not None:
         options = _with_defaults(options, read_toml(path), where=str(path))
@@ -120,7 +135,7 @@ def _parse(name: str, summary: str, options: Any, words: Sequence[str]) -> tuple
         "Words",
         [
             ("options", Annotated[kind, unnamed], dataclasses.field(**default)),
-            ("manners", Annotated[Manners, unnamed], dataclasses.field(default=Manners())),
+            ("manners", Annotated[manners, unnamed], dataclasses.field(default=manners())),
         ],
         kw_only=True,
     )

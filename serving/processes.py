@@ -191,7 +191,7 @@ def _work(settings: ServerSettings, run: Run, tell: Connection, log_level: int) 
         with signals_into(received):
             run(settings, received, lambda _port: tell.send_bytes(b"answers"))
     except RecsysError as error:
-        raise SystemExit(f"recsys-serve: {error}") from error
+        raise SystemExit(f"recsys-serve: error: {error}") from error
 
 
 def _check_ended(process: BaseProcess, *, answered: bool) -> None:

@@ -22,12 +22,12 @@ from functools import partial
 
 import grpc
 import torch
-import tyro
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from recsys import artifact
 from recsys.bundle import Bundle
+from recsys.command import Manners, execute
 from recsys.errors import ConfigError, RecsysError
 from recsys.index.searcher import use_one_thread
 from serving.bundles import LiveBundle
@@ -55,6 +55,13 @@ CATALOGUE_SERVICE = catalogue_pb2.DESCRIPTOR.services_by_name["CatalogueService"
 
 _TO_REFUSE = 16
 """Threads beyond those of calls that work or wait, to refuse others and to answer health checks."""
+
+_HELP = """Answer over gRPC: each request's budget picks the rung. Prints `listening on HOST:PORT` when it does.
+
+SIGTERM and SIGINT end it gracefully; on SIGHUP it serves the bundle that CURRENT names by then.
+
+For example:
+  recsys-serve --bundles work/bundles --port 50051 --metrics-port 9100"""
 
 _log = logging.getLogger(__name__)
 
@@ -242,13 +249,14 @@ def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[i
 
 
 def main() -> None:
-    """Run ``recsys-serve``."""
-    try:
-        settings = tyro.cli(ServerSettings, description=__doc__)
+    """Run ``recsys-serve``: its options, errors and exit codes are like those of the verbs of ``recsys``."""
+
+    def run(settings: ServerSettings) -> dict[str, str]:
         configure(settings.log_format)
         serve(settings)
-    except RecsysError as error:
-        sys.exit(f"recsys-serve: {error}")
+        return {}
+
+    execute("recsys-serve", _HELP, lambda: (ServerSettings, run), sys.argv[1:], manners=Manners)
 
 
 def _compute_on_one_thread() -> None:

@@ -5,15 +5,17 @@ formulae:
 
 * preparing makes five such passes (checks, counts of users and of items, coding, sorting and splitting) and takes
   0.2 kB for each event that is sorted at a time, 0.2 kB for each user and item, and 0.3 GB for libraries;
-* training does, per example, 6 operations per coordinate of the full width for each of the batch's positives and drawn
-  negatives, and 6 per weight of each tower; it reaches a fifth of the speed of bare products, since it also looks up
-  rows, draws, moves and normalises. It takes 4 bytes per coordinate of each table, a sixty-fourth more for its
+* training does, per row of a batch, 6 operations per coordinate of the full width for each of the batch's positives and
+  drawn negatives, and 6 per weight of each tower; it reaches a fifth of the speed of bare products, since it also looks
+  up rows, draws, moves and normalises. A row is an event; or a user with all of their items, where no history is read;
+  or, in a log without times, a user with half of them. It takes 4 bytes per coordinate of each table, and more for its
   optimizer, 40 bytes per event, and 1 GB for libraries.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -40,28 +42,44 @@ class Costs:
 
 
 def estimate_costs(
-    *, num_events: int, num_users: int, num_items: int, num_feature_rows: int, pass_s: float, max_rows: int
+    config: TrainConfig,
+    *,
+    num_events: int,
+    ordered: bool,
+    num_users: int,
+    num_items: int,
+    num_feature_rows: int,
+    pass_s: float,
+    max_rows: int,
 ) -> Costs:
-    """Estimate what preparing with its defaults and training with its own will take on this machine.
+    """Estimate what preparing with its defaults and training will take on this machine.
 
     Args:
+        config: settings of the training.
         num_events: of the log.
+        ordered: whether it has times.
         num_users: who have some.
         num_items: likewise.
         num_feature_rows: rows of all features' tables together.
         pass_s: seconds that one pass over the log takes.
         max_rows: events that are sorted at a time.
     """
-    config = TrainConfig()
-    flops = _flops_per_example(config)
+    model = config.model
+    by_user = model.history == "none" or not ordered
+    num_rows = num_users if by_user else num_events
+    per_user = num_events / num_users * (1 if model.history == "none" else 0.5)
+    positives = config.batch_size * (per_user if by_user else 1)
+    # An item that several rows want is encoded once: so many different ones are met in random draws.
+    samples = num_items * -math.expm1(-positives / num_items) + config.loss.num_uniform_negatives
+    flops = num_rows * _flops_per_row(config, samples)
     return Costs(
         prepare_s=_START_S + _PASSES * pass_s,
         prepare_bytes=0.3e9 + 200 * min(num_events, max_rows) + 200 * (num_users + num_items),
-        epoch_s=_START_S / config.epochs + num_events * flops / (_SHARE_OF_PRODUCTS * measured_flops_per_s()),
+        epoch_s=_START_S / config.epochs + flops / (_SHARE_OF_PRODUCTS * measured_flops_per_s()),
         max_epochs=config.epochs,
         train_bytes=1e9
         + 40 * num_events
-        + (num_items + num_feature_rows) * config.model.embedding_dim * 4 * (1 + 1 / 64),
+        + _table_bytes(config, num_items + num_feature_rows + num_users * model.user_id),
     )
 
 
@@ -76,11 +94,17 @@ def measured_flops_per_s() -> float:
     return 2 * _MATRIX**3 * rounds / (perf_counter() - started)
 
 
-def _flops_per_example(config: TrainConfig) -> float:
-    model, loss = config.model, config.loss
-    samples = config.batch_size + loss.num_uniform_negatives
+def _flops_per_row(config: TrainConfig, samples: float) -> float:
+    model = config.model
     logits = 6 * samples * model.widths[-1]
-    sizes = [model.embedding_dim * len(model.history_windows), *model.hidden, model.widths[-1]]
+    inputs = len(model.windows) + (model.encoded_history > 0) + model.user_id
+    sizes = [model.embedding_dim * inputs, *model.hidden, model.widths[-1]]
     weights = sum(one * other for one, other in itertools.pairwise(sizes))
-    # An item tower for each sample, of which there are so many per example.
+    # The item tower encodes each sample once for the whole batch.
     return logits + 6 * weights * (1 + samples / config.batch_size)
+
+
+def _table_bytes(config: TrainConfig, num_rows: int) -> float:
+    """Return what tables take with their optimizer: a number per row, or gradients and two moments for each number."""
+    copies = 4 if config.table_optimizer == "adam" else 1 + 1 / config.model.embedding_dim
+    return num_rows * config.model.embedding_dim * 4 * copies

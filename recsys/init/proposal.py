@@ -84,10 +84,13 @@ def _protocol(facts: Facts, roles: Roles) -> Setting:
 
 
 def _mask_seen(facts: Facts) -> Setting:
-    share = f"{_share(facts.repeats - facts.exact_repeats)} of events are a user's with an item that they had before"
-    if facts.repeats - facts.exact_repeats >= _MANY_REPEATS:
+    again = facts.repeats - facts.exact_repeats
+    if again <= 0:
+        return Setting(value=True, why="Nobody has an item twice: so what was seen is left out of the answers.")
+    share = f"{_share(again)} of events are a user's with an item that they had before"
+    if again >= _MANY_REPEATS:
         return Setting(value=False, why=f"{share}: once more is an answer, not\nsomething to leave out.")
-    return Setting(value=True, why=f"{share}: so what was seen\nis left out of the answers.")
+    return Setting(value=True, why=f"{share}: few, so what was seen\nis left out of the answers.")
 
 
 def _deduplicate(facts: Facts, *, timed: bool) -> Setting:

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.init.columns import Column
+from recsys.init.columns import Table as LogTable
 from recsys.init.costs import Costs
+from recsys.init.facts import Facts
 from recsys.init.verb import Proposal
 from recsys.progress import size_text
 
@@ -26,7 +28,7 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
         soft_wrap=True,
     )
     roles = {getattr(proposal.roles, role): role for role in ("user", "item", "time", "rating")}
-    console.print(_columns(table.columns, roles), width=max(console.width, 100))
+    console.print(_columns(table, roles, facts), width=max(console.width, 100))
     for side, one in proposal.described.items():
         features = ", ".join(f"{name} ({feature.kind})" for name, feature in one.features.items()) or "no features"
         title = f"title {one.title}; " if one.title else ""
@@ -35,6 +37,8 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
         console.print(f"note: {remark}", markup=False, soft_wrap=True)
     written = f"\n{proposal.recipe} is written, with a reason for each choice: read it, and change what is wrong."
     console.print(written, markup=False, soft_wrap=True)
+    if proposal.training is not None:
+        console.print(f"{proposal.training} has settings for training that suit it.", markup=False, soft_wrap=True)
     for line in _estimates(proposal.costs):
         console.print(line, soft_wrap=True)
     console.print("\nNext:")
@@ -42,14 +46,17 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
-def _columns(columns: tuple[Column, ...], roles: dict[str, str]) -> Table:
+def _columns(log: LogTable, roles: dict[str, str], facts: Facts) -> Table:
+    counted = {"user": facts.num_users, "item": facts.num_items}
+    least = "+" if len(log.sample) < log.num_rows else ""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("column", "taken for", "type", "missing", "unusable", "different", "range, or such as"):
         shown.add_column(name, justify="right" if name in ("missing", "unusable", "different") else "left")
-    for one in columns:
+    for one in log.columns:
+        role = roles.get(one.name, "")
         counts = (f"{number:,}" if number else "" for number in (one.num_missing, one.num_odd))
-        cells = (one.name, roles.get(one.name, ""), one.kind, *counts, f"{one.num_distinct:,}", _values(one))
-        shown.add_row(*map(Text, cells))
+        different = f"{counted[role]:,}" if role in counted else f"{one.num_distinct:,}{least}"
+        shown.add_row(*map(Text, (one.name, role, one.kind, *counts, different, _values(one))))
     return shown
 
 

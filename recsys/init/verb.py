@@ -13,6 +13,7 @@ import polars as pl
 import tyro
 
 from recsys import artifact
+from recsys.config import TrainConfig
 from recsys.data.options import PrepareOptions
 from recsys.data.recipes import FileRecipe, Recipe, TimeUnit
 from recsys.data.sources import scan
@@ -24,7 +25,9 @@ from recsys.init.features import Described, describe, table_id
 from recsys.init.proposal import choose, write_recipe
 from recsys.init.roles import Given, Roles, guess_roles, is_log
 from recsys.init.sniff import sniff
+from recsys.init.training import write_training
 from recsys.progress import Tell, tell_nobody
+from recsys.settings import field_values
 
 _GENERIC = {"interactions", "ratings", "events", "log", "logs", "train", "data", "clicks", "*"}
 _TEXT_ROWS = 4_096
@@ -77,6 +80,7 @@ class Proposal:
     Args:
         recipe: the file that was written.
         text: what is in it.
+        training: the file of settings for training, where the defaults do not suit the log.
         table: the log, looked at.
         roles: its columns.
         facts: it in numbers.
@@ -87,6 +91,7 @@ class Proposal:
 
     recipe: Path
     text: str
+    training: Path | None
     table: Table = field(repr=False)
     roles: Roles
     facts: Facts
@@ -97,11 +102,14 @@ class Proposal:
     def commands(self) -> list[str]:
         """Return what to type next, up to recommendations."""
         user = self.table.sample[self.roles.user].drop_nulls()[0]
+        settings = "" if self.training is None else f"--config-file {self.training} "
         return [
             f"recsys prepare --recipe {self.recipe} --out work/dataset",
-            "recsys train --dataset work/dataset --out work/run",
+            f"recsys train {settings}--dataset work/dataset --out work/run",
             "recsys evaluate --run work/run --dataset work/dataset",
             "recsys publish --run work/run --dataset work/dataset --out work/bundles",
+            "recsys report --run work/run --dataset work/dataset --bundles work/bundles --out work/report.html",
+            "recsys explore --bundles work/bundles    # a web page; for programs there is a server:",
             "recsys-serve --bundles work/bundles    # and in another terminal:",
             f"recsys recommend --user {user} --budget-ms 5",
         ]
@@ -111,6 +119,7 @@ class Proposal:
         columns = [{**asdict(one), "examples": list(one.examples)} for one in self.table.columns]
         return {
             "recipe": str(self.recipe),
+            "training": None if self.training is None else str(self.training),
             "columns": columns,
             "roles": asdict(self.roles),
             "facts": asdict(self.facts),
@@ -131,8 +140,10 @@ def init(options: InitOptions, *, progress: Tell = tell_nobody) -> Proposal:
         ArtifactError: ``out`` is there and ``overwrite`` is not set.
         ConfigError: options contradict what is in the files.
     """
-    if options.out.exists() and not options.overwrite:
-        raise ArtifactError(f"{options.out}: already exists; remove it, choose another --out, or pass --overwrite")
+    training_out = options.out.with_name(f"{options.out.stem}-train.toml")
+    for path in (options.out, training_out):
+        if path.exists() and not options.overwrite:
+            raise ArtifactError(f"{path}: already exists; remove it, choose another --out, or pass --overwrite")
     progress("look at the files", 0.0)
     tables = _tables(options.files, sample_rows=options.sample_rows)
     table = _log(tables, options)
@@ -159,18 +170,27 @@ def init(options: InitOptions, *, progress: Tell = tell_nobody) -> Proposal:
         _name(table), table, roles, facts, choices, described, folder=options.out.parent
     )  # fmt: skip
     Recipe.from_mapping(tomllib.loads(text), where=str(options.out))
-    artifact.write_whole(options.out, text)
+    training = write_training(facts)
+    settings = field_values(TrainConfig, tomllib.loads(training or ""), where=str(training_out))
     costs = estimate_costs(
+        TrainConfig(**settings),
         num_events=facts.num_usable,
+        ordered=roles.time is not None,
         num_users=facts.num_users,
         num_items=facts.num_items,
         num_feature_rows=sum(_num_rows(one) for one in described.values()),
         pass_s=facts.pass_seconds,
         max_rows=PrepareOptions(recipe=str(options.out), out=Path("dataset")).max_rows_in_memory,
     )
+    artifact.write_whole(options.out, text)
+    if training is None:
+        training_out.unlink(missing_ok=True)
+    else:
+        artifact.write_whole(training_out, training)
     return Proposal(
         recipe=options.out,
         text=text,
+        training=None if training is None else training_out,
         table=table,
         roles=roles,
         facts=facts,

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-GUIDES = ("own-data", "widths", "budget", "upgrade", "monitor")
+GUIDES = ("widths", "budget", "upgrade", "monitor")
+PAGES = ("ladder", "multi-node", "catalogue")
+"""Pages that go on from the tutorial, as the guides do."""
 RUN = {"sh", "python"}
 # One page is many commands; a busy machine may take several minutes for it.
 pytestmark = pytest.mark.timeout(1500)
@@ -61,7 +63,8 @@ def work(tmp_path_factory):
 
 
 def test_what_is_run_stands_on_pages_that_are_followed():
-    followed = {DOCS / "tutorial.md", DOCS / "loss.md", *(DOCS / "guides").glob("*.md")}
+    pages = {DOCS / f"{name}.md" for name in ("tutorial", "loss", "command-line", *PAGES)}
+    followed = {*pages, *(DOCS / "guides").glob("*.md")}
     for page in DOCS.rglob("*.md"):
         known = RUN | SHOWN if page in followed else SHOWN
         for language, body in blocks(page):
@@ -82,10 +85,22 @@ def test_the_loss_alone_learns(tmp_path):
 
 
 @pytest.mark.deep
+def test_a_log_of_ones_own_becomes_a_dataset(work):
+    follow(DOCS / "guides" / "own-data.md", work)
+    assert "work/from-recipe: 100,000 rows read" in follow(DOCS / "command-line.md", work)
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("name", GUIDES)
 def test_guides_go_on_from_there(work, name):
     follow(DOCS / "guides" / f"{name}.md", work)
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_with_commands_go_on_from_there(work, name):
+    follow(DOCS / f"{name}.md", work)
+
+
 def test_every_guide_is_followed():
-    assert {path.stem for path in (DOCS / "guides").glob("*.md")} == set(GUIDES)
+    assert {path.stem for path in (DOCS / "guides").glob("*.md")} == {"own-data", *GUIDES}

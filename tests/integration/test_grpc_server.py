@@ -339,8 +339,8 @@ class TestProcesses:
     def test_a_process_that_cannot_start_ends_them_all(self, tmp_path):
         with start("--bundles", str(tmp_path), "--port", "0", "--processes", "2") as process:
             out, log = process.communicate(timeout=60)
-        assert (process.returncode, out) == (1, "")
-        assert f"recsys-serve: {tmp_path}" in log
+        assert (process.returncode, out) == (2, "")
+        assert f"recsys-serve: error: {tmp_path}" in log
         assert "ended with exit code 1 before it answered calls" in log
 
 
@@ -352,7 +352,35 @@ def eventually(holds, *, timeout_s=30.0):
 
 
 class TestMain:
-    def test_a_folder_without_bundles_is_one_readable_line(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sys, "argv", ["recsys-serve", "--bundles", str(tmp_path), "--port", "0"])
-        with pytest.raises(SystemExit, match=f"^recsys-serve: {tmp_path}"):
-            main()
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        def run(*words):
+            monkeypatch.setattr(sys, "argv", ["recsys-serve", *map(str, words)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            return ended.value.code, capsys.readouterr().err
+
+        return run
+
+    def test_a_folder_without_bundles_is_one_readable_line(self, run, tmp_path):
+        code, said = run("--bundles", tmp_path, "--port", "0")
+        assert code == 2
+        assert said.startswith(f"recsys-serve: error: {tmp_path}")
+        assert said.count("\n") == 1
+
+    def test_settings_come_from_a_file_and_words_count_more(self, run, tmp_path):
+        settings = tmp_path / "server.toml"
+        settings.write_text(f'bundles = "{tmp_path / "from-file"}"\nport = 0\n[limits]\nmax_k = 50\n')
+        assert f"error: {tmp_path / 'from-file'}" in run("--config-file", settings)[1]
+        assert (
+            f"error: {tmp_path / 'from-words'}"
+            in run("--config-file", settings, "--bundles", tmp_path / "from-words")[1]
+        )
+
+    def test_a_key_that_nothing_reads_is_refused_with_the_nearest(self, run, tmp_path):
+        settings = tmp_path / "server.toml"
+        settings.write_text(f'bundles = "{tmp_path}"\n[limits]\nmax_history_items = 50\n')
+        code, said = run("--config-file", settings)
+        assert code == 2
+        assert "max_history_items" in said
+        assert "did you mean 'max_filter_items'?" in said
