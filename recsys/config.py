@@ -18,6 +18,9 @@ from recsys.widths import Head, Norm, WidthLadder
 Precision = Literal["float32", "bf16"]
 """What towers compute in."""
 
+TablePrecision = Literal["float32", "fp16"]
+"""What tables are kept in."""
+
 LEAST_TEMPERATURE = 0.01
 """What a learned softmax temperature always stays above."""
 
@@ -263,6 +266,10 @@ class TrainConfig:
     row; ``adagrad`` one per coordinate, as much memory again as the table, and so does not starve coordinates that only
     the wider widths train. ``adam`` moves every row in every step, so each process holds the whole table, its gradient
     and its moments, four times the table's memory: for tables of some ten thousand rows."""
+    table_precision: TablePrecision = "float32"
+    """In what tables are kept in training. ``fp16`` halves their memory, not with Adam. Sums, optimizers and exported
+    towers are float32; but a step of less than about a three-thousandth of a coordinate is rounded away, so that
+    learning ends sooner."""
     table_learning_rate: float = 0.2
     """The table optimizer's rate; Adam's is far smaller than Adagrad's, about 0.01."""
     dense_learning_rate: float = 1e-3
@@ -295,9 +302,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_micro_batches", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("precision", "table_optimizer", "rate_schedule"):
+        for name in ("precision", "table_optimizer", "table_precision", "rate_schedule"):
             known = typing.get_args(typing.get_type_hints(TrainConfig)[name])
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
+        _require(
+            self.table_precision == "float32" or self.table_optimizer != "adam",
+            "table_precision",
+            self.table_precision,
+            "float32 with table_optimizer adam",
+        )
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

@@ -21,7 +21,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.modules.embedding_configs import DataType
 
+from recsys.config import TablePrecision
 from recsys.data.parts import Parts
 from recsys.model.dropout import draw_rows
 from recsys.model.history import history_encoder
@@ -74,6 +76,8 @@ class BatchParts(NamedTuple):
 
 
 WHOLE_BATCH = BatchParts()
+
+_DATA_TYPES: dict[TablePrecision, DataType] = {"float32": DataType.FP32, "fp16": DataType.FP16}
 
 
 class ListsPart(NamedTuple):
@@ -149,10 +153,18 @@ class TwoTower(nn.Module):
         layout: tables and inputs.
         device: of the tables; ``meta`` when a sharding planner will place them. They start as zeros: see
             `recsys.train.initial`.
+        table_precision: of the tables; what is looked up in them is float32.
         num_micro_batches: parts that lists and samples go through the towers in, while gradients are recorded.
     """
 
-    def __init__(self, layout: Layout, *, device: torch.device, num_micro_batches: int = 1) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        device: torch.device,
+        table_precision: TablePrecision = "float32",
+        num_micro_batches: int = 1,
+    ) -> None:
         super().__init__()
         self.layout, self._num_micro_batches = layout, num_micro_batches
         dim = layout.config.embedding_dim
@@ -166,6 +178,7 @@ class TwoTower(nn.Module):
                     feature_names=[source.name for source in layout.inputs if source.table == table],
                     pooling=PoolingType.MEAN,
                     init_fn=nn.init.zeros_,
+                    data_type=_DATA_TYPES[table_precision],
                 )
                 for table, rows in layout.tables.items()
             ],

@@ -19,7 +19,7 @@ from torchrec.distributed.planner.types import CustomTopologyData, ParameterCons
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan, ShardingType
 from torchrec.optim import Adagrad, RowWiseAdagrad
 
-from recsys.config import TrainConfig
+from recsys.config import TablePrecision, TrainConfig
 from recsys.errors import ConfigError
 from recsys.model.layout import Layout
 from recsys.model.two_tower import TwoTower
@@ -41,6 +41,7 @@ _REPLICATED = "replicated"
 _RESERVE = 0.25
 """Share of the memory left that is for lookups, activations, the loss and data."""
 _NUMBER_BYTES = 4
+_TABLE_BYTES: dict[TablePrecision, int] = {"float32": 4, "fp16": 2}
 _NUM_LEARNED = 4
 """Numbers per weight that Adam moves: the weight, its gradient and two moments."""
 
@@ -123,18 +124,14 @@ def plan_tables(layout: Layout, config: TrainConfig, process: Process) -> Plan:
         ConfigError: some process has too little memory.
     """
     with torch.device("meta"):
-        model = TwoTower(layout, device=torch.device("meta"))
+        model = TwoTower(layout, device=torch.device("meta"), table_precision=config.table_precision)
     towers_bytes, export_bytes = _beside_tables(model, layout, process)
     usable = tuple(int((1 - _RESERVE) * left) for left in process.each(available_bytes(process)))
     free = [max(0, most - towers_bytes - (rank == 0) * export_bytes) for rank, most in enumerate(usable)]
     is_spread = config.table_optimizer in FUSED_OPTIMIZERS
     sharding = _spread(model, layout, config, process, free) if is_spread else ShardingPlan(plan={})
     places = _places(sharding) if is_spread else _everywhere(layout, process.world_size)
-    dim = layout.config.embedding_dim
-    row_bytes = (
-        _NUMBER_BYTES
-        * {"rowwise_adagrad": dim + 1, "adagrad": 2 * dim, "adam": _NUM_LEARNED * dim}[config.table_optimizer]
-    )
+    dim, row_bytes = layout.config.embedding_dim, _row_bytes(layout, config)
     plan = Plan(
         tables={
             name: TablePlan(
@@ -153,6 +150,13 @@ def plan_tables(layout: Layout, config: TrainConfig, process: Process) -> Plan:
     if not places or any(needed > most for needed, most in zip(plan.needed_bytes, usable, strict=True)):
         raise _too_large(layout, row_bytes, plan, is_spread=is_spread)
     return plan
+
+
+def _row_bytes(layout: Layout, config: TrainConfig) -> int:
+    """Return the bytes of a row with its optimizer's state, which is float32, and with the gradient that Adam reads."""
+    dim = layout.config.embedding_dim
+    num_state = {"rowwise_adagrad": 1, "adagrad": dim, "adam": (_NUM_LEARNED - 1) * dim}[config.table_optimizer]
+    return _TABLE_BYTES[config.table_precision] * dim + _NUMBER_BYTES * num_state
 
 
 def _beside_tables(model: TwoTower, layout: Layout, process: Process) -> tuple[int, int]:

@@ -103,13 +103,20 @@ def _described(layout: Layout, config: TrainConfig) -> dict[str, Any]:
     content = layout.to_json()
     loss = {name: getattr(config.loss, name) for name in ("learn_temperature", "learn_weights", "queue_size")}
     described = {"model": content.pop("config"), "loss": loss, "table_optimizer": config.table_optimizer} | content
+    if config.table_precision != "float32":  # which is what a checkpoint that says nothing of it has
+        described["table_precision"] = config.table_precision
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 
 
 def _spread(layout: Layout, config: TrainConfig, process: Process, plan: Plan) -> DistributedModelParallel:
     """Describe tables on the meta device, put their shards where they are planned, each with its optimizer."""
-    model = TwoTower(layout, device=torch.device("meta"), num_micro_batches=config.num_micro_batches)
+    model = TwoTower(
+        layout,
+        device=torch.device("meta"),
+        table_precision=config.table_precision,
+        num_micro_batches=config.num_micro_batches,
+    )
     apply_optimizer_in_backward(
         FUSED_OPTIMIZERS[config.table_optimizer],
         model.tables.parameters(),

@@ -262,6 +262,7 @@ def test_ctrl_c_in_training_says_how_to_go_on_and_that_works(simulated, tmp_path
     done = json.loads(out)
     assert code == 0
     assert done["epochs"] >= 1
+    assert done["plan"]["tables"]["item"]["num_rows"] > 0
     assert Path(done["towers"]).is_dir()
 
 

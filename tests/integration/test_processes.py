@@ -19,7 +19,7 @@ from recsys.model.best import load_towers
 SETTINGS = [
     "--device", "cpu", "--batch-size", "64", "--model.widths", "4", "8", "--model.embedding-dim", "8",
     "--model.hidden", "16", "--model.history-windows", "1", "5", "--loss.num-uniform-negatives", "16",
-    "--loss.learn-temperature", "--loss.queue-size", "40",
+    "--loss.learn-temperature", "--loss.queue-size", "40", "--table-precision", "fp16",
 ]  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def test_two_processes_learn_and_export_whole_tables(run, simulated):
     for table in towers.tables.values():
         rows = table.weight.numpy()
         assert np.isfinite(rows).all()
+        np.testing.assert_array_equal(rows, rows.astype(np.float16))
         assert (np.abs(rows).max(axis=1) > 0).all()
 
 

@@ -43,9 +43,19 @@ def _num_bytes(tensor):
     return local.numel() * local.element_size()
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam"])
-def test_a_plan_counts_what_is_then_held(simulated, process, optimizer):
-    config, layout = replace(CONFIG, table_optimizer=optimizer), layout_of(simulated)
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [
+        ("rowwise_adagrad", "float32"),
+        ("adagrad", "float32"),
+        ("adam", "float32"),
+        ("rowwise_adagrad", "fp16"),
+        ("adagrad", "fp16"),
+    ],
+)
+def test_a_plan_counts_what_is_then_held(simulated, process, optimizer, precision):
+    config = replace(CONFIG, table_optimizer=optimizer, table_precision=precision)
+    layout = layout_of(simulated)
     plan = plan_tables(layout, config, process)
     assert {name: table.num_rows for name, table in plan.tables.items()} == layout.tables
     sharded = shard(layout, config, process, plan)

@@ -8,11 +8,12 @@ from torch import nn
 
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, TrainingError
+from recsys.model.best import load_towers
 from recsys.train.checkpoint import export_towers
 from recsys.train.noise import silenced
 from recsys.train.process import joined
-from recsys.train.trainer import Trainer, TrainOptions
+from recsys.train.trainer import Trainer, TrainOptions, train
 
 CONFIG = TrainConfig(
     model=ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5), sequence_length=6),
@@ -49,6 +50,31 @@ def test_towers_compute_in_halves_and_learn_alike(simulated, tmp_path, device, h
     assert {weight.dtype for weight in towers.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(mixed, losses, rtol=0.02, atol=0.02)
     assert not torch.equal(mixed, losses)
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+def test_tables_in_halves_learn_are_resumed_and_exported_whole(simulated, tmp_path, optimizer):
+    plain = replace(CONFIG, device="cpu", table_optimizer=optimizer, epochs=2)
+    config = replace(plain, table_precision="fp16")
+    losses, _, kinds, towers = several_steps(simulated, tmp_path / "fp16", config)
+    assert kinds == {torch.float16, torch.float32}
+    assert {weight.dtype for weight in towers.state_dict().values()} == {torch.float32}
+    expected, _, _, _ = several_steps(simulated, tmp_path / "float32", plain)
+    torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-3)
+    whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=config))
+    run = train(TrainOptions(dataset=simulated, out=tmp_path / "run", config=replace(config, epochs=1)))
+    train(TrainOptions(dataset=simulated, out=run, config=config, resume=True))
+    (of_whole, _), (of_run, _) = load_towers(whole), load_towers(run)
+    for name, weight in of_whole.state_dict().items():
+        assert torch.equal(of_run.state_dict()[name], weight), name
+    other = TrainOptions(dataset=simulated, out=run, config=replace(plain, epochs=3), resume=True, allow_changes=True)
+    with pytest.raises(TrainingError, match='another model: table_precision: was "fp16", is null'):
+        train(other)
+
+
+def test_adam_has_no_halves():
+    with pytest.raises(ConfigError, match="table_precision: got 'fp16', expected float32 with table_optimizer adam"):
+        replace(CONFIG, table_precision="fp16", table_optimizer="adam", table_learning_rate=0.01)
 
 
 def test_other_precisions_are_refused():
