@@ -190,10 +190,10 @@ class Trainer:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""
         with contextlib.ExitStack() as stack:
             reporter = stack.enter_context(Reporter(enabled=self.process.is_first, total_epochs=self.config.epochs))
+            interrupt = stack.enter_context(Interrupt(self.process))
             trackers = self._trackers()
             for tracker in trackers:
                 stack.callback(tracker.close)
-            interrupt = stack.enter_context(Interrupt(self.process))
             while self._goes_on():
                 record = self._finish_epoch(self._train_epoch(reporter, interrupt))
                 reporter.epoch(record, is_best=self.progress.stale_epochs == 0)
