@@ -61,13 +61,16 @@ def test_tables_in_halves_learn_are_resumed_and_exported_whole(simulated, tmp_pa
     assert {weight.dtype for weight in towers.state_dict().values()} == {torch.float32}
     expected, _, _, _ = several_steps(simulated, tmp_path / "float32", plain)
     torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-3)
+    config = replace(config, batch_size=200)  # few steps
     whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=config))
     run = train(TrainOptions(dataset=simulated, out=tmp_path / "run", config=replace(config, epochs=1)))
     train(TrainOptions(dataset=simulated, out=run, config=config, resume=True))
     (of_whole, _), (of_run, _) = load_towers(whole), load_towers(run)
     for name, weight in of_whole.state_dict().items():
         assert torch.equal(of_run.state_dict()[name], weight), name
-    other = TrainOptions(dataset=simulated, out=run, config=replace(plain, epochs=3), resume=True, allow_changes=True)
+    other = TrainOptions(
+        dataset=simulated, out=run, config=replace(plain, batch_size=200, epochs=3), resume=True, allow_changes=True
+    )
     with pytest.raises(TrainingError, match='another model: table_precision: was "fp16", is null'):
         train(other)
 

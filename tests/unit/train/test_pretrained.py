@@ -20,7 +20,7 @@ from recsys.train.trainer import TrainOptions, train
 CONFIG = TrainConfig(
     model=ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(), history_windows=(5,)),
     loss=LossConfig(num_uniform_negatives=16),
-    batch_size=64,
+    batch_size=200,
     epochs=1,
     table_learning_rate=1e-9,
     device="cpu",
