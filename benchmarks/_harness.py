@@ -88,6 +88,11 @@ def server(bundles: Path, *options: str) -> Iterator[tuple[str, dict[str, float]
         process.wait()
 
 
+def status_bytes(name: str) -> int:
+    """Return one of the kernel's figures of this process's memory, such as ``VmRSS`` (Linux)."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
+
+
 def finish(name: str, figures: dict[str, Any], *, record: bool) -> None:
     """Print the figures as the last line and, if asked, keep them with date, commit, command and hardware."""
     if record:

@@ -22,6 +22,7 @@ from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.current import KIND, set_current
 from recsys.data.dataset import Dataset
+from recsys.data.event_files import SUFFIX, write_events
 from recsys.data.schema import SPLITS
 from recsys.index.rungs import Ladder, Rung
 from recsys.model.exported import ExportedTowers
@@ -93,7 +94,7 @@ def _dataset(path: Path, *, num_items: int, num_users: int) -> Dataset:
             events = pl.DataFrame({"user": np.arange(num_users), "item": np.arange(num_users) % num_items})
             events = events.cast(pl.UInt32)
             for split in SPLITS:
-                events.filter(pl.lit(split == "test")).write_parquet(folder / f"{split}.parquet")
+                write_events(folder / f"{split}{SUFFIX}", [events.filter(pl.lit(split == "test"))])
             content: dict[str, Any] = {
                 "name": "vectors",
                 "simulated": True,

@@ -61,7 +61,7 @@ def main() -> None:
 
 def _serve(bundles: Path, dataset: Dataset, *, num_calls: int = 500, k: int = 100) -> dict[str, float]:
     """Serve the bundle to one client, one call at a time, without a budget; see `num_calls` users' answers."""
-    users = dataset.users.ids(np.random.default_rng(0).choice(len(dataset.users), num_calls).tolist())
+    users = dataset.users.ids(np.random.default_rng(0).choice(dataset.num_users, num_calls).tolist())
     with server(bundles) as (address, cost), Client(address) as client:
         client.wait_until_serving(timeout_s=60)
         spent_ms = []

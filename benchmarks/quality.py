@@ -116,7 +116,7 @@ def _measure(dataset: Dataset, benchmark: Benchmark, *, work: Path, seeds: Seque
         "seconds": [run.seconds for run in runs],
         "commits": sorted({run.commit for run in runs}),
         "num_users": len(dataset.queries("test")),
-        "num_items": len(dataset.items),
+        "num_items": dataset.num_items,
         "protocol": dataset.manifest["protocol"],
         "refit": benchmark.refit,
         "mask_seen": dataset.mask_seen,

@@ -11,6 +11,11 @@ where the two ratios disagree on one thread, the machine had other things to do.
 Memory is what the resident set grows by at most during the loss, forward and backward, gradients included (Linux). It
 costs no more to measure than two more turns of each way.
 
+Feeding is measured last: the first steps over a simulated log of 20 million events, and over one of a tenth of its
+users, each in a process of its own. How much more memory the larger one takes, not counting what is mapped, says how
+much of the log is held: ``log_memory_share``, of the bytes that the events have in their files. ``data_wait_share`` of
+the time of the steps is spent waiting for batches (or for moving them to the device).
+
 Shapes: ``user_BD`` (batch, full width), ``item_BD`` the positives, ``negative_ND``; ``shift_BN`` added to logits.
 """
 
@@ -34,7 +39,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks._experiment import alone
-from benchmarks._harness import finish, parser
+from benchmarks._feeding import EVENTS_PER_USER, measure, write_log
+from benchmarks._harness import finish, parser, status_bytes
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.data.options import PrepareOptions
@@ -51,6 +57,8 @@ HEADLINES = (
     "loss_vs_naive_speedup",
     "loss_memory_vs_naive",
     "examples_per_s",
+    "data_wait_share",
+    "log_memory_share",
 )
 _TEMPERATURE = 0.07
 Way = Callable[[], None]
@@ -75,7 +83,8 @@ def main() -> None:
         steps = _steps(Path(folder), config, stack, quick=given.quick)
         turns = 3 if given.quick else given.turns
         took = _take_turns(steps | losses, num_turns=turns, seed=1)
-    memory = {name: _grows(way) for name, way in losses.items()}
+        memory = {name: _grows(way) for name, way in losses.items()}
+        feeding = _feed(Path(folder), config, threads=given.threads, quick=given.quick)
     figures = {
         "batch": size,
         "negatives": size,
@@ -84,8 +93,9 @@ def main() -> None:
         "turns": turns,
         "seconds": {name: {clock: _spread(values) for clock, values in one.items()} for name, one in took.items()},
         "loss_bytes": memory,
+        "feeding": feeding,
     }
-    figures |= _headlines(took, memory, size)
+    figures |= _headlines(took, memory, size) | _feeding_headlines(feeding)
     _print(figures)
     finish("training", figures | {"quick": given.quick}, record=given.record)
 
@@ -172,6 +182,24 @@ def _step_of(trainer: Trainer) -> Way:
     return run
 
 
+def _feed(folder: Path, config: TrainConfig, *, threads: int, quick: bool) -> dict[str, dict[str, float]]:
+    """Return what the first steps over two logs cost, a small one and a large one."""
+    num_users, steps = (20_000, 4) if quick else (200_000, 40)
+    feeding = {}
+    for name, num in (("small", num_users // 10), ("large", num_users)):
+        dataset = write_log(folder / f"{name}-log", num_users=num, num_items=20_000)
+        log_bytes = (dataset / "train.arrow").stat().st_size
+        measured = measure(dataset, folder / f"{name}-run", config, threads=threads, steps=steps)
+        feeding[name] = {"events": num * EVENTS_PER_USER, "log_bytes": log_bytes, "steps": steps, **measured}
+    return feeding
+
+
+def _feeding_headlines(feeding: dict[str, dict[str, float]]) -> dict[str, float | dict[str, float]]:
+    small, large = feeding["small"], feeding["large"]
+    held, more = (large[name] - small[name] for name in ("grown_bytes", "log_bytes"))
+    return {"data_wait_share": large["data_wait_share"], "log_memory_share": held / more}
+
+
 def _take_turns(ways: dict[str, Way], *, num_turns: int, seed: int) -> dict[str, dict[str, list[float]]]:
     """Return each way's seconds by each clock, without two turns that warm up."""
     random, names = np.random.default_rng(seed), list(ways)
@@ -194,13 +222,9 @@ def _grows(way: Way) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what was freed, and would be used again, counts too
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     way()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    return 1024 * int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
+    return status_bytes("VmHWM") - before
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def _(mo):
 @app.cell
 def _(pl, recsys, work):
     dataset = recsys.prepare(recipe="ml-100k", out=work / "dataset")
-    pl.read_parquet(dataset / "train.parquet").head()
+    pl.read_ipc(dataset / "train.arrow").head()
     return (dataset,)
 
 

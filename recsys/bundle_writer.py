@@ -144,11 +144,11 @@ def _made_of(towers: ExportedTowers, dataset: Dataset, changes: Changes | None) 
 def _check_same_catalogue(towers: ExportedTowers, dataset: Dataset) -> None:
     layout = towers.layout
     wanted: list[tuple[str, object, object]] = [
-        ("items", layout.num_items, len(dataset.items)),
+        ("items", layout.num_items, dataset.num_items),
         ("features", [spec.name for spec in layout.specs], [spec.name for spec in dataset.specs]),
     ]
     if layout.config.user_id:
-        wanted.append(("users", layout.num_users, len(dataset.users)))
+        wanted.append(("users", layout.num_users, dataset.num_users))
     for name, got, expected in wanted:
         if got != expected:
             raise ArtifactError(f"{dataset.path}: {name}: the towers have {got}, the dataset has {expected}")

@@ -98,7 +98,7 @@ def catalogue_items(
         frame=pl.concat([frame.filter(kept_N), pl.DataFrame(columns)]),
         vector_ND=np.concatenate([vector_ND[kept_N], vector_PD]),
         table_row_N=np.concatenate([table_row_N[kept_N], dataset.items.rows(item.id for item in placed)]),
-        num_trained=len(dataset.items),
+        num_trained=dataset.num_items,
     )
 
 

@@ -22,6 +22,7 @@ from recsys import artifact
 from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.config import ModelConfig
 from recsys.data.dataset import Dataset
+from recsys.data.event_files import SUFFIX, write_events
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
 from recsys.data.shards import ROW_GROUPS, describe_row_groups
 from recsys.index.rungs import Ladder, Rung, climbable
@@ -66,7 +67,7 @@ def small_dataset(path: Path, *, num_users: int = 60, num_items: int = 80, seed:
         from_last = pl.col("user").cum_count(reverse=True).over("user")
         splits = {"train": from_last > 2, "fold_in": pl.lit(value=False), "validation": from_last == 2}
         for name, chosen in {**splits, "test": from_last == 1}.items():
-            events.filter(chosen).write_parquet(folder / f"{name}.parquet")
+            write_events(folder / f"{name}{SUFFIX}", [events.filter(chosen)])
         _table("i", items, [spec for spec in specs if spec.side == "item"]).write_parquet(folder / "items.parquet")
         _table("u", users, [spec for spec in specs if spec.side == "user"]).write_parquet(folder / "users.parquet")
         content = {
@@ -90,7 +91,7 @@ def small_towers(dataset: Dataset, *, seed: int = 1, **settings: Any) -> Exporte
     small: dict[str, Any] = {"widths": (4, 8, 16), "embedding_dim": 8, "hidden": (16,), "history_windows": (1, 5)}
     config = ModelConfig(**(small | settings))
     torch.manual_seed(seed)
-    layout = Layout(config=config, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs)
+    layout = Layout(config=config, num_items=dataset.num_items, num_users=dataset.num_users, specs=dataset.specs)
     return ExportedTowers(layout)
 
 

@@ -1,7 +1,7 @@
-"""Training examples straight from the event columns: no row per example is ever stored.
+"""Training examples straight from the files of events: no row per example is ever stored, and no event is held.
 
 Events are sorted by user and time, so what a user did before an event, and what the event's row is to predict, are two
-ranges of the item column. Four kinds of rows come of that:
+ranges of the item column (`recsys.data.rows`). Four kinds of rows come of that:
 
 * The log has an order: one row per event, the item that was chosen, after everything the same user did before.
 * The tower reads no history: rows of the same user would be alike, so there is one, with all the user's items as its
@@ -11,6 +11,10 @@ ranges of the item column. Four kinds of rows come of that:
 * The log has no order: one row per user again, whose items every epoch splits at random into a history and positives.
 
 Rows of single events may be drawn by how recent they are, anew in every epoch: old ones then seldom take part.
+
+A batch is worked out when it is its turn, from the number of the epoch and of the step (`recsys.data.shuffle`), and
+reads what its own rows hold. So memory grows with users and items (and with windows, which are put in order by their
+lengths), not with events.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ from jaxtyping import Float
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives
 from recsys.data.parts import Parts
-from recsys.data.windows import batches_of_like_length, cut_windows
+from recsys.data.rows import Kind, Ranges, Rows
+from recsys.data.shuffle import Shuffle
+from recsys.data.systematic import SystematicDraw
+from recsys.data.windows import batches_of_like_length
 from recsys.errors import TrainingError
 from recsys.ragged import Ragged, gather_ranges
 
@@ -62,22 +69,12 @@ class Examples:
         return self.batch_item[self.positives.own]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Per row, the user and two ranges of the item column: the history and the positives."""
-
-    user: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    first: np.ndarray
-    stop: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user)
+_PIECE = 1 << 17
+"""About how many positives are counted at a time."""
 
 
 class TrainingEvents:
-    """The training split in memory, and seeded epochs over it.
+    """The training split where it lies, and seeded epochs over it.
 
     Args:
         dataset: a prepared dataset.
@@ -105,46 +102,54 @@ class TrainingEvents:
         assert dataset.ordered or not by_position, "by_position: got a dataset without an order"
         by_event = dataset.ordered and longest > 0 and not by_position
         assert half_life is None or (by_event and dataset.has_times), "half_life: got rows of many events"
-        events = dataset.events(*(("train", "validation") if include_validation else ("train",)))
-        self._user, self._item = events.user, events.item
-        self._time = events.time if dataset.ordered and dataset.has_times else None
-        self._longest, self._by_position, self._seed = longest, by_position, seed
+        log = dataset.log(*(("train", "validation") if include_validation else ("train",)))
+        self._log, self._longest, self._by_position, self._seed = log, longest, by_position, seed
+        self._has_times = dataset.ordered and dataset.has_times
         self._is_split = not dataset.ordered and longest > 0
-        self.num_items = len(dataset.items)
-        self._rows, share = self._make_rows(len(dataset.users), max_events_per_user, by_event=by_event)
-        self._weight_R: np.ndarray | None = None
+        self.num_items = dataset.num_items
+        kind: Kind = "window" if by_position else "event" if by_event else "user"
+        self._rows = Rows(kind, log.lengths, longest=longest, most=max_events_per_user)
+        self._draw: SystematicDraw | None = None
+        self._num_rows = len(self._rows)
         if half_life is not None:
-            age_E = (events.time.max() - events.time) / dataset.ticks_per_day
-            share = share * 0.5 ** (age_E / half_life)
-            share *= np.floor(share.sum()) / share.sum()
-            self._weight_R = share[self._rows.first]
-        self._num_rows = len(self._rows) if self._weight_R is None else round(self._weight_R.sum())
-        total = np.bincount(self._item, weights=share, minlength=self.num_items)
-        self.item_rate: Float[np.ndarray, " items"] = total / max(1, self._num_rows)
-        """How often each item is expected among one row's positives; the sum is the mean number of positives."""
+            newest, ticks = log.latest_time(), half_life * dataset.ticks_per_day
 
-    def _make_rows(self, num_users: int, most: int | None, *, by_event: bool) -> tuple[_Rows, np.ndarray]:
-        """Return the rows, with the most positives that each may have, and each event's chance to be a positive."""
-        per_user = np.bincount(self._user, minlength=num_users)
-        stop = np.cumsum(per_user)
-        first = stop - per_user
-        split = first if most is None else np.maximum(first, stop - most)
-        is_latest = np.arange(len(self._user)) >= split[self._user]
-        if self._by_position:
-            user, place, end = cut_windows(split, stop, length=self._longest)
-            # What is predicted is what is read, one event later.
-            return _Rows(user, np.maximum(first[user], place - 1), end - 1, place, end), is_latest
-        if by_event:
-            place, user = np.flatnonzero(is_latest), self._user[is_latest]
-            return _Rows(user, np.maximum(first[user], place - self._longest), place, place, place + 1), is_latest
-        user = np.flatnonzero(per_user)
-        # Histories are empty, or drawn anew in every epoch.
-        rows = _Rows(user, first[user], first[user], split[user], stop[user])
+            def by_age(row: np.ndarray) -> np.ndarray:
+                of = self._rows.at(row)
+                return 0.5 ** ((newest - log.times(of.user, of.first, of.stop).values) / ticks)
+
+            self._weigh, self._draw = by_age, SystematicDraw(by_age, self._num_rows)
+            self._num_rows = self._draw.num_drawn
+        self.item_rate: Float[np.ndarray, " items"] = self._item_rate()
+        """How often each item is expected among one row's positives; the sum is the mean number of positives."""
+        log.expect_random_reads()
+
+    def _item_rate(self) -> Float[np.ndarray, " items"]:
+        total_N = np.zeros(self.num_items)
+        for row, of in self._all_rows():
+            # Where items are split at random, any of a user's may be a positive, not the latest alone.
+            positives = self._log.items(of.user, of.start if self._is_split else of.first, of.stop)
+            chance = np.repeat(self._chance(row, of), positives.lengths)
+            total_N += np.bincount(positives.values, weights=chance, minlength=self.num_items)
+        rate_N: Float[np.ndarray, " items"] = total_N / max(1, self._num_rows)
+        return rate_N
+
+    def _all_rows(self) -> Iterator[tuple[np.ndarray, Ranges]]:
+        """Yield all rows, some at a time, and what they are made of."""
+        step = max(1, _PIECE * len(self._rows) // max(1, len(self._log)))
+        for first in range(0, len(self._rows), step):
+            row = np.arange(first, min(len(self._rows), first + step))
+            yield row, self._rows.at(row)
+
+    def _chance(self, row: np.ndarray, of: Ranges) -> np.ndarray:
+        """Return how likely it is that what may be a positive of each of these rows is one in an epoch."""
+        if self._draw is not None:
+            return self._weigh(row) * self._draw.scale
         if not self._is_split:
-            return rows, is_latest
+            return np.ones(len(row))
         # Of n items, 1 to m are positives, all numbers alike: each item is one with chance (m + 1) / 2n.
-        chance = (stop - split + 1) / (2 * np.maximum(per_user, 1))
-        return rows, chance[self._user]
+        chance: np.ndarray = (of.stop - of.first + 1) / (2 * of.stop)
+        return chance
 
     def __len__(self) -> int:
         """Rows in one epoch."""
@@ -186,38 +191,52 @@ class TrainingEvents:
         Raises:
             TrainingError: a batch has fewer rows than there are processes.
         """
-        shuffle = np.random.default_rng([self._seed, epoch])
-        item, rows = self._split(shuffle) if self._is_split else (self._item, self._drawn(shuffle))
-        batches = self._batches(rows, shuffle, batch_size=batch_size)
+        batches = self._batches(epoch, batch_size=batch_size, world_size=world_size, skip=skip)
+        for step, row in enumerate(batches, skip):
+            random = np.random.default_rng([self._seed, epoch, step])
+            yield self._part(row, negatives, random, rank=rank, world_size=world_size)
+
+    def _batches(self, epoch: int, *, batch_size: int, world_size: int, skip: int) -> Iterator[np.ndarray]:
+        """Yield each batch's rows."""
+        random = np.random.default_rng([self._seed, epoch])
+        if self._by_position:
+            yield from self._window_batches(random, batch_size=batch_size, world_size=world_size)[skip:]
+            return
+        shuffle, offset = Shuffle(len(self), random), random.random()
+        for step in range(skip, self.steps_per_epoch(batch_size=batch_size)):
+            row = shuffle.at(np.arange(step * batch_size, (step + 1) * batch_size))
+            yield row if self._draw is None else self._draw.rows(row, offset=offset)
+
+    def _window_batches(self, random: np.random.Generator, *, batch_size: int, world_size: int) -> list[np.ndarray]:
+        num_batches = self.steps_per_epoch(batch_size=batch_size)
+        # Windows are padded to the longest of a batch; what batches have alike is the number of their positives.
+        lengths = [of.stop - of.first for _, of in self._all_rows()]
+        batches = batches_of_like_length(np.concatenate(lengths), num_batches=num_batches, random=random)
         if (fewest := min(map(len, batches))) < world_size:
             raise TrainingError(
-                f"batch_size: got {batch_size}, with which a batch of long windows has {fewest} for {world_size} "
-                "processes, expected at least one for each: raise it"
+                f"batch_size: got {batch_size}, with which a batch of long windows has {fewest} for "
+                f"{world_size} processes, expected at least one for each: raise it"
             )
-        for step, row in enumerate(batches[skip:], skip):
-            random = np.random.default_rng([self._seed, epoch, step])
-            yield self._part(item, rows, row, negatives, random, rank=rank, world_size=world_size)
+        return [batches[place] for place in random.permutation(num_batches)]
 
     def _part(
-        self,
-        item: np.ndarray,
-        rows: _Rows,
-        row: np.ndarray,
-        negatives: Negatives,
-        random: np.random.Generator,
-        *,
-        rank: int,
-        world_size: int,
+        self, row: np.ndarray, negatives: Negatives, random: np.random.Generator, *, rank: int, world_size: int
     ) -> Examples:
         """Return one rank's part of the batch of these rows. Of the others' rows it takes the positives alone."""
         lists = Parts.even(len(row), rank=rank, world_size=world_size)
-        positives = gather_ranges(item, rows.first[row], rows.stop[row])
-        own = row[lists.own]
-        start, end = rows.start[own], rows.end[own]
-        history, own_positives = gather_ranges(item, start, end), positives.take(np.arange(len(row))[lists.own])
-        num_vectors = rows.end[row] - rows.start[row] + 1 if self._by_position else np.ones_like(row)
+        of, own = self._rows.at(row), lists.own
+        if self._is_split:
+            of, items = self._split(of, random)
+            positives = gather_ranges(items.values, items.offsets[:-1] + of.first, items.offsets[1:])
+            first = items.offsets[:-1][own]
+            history = gather_ranges(items.values, first + of.start[own], first + of.end[own])
+        else:
+            positives = self._log.items(of.user, of.first, of.stop)
+            history = self._log.items(of.user[own], of.start[own], of.end[own])
+        own_positives = positives.take(np.arange(len(row))[own])
+        num_vectors = of.end - of.start + 1 if self._by_position else np.ones_like(row)
         return Examples(
-            user=rows.user[own],
+            user=of.user[own],
             history=history,
             row=_last_positions(history, own_positives) if self._by_position else own_positives.row_of_values(),
             batch_item=positives.values,
@@ -225,38 +244,20 @@ class TrainingEvents:
             lists=lists,
             vectors=lists.of_lengths(num_vectors),
             positives=lists.of_lengths(positives.lengths),
-            time=None if self._time is None else gather_ranges(self._time, start, end),
+            time=self._log.times(of.user[own], of.start[own], of.end[own]) if self._has_times else None,
         )
 
-    def _drawn(self, random: np.random.Generator) -> _Rows:
-        """Return the rows of an epoch: all, or some drawn by weight, none twice."""
-        if self._weight_R is None:
-            return self._rows
-        # Systematic sampling (Madow, 1949): a comb of equal distances over rows as long as their weights, so that
-        # each is drawn with exactly the chance that logQ is told of.
-        chosen = np.searchsorted(np.cumsum(self._weight_R), random.random() + np.arange(self._num_rows), side="right")
-        rows = self._rows
-        return _Rows(rows.user[chosen], rows.start[chosen], rows.end[chosen], rows.first[chosen], rows.stop[chosen])
-
-    def _batches(self, rows: _Rows, random: np.random.Generator, *, batch_size: int) -> list[np.ndarray]:
-        """Return the places of each batch's rows."""
-        num_batches = self.steps_per_epoch(batch_size=batch_size)
-        if not self._by_position:
-            return np.split(random.permutation(len(rows))[: num_batches * batch_size], num_batches)
-        # Windows are padded to the longest of a batch; what batches have alike is the number of their positives.
-        batches = batches_of_like_length(rows.stop - rows.first, num_batches=num_batches, random=random)
-        return [batches[place] for place in random.permutation(num_batches)]
-
-    def _split(self, random: np.random.Generator) -> tuple[np.ndarray, _Rows]:
-        """Return the items in a new random order within each user, and rows with a new number of positives.
+    def _split(self, of: Ranges, random: np.random.Generator) -> tuple[Ranges, Ragged]:
+        """Return users' items in a new random order, and rows with a new number of positives, the last of them.
 
         All numbers of positives are alike, so histories of every length are seen: the empty one of a new user, and
         those nearly as long as the whole one that the tower reads once it is trained.
         """
-        item = self._item[np.lexsort((random.random(len(self._item)), self._user))]
-        rows = self._rows
-        first = rows.stop - random.integers(1, rows.stop - rows.first, endpoint=True)
-        return item, _Rows(rows.user, np.maximum(rows.start, first - self._longest), first, first, rows.stop)
+        items = self._log.items(of.user)
+        order = np.lexsort((random.random(len(items.values)), items.row_of_values()))
+        first = of.stop - random.integers(1, of.stop - of.first, endpoint=True)
+        start = np.maximum(0, first - self._longest)
+        return Ranges(of.user, start, first, first, of.stop), Ragged(items.values[order], items.offsets)
 
 
 def _last_positions(history: Ragged, positives: Ragged) -> np.ndarray:

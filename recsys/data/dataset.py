@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from recsys import artifact
+from recsys.data.event_files import SUFFIX, map_events
 from recsys.data.schema import (
     FEATURE_PREFIX,
     SECONDS_PER_DAY,
@@ -21,6 +23,7 @@ from recsys.data.schema import (
     Side,
 )
 from recsys.data.shards import ROW_GROUPS, find_damage
+from recsys.data.user_log import UserLog
 from recsys.errors import ArtifactError
 from recsys.ids import Vocabulary
 from recsys.ragged import Ragged
@@ -59,7 +62,7 @@ class Queries:
 
 
 class Dataset:
-    """A prepared dataset folder, checked on opening.
+    """A prepared dataset folder, checked on opening. Events stay in their files, which are mapped.
 
     Args:
         path: the folder that ``recsys prepare`` wrote.
@@ -72,6 +75,10 @@ class Dataset:
     def __init__(self, path: Path, *, verify: bool = True) -> None:
         self.path = path
         self.manifest: dict[str, Any] = artifact.read_manifest(path, "dataset")
+        if missing := sorted({f"{split}{SUFFIX}" for split in SPLITS} - self.manifest["files"].keys()):
+            raise ArtifactError(
+                f"{path}: got no {missing[0]}, expected one (made by another version): prepare the dataset again"
+            )
         if verify:
             self._verify()
         self.specs = tuple(FeatureSpec.from_json(entry) for entry in self.manifest["features"])
@@ -112,6 +119,16 @@ class Dataset:
         return bool(self.manifest["mask_seen"])
 
     @cached_property
+    def num_items(self) -> int:
+        """Rows of items."""
+        return int(pq.read_metadata(self.path / "items.parquet").num_rows)
+
+    @cached_property
+    def num_users(self) -> int:
+        """Rows of users."""
+        return int(pq.read_metadata(self.path / "users.parquet").num_rows)
+
+    @cached_property
     def item_frame(self) -> pl.DataFrame:
         """Item ids, raw columns and encoded features; row ``i`` is item row ``i``."""
         return pl.read_parquet(self.path / "items.parquet")
@@ -144,41 +161,44 @@ class Dataset:
         }
 
     def events(self, *splits: str) -> Events:
-        """Return the events of the splits as one, each user's in the order of the splits and then of the log."""
-        frames = [pl.read_parquet(self.path / f"{split}.parquet") for split in splits]
-        merged = pl.concat(frames)
-        if len(frames) > 1:
-            merged = merged.sort("user", maintain_order=True)
-        time = merged["time"].to_numpy() if "time" in merged.columns else None
-        return Events(
-            user=merged["user"].to_numpy().astype(np.int64), item=merged["item"].to_numpy().astype(np.int64), time=time
-        )
+        """Return the events of the splits in memory, each user's in the order of the splits and then of the log."""
+        log = self.log(*splits)
+        everyone = np.arange(self.num_users)
+        items = log.items(everyone)
+        times = log.times(everyone).values if log.has_times else None
+        return Events(user=items.row_of_values(), item=items.values, time=times)
+
+    def log(self, *splits: str) -> UserLog:
+        """Return the events of the splits where they lie, user by user."""
+        return UserLog([map_events(self.path / f"{split}{SUFFIX}") for split in splits], num_users=self.num_users)
 
     def histories(self, *splits: str) -> Ragged:
         """Return every user's items over the splits, oldest first."""
-        events = self.events(*splits)
-        return Ragged.from_lengths(events.item, np.bincount(events.user, minlength=len(self.users)))
+        return self.log(*splits).items(np.arange(self.num_users))
 
     def history_times(self, *splits: str) -> Ragged | None:
         """Return the times of every user's items over the splits, in the manifest's unit; None where there are none."""
-        if not self.has_times:
-            return None
-        events = self.events(*splits)
-        return Ragged.from_lengths(events.time, np.bincount(events.user, minlength=len(self.users)))
+        return self.log(*splits).times(np.arange(self.num_users)) if self.has_times else None
 
-    def queries(self, split: str) -> Queries:
-        """Return one query per user of ``validation`` or ``test``; histories hold only events of earlier splits."""
+    def queries(self, split: str, *, most: int | None = None, seed: int = 0) -> Queries:
+        """Return one query per user of ``validation`` or ``test``; histories hold only events of earlier splits.
+
+        Args:
+            split: which of the two.
+            most: of how many users at most; a seeded sample where there are more. None is all.
+            seed: of the sample.
+        """
         assert split in ("validation", "test"), split
-        before = SPLITS[: SPLITS.index(split)]
-        targets = self.histories(split)
+        before, targets = self.log(*SPLITS[: SPLITS.index(split)]), self.log(split)
         user = np.flatnonzero(targets.lengths)
-        times = self.history_times(*before)
+        if most is not None and len(user) > most:
+            user = user[np.sort(np.random.default_rng(seed).choice(len(user), most, replace=False))]
         return Queries(
             user=user,
-            history=self.histories(*before).take(user),
-            target=_distinct(targets.take(user)),
+            history=before.items(user),
+            target=_distinct(targets.items(user)),
             mask_seen=self.mask_seen,
-            time=None if times is None else times.take(user),
+            time=before.times(user) if self.has_times else None,
         )
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from recsys import artifact
 from recsys.data import split
+from recsys.data.event_files import SUFFIX, write_events
 from recsys.data.events import CodedLog, code_log
 from recsys.data.features import encode_table
 from recsys.data.log import open_log
@@ -28,9 +29,6 @@ from recsys.errors import DataError
 from recsys.progress import Tell, tell_nobody
 
 __all__ = ["PrepareOptions", "prepare"]
-
-_ROW_GROUP = 1 << 20
-"""Events per Parquet row group."""
 
 
 def prepare(options: PrepareOptions, *, progress: Tell = tell_nobody) -> Path:
@@ -67,6 +65,7 @@ def prepare(options: PrepareOptions, *, progress: Tell = tell_nobody) -> Path:
         facts = _write_splits(
             coded, recipe=recipe, time_unit=log.time_unit, options=options, folder=folder, progress=progress
         )
+        counts = _count_splits(coded.chunks)
         shutil.rmtree(work)
         progress("describe items and users", 0.0)
         described = {
@@ -86,7 +85,7 @@ def prepare(options: PrepareOptions, *, progress: Tell = tell_nobody) -> Path:
             "counts": {
                 "rows_read": log.num_read() if dropped else num_usable,
                 "rows_after": dropped | coded.rows_after,
-                **_count_splits(folder),
+                **counts,
                 "items_without_features": described["items"][1],
                 "users_without_features": described["users"][1],
             },
@@ -121,8 +120,8 @@ def _write_splits(
         assigned = pl.Series(planned.assign(chunk), dtype=pl.UInt8)
         frame.drop("published_test").with_columns(split=assigned).write_parquet(path, compression="lz4")
     for code, name in enumerate(SPLITS):
-        events = pl.scan_parquet(coded.chunks, glob=False).filter(pl.col("split") == code).drop("split")
-        events.sink_parquet(folder / f"{name}.parquet", row_group_size=_ROW_GROUP)
+        chunks = map(pl.read_parquet, coded.chunks)
+        write_events(folder / f"{name}{SUFFIX}", (frame.filter(pl.col("split") == code) for frame in chunks))
     return planned.facts
 
 
@@ -136,13 +135,17 @@ def _describe(
     return specs, num_missing
 
 
-def _count_splits(folder: Path) -> dict[str, dict[str, int]]:
+def _count_splits(chunks: list[Path]) -> dict[str, dict[str, int]]:
     """Count each split's events and users, and what makes its targets hard or impossible to find.
+
+    Args:
+        chunks: of the split log.
 
     Raises:
         DataError: there is nothing to train on, or a split has no users to be asked for.
     """
-    scanned = {name: pl.scan_parquet(folder / f"{name}.parquet", glob=False) for name in SPLITS}
+    log = pl.scan_parquet(chunks, glob=False)
+    scanned = {name: log.filter(pl.col("split") == code) for code, name in enumerate(SPLITS)}
     counts: dict[str, dict[str, int]] = {}
     for number, name in enumerate(SPLITS):
         totals = scanned[name].select(events=pl.len(), users=pl.col("user").n_unique()).collect(engine="streaming")

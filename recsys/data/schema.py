@@ -2,11 +2,12 @@
 
 A dataset folder::
 
-    train.parquet        user, item (UInt32 rows) and, where the log has it, time (Int64); sorted by (user, time, place)
-    fold_in.parquet      the same columns: events of held-out users that are only ever history (empty but for
+    train.arrow          user, item (UInt32 rows) and, where the log has it, time (Int64); in order of (user, time,
+                         place); uncompressed, in one record batch: see `recsys.data.event_files`
+    fold_in.arrow        the same columns: events of held-out users that are only ever history (empty but for
                          strong generalization)
-    validation.parquet   target events, same columns and order
-    test.parquet         target events, same columns and order
+    validation.arrow     target events, same columns and order
+    test.arrow           target events, same columns and order
     items.parquet        row i describes item row i: id (String), the recipe's raw columns (title, ...), and one
     users.parquet        `feature:NAME` List(UInt32) column per feature: the rows that `FeatureSpec.encode` gives
     manifest.json        recipe, protocol, seed, counts after each filter, features, checksums, versions

@@ -17,24 +17,31 @@ _MIXING = 0.25
 """Octaves of length within which windows are shuffled: at most 16% of a batch is padding."""
 
 
-def cut_windows(
+def num_windows(
     first_U: Int64[np.ndarray, " users"], stop_U: Int64[np.ndarray, " users"], *, length: int
-) -> tuple[Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"]]:
-    """Cut each range of events into windows.
+) -> Int64[np.ndarray, " users"]:
+    """Return how many windows ranges of events are cut into, of up to ``length`` events each."""
+    num_U: Int64[np.ndarray, " users"] = -(-(stop_U - first_U) // length)
+    return num_U
+
+
+def window_at(
+    first_W: Int64[np.ndarray, " windows"],
+    stop_W: Int64[np.ndarray, " windows"],
+    nth_W: Int64[np.ndarray, " windows"],
+    *,
+    length: int,
+) -> tuple[Int64[np.ndarray, " windows"], Int64[np.ndarray, " windows"]]:
+    """Return windows' first events and their stops.
 
     Args:
-        first_U: ``(users,)`` where each user's events begin.
-        stop_U: ``(users,)`` where they end.
+        first_W: ``(windows,)`` where each window's range of events begins.
+        stop_W: ``(windows,)`` where it ends.
+        nth_W: ``(windows,)`` which of the range's windows, from the latest backwards.
         length: events per window at most.
-
-    Returns:
-        each window's place among the users, its first event and its stop; a user's windows from the latest backwards.
     """
-    num_U = -(-(stop_U - first_U) // length)
-    user_W = np.repeat(np.arange(len(first_U)), num_U)
-    from_end_W = np.arange(len(user_W)) - np.repeat(np.cumsum(num_U) - num_U, num_U)
-    stop_W = stop_U[user_W] - from_end_W * length
-    return user_W, np.maximum(first_U[user_W], stop_W - length), stop_W
+    end_W = stop_W - nth_W * length
+    return np.maximum(first_W, end_W - length), end_W
 
 
 def batches_of_like_length(

@@ -161,7 +161,7 @@ def fit_baselines(dataset: Dataset, *, recent_days: int = 7) -> list[Baseline]:
     if recent_days < 1:
         raise ConfigError(f"recent_days: got {recent_days}, expected at least 1")
     events = dataset.events("train")
-    num_users, num_items = len(dataset.users), len(dataset.items)
+    num_users, num_items = dataset.num_users, dataset.num_items
     baselines: list[Baseline] = [Popularity(events.item, num_items=num_items)]
     if (unit := dataset.manifest.get("time_unit")) in TICKS_PER_SECOND and events.time is not None:
         recent = last_days(events, recent_days, unit=unit)

@@ -148,7 +148,7 @@ def evaluate_baselines(
     for baseline in (baselines := fit_baselines(dataset, recent_days=recent_days)):
         progress(len(found) / len(baselines))
         ranked_QK = rank(baseline, queries, k=max(ks))
-        found.append(measure(ranked_QK, queries, name=baseline.name, num_items=len(dataset.items), ks=ks))
+        found.append(measure(ranked_QK, queries, name=baseline.name, num_items=dataset.num_items, ks=ks))
     return found
 
 

@@ -114,7 +114,7 @@ def assess(
         dataset=dataset.name,
         split=split,
         mask_seen=dataset.mask_seen,
-        num_items=len(dataset.items),
+        num_items=dataset.num_items,
         widths=list(measure_widths(ranked, queries, num_items=len(item_ND)).values()),
         baselines=baselines,
         about={

@@ -9,7 +9,7 @@ formulae:
   drawn negatives, and 6 per weight of each tower; it reaches a fifth of the speed of bare products, since it also looks
   up rows, draws, moves and normalises. A row is an event; or a user with all of their items, where no history is read;
   or, in a log without times, a user with half of them. It takes 4 bytes per coordinate of each table, and more for its
-  optimizer, 40 bytes per event, and 1 GB for libraries.
+  optimizer, 100 bytes per user, and 1 GB for libraries; events stay on disk.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def estimate_costs(
         epoch_s=_START_S / config.epochs + flops / (_SHARE_OF_PRODUCTS * measured_flops_per_s()),
         max_epochs=config.epochs,
         train_bytes=1e9
-        + 40 * num_events
+        + 100 * num_users
         + _table_bytes(config, num_items + num_feature_rows + num_users * model.user_id),
     )
 

@@ -79,7 +79,7 @@ class Profile:
 
 def profile_of(dataset: Dataset) -> Profile:
     """Count a dataset."""
-    num_users, num_items = len(dataset.users), len(dataset.items)
+    num_users, num_items = dataset.num_users, dataset.num_items
     popularity_N = np.bincount(dataset.events("train").item, minlength=num_items)
     known_U = np.zeros(num_users, dtype=bool)
     splits: list[SplitProfile] = []

@@ -136,7 +136,7 @@ class Trainer:
         check_readable(self.config, dataset)
         self.widths = model.ladder
         self.layout = Layout(
-            config=model, num_items=len(dataset.items), num_users=len(dataset.users), specs=dataset.specs
+            config=model, num_items=dataset.num_items, num_users=dataset.num_users, specs=dataset.specs
         )
         plan = plan_tables(self.layout, self.config, process)
         is_new = newest_checkpoint(self.run_folder) is None

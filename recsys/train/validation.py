@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset, Queries
 from recsys.errors import TrainingError
@@ -66,11 +64,7 @@ class Validation:
 
 
 def _queries(dataset: Dataset, config: TrainConfig) -> Queries:
-    """Return the validation queries, or a seeded sample where there are more than ``validation_users``."""
-    queries = dataset.queries("validation")
+    queries = dataset.queries("validation", most=config.validation_users, seed=config.seed)
     if not len(queries):
         raise TrainingError(f"{dataset.path}: got no validation events, expected some to stop training by")
-    if len(queries) <= config.validation_users:
-        return queries
-    chosen = np.random.default_rng(config.seed).choice(len(queries), config.validation_users, replace=False)
-    return queries.take(np.sort(chosen))
+    return queries

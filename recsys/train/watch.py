@@ -42,6 +42,11 @@ class StepWatch:
         yield
         self._waited_s += time.perf_counter() - before
 
+    @property
+    def wait_share(self) -> float:
+        """Share of the time so far that was spent waiting for data."""
+        return self._waited_s / max(time.perf_counter() - self._started, 1e-9)
+
     @torch.no_grad()
     def see(self, user_VU: Tensor, item_SD: Tensor, samples: Samples) -> None:
         """Look at a step's vectors and negatives."""
@@ -58,7 +63,7 @@ class StepWatch:
             positives; ``block_norm`` by side and by the width that the block ends at, the root of the mean square of
             unnormalised vectors' blocks.
         """
-        waited = self._waited_s / max(time.perf_counter() - self._started, 1e-9)
+        waited = self.wait_share
         assert self._seen is not None, "no step was looked at"
         user_U, item_D, collisions = self._seen
         blocks = [slice(start, stop) for start, stop in itertools.pairwise((0, *widths))]

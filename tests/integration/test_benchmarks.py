@@ -98,3 +98,5 @@ def test_training():
     assert all(one["wall"] > 0 for one in (figures["all_widths_vs_one"], figures["loss_vs_naive_speedup"]))
     assert figures["examples_per_s"] > 0
     assert figures["widths"] == [8, 16, 32]
+    assert 0 < figures["data_wait_share"] < 1
+    assert figures["feeding"]["large"]["events"] == 10 * figures["feeding"]["small"]["events"]

@@ -103,8 +103,9 @@ def test_several_processes_take_the_steps_of_one(alone, shared, name):
     folder, _ = shared
     curve = np.array(curve_of(folder / name))
     assert len(curve) > 10
-    # Sums are taken in another order, which is all the difference there is.
-    np.testing.assert_allclose(curve, alone[name], rtol=1e-5)
+    # Sums are taken in another order, which is all the difference there is. Of negatives that are all but equally hard
+    # it may choose another.
+    np.testing.assert_allclose(curve, alone[name], rtol=1e-4 if CONFIGS[name].loss.num_hard_negatives else 1e-5)
 
 
 def test_a_run_changes_its_number_of_processes(simulated, shared, tmp_path):

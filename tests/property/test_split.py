@@ -50,7 +50,7 @@ def prepared(folder: Path, interactions: str, **options: Any) -> Dataset:
 
 def rows(dataset: Dataset, split: str) -> list[tuple[int, ...]]:
     """Return a split's events with external ids, as (user, item) or (user, item, time), in the file's order."""
-    frame = pl.read_parquet(dataset.path / f"{split}.parquet")
+    frame = pl.read_ipc(dataset.path / f"{split}.arrow")
     users, items = dataset.users.ids(frame["user"]), dataset.items.ids(frame["item"])
     times = [frame["time"].to_list()] if "time" in frame.columns else []
     return list(zip(map(int, users), map(int, items), *times, strict=True))

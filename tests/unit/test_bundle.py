@@ -14,6 +14,7 @@ from recsys import artifact
 from recsys.bundle import Bundle, current_version, open_current
 from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
+from recsys.data.event_files import write_events
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.index.calibrate import MIN_RUNGS
 from recsys.index.space import LadderSpace
@@ -343,7 +344,7 @@ def test_the_ladder_is_measured_with_whoever_there_is(tmp_path, left, named):
     with artifact.staged(tmp_path / "dataset") as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         for split in {"train", "validation", "test"} - set(left):
-            pl.read_parquet(folder / f"{split}.parquet").clear().write_parquet(folder / f"{split}.parquet")
+            write_events(folder / f"{split}.arrow", [pl.read_ipc(folder / f"{split}.arrow").clear()])
         manifest = json.loads((folder / artifact.MANIFEST).read_text())
         (folder / artifact.MANIFEST).unlink()
         artifact.seal(folder, "dataset", {key: manifest[key] for key in ("name", "ordered", "mask_seen", "features")})

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys import artifact
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import PrepareOptions, prepare
 from recsys.errors import ArtifactError
@@ -76,7 +77,30 @@ def test_a_changed_file_is_found(dataset: Dataset, tmp_path: Path) -> None:
     for path in dataset.path.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     assert Dataset(copy).name == "log"
-    (copy / "test.parquet").write_bytes((copy / "train.parquet").read_bytes())
-    with pytest.raises(ArtifactError, match=r"test\.parquet: (size|SHA-256): got"):
+    (copy / "test.arrow").write_bytes((copy / "train.arrow").read_bytes())
+    with pytest.raises(ArtifactError, match=r"test\.arrow: (size|SHA-256): got"):
         Dataset(copy)
     assert Dataset(copy, verify=False).name == "log"
+
+
+def test_of_many_users_a_seeded_sample_is_asked(simulated: Path) -> None:
+    dataset = Dataset(simulated)
+    whole, some = dataset.queries("test"), dataset.queries("test", most=30, seed=1)
+    assert len(some) == 30
+    assert (np.diff(some.user) > 0).all()
+    chosen = whole.take(np.searchsorted(whole.user, some.user))
+    for name in ("user", "history", "target", "time"):
+        one, other = (getattr(queries, name) for queries in (some, chosen))
+        for part in ("values", "offsets"):
+            np.testing.assert_array_equal(getattr(one, part, one), getattr(other, part, other))
+    assert dataset.queries("test", most=30, seed=1).user.tolist() == some.user.tolist()
+    assert dataset.queries("test", most=30, seed=2).user.tolist() != some.user.tolist()
+    assert len(dataset.queries("test", most=len(whole))) == len(whole)
+
+
+def test_a_dataset_of_another_version_is_refused(simulated: Path, tmp_path: Path) -> None:
+    with artifact.staged(tmp_path / "old") as folder:
+        pl.read_ipc(simulated / "train.arrow").write_parquet(folder / "train.parquet")
+        artifact.seal(folder, "dataset", {"name": "old", "features": []})
+    with pytest.raises(ArtifactError, match=r"old: got no fold_in\.arrow, expected one \(made by another version\)"):
+        Dataset(tmp_path / "old")

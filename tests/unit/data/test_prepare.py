@@ -50,7 +50,8 @@ def test_csv_and_parquet_give_the_same_dataset(tmp_path: Path) -> None:
         dataset = own(tmp_path, write(tmp_path / name, log))
         assert dataset.manifest["time_unit"] == "s"
         frames.append(
-            [pl.read_parquet(dataset.path / f"{part}.parquet") for part in ("train", "test", "items", "users")]
+            [pl.read_ipc(dataset.path / f"{part}.arrow") for part in ("train", "test")]
+            + [pl.read_parquet(dataset.path / f"{part}.parquet") for part in ("items", "users")]
         )
     assert all(one.equals(other) for one, other in zip(*frames, strict=True))
 
@@ -70,7 +71,7 @@ def test_ties_go_by_file_name_then_row(tmp_path: Path) -> None:
     write(tmp_path / "part-10.parquet", pl.DataFrame({**tied, "item_id": ["x", "y", "z"]}))
     dataset = own(tmp_path, tmp_path / "part-*.parquet")
     assert sequences(dataset) == {"u": ["z", "c", "x", "y", "a", "b"]}
-    assert pl.read_parquet(dataset.path / "test.parquet")["time"].to_list() == [5]
+    assert pl.read_ipc(dataset.path / "test.arrow")["time"].to_list() == [5]
 
 
 def test_rows_in_order_need_no_time_column(tmp_path: Path) -> None:

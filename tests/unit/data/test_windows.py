@@ -5,12 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.windows import batches_of_like_length, cut_windows
+from recsys.data.windows import batches_of_like_length, num_windows, window_at
+
+
+def cut(first, stop, *, length):
+    """Return the user, first event and stop of all windows."""
+    num = num_windows(first, stop, length=length)
+    user = np.repeat(np.arange(len(num)), num)
+    nth = np.concatenate([np.arange(one) for one in num])
+    return user, *window_at(first[user], stop[user], nth, length=length)
 
 
 def test_windows_are_laid_from_the_latest_event_backwards():
     first, stop = np.array([0, 7, 7, 10]), np.array([7, 7, 10, 11])
-    user, start, end = cut_windows(first, stop, length=3)
+    user, start, end = cut(first, stop, length=3)
     assert list(zip(user.tolist(), start.tolist(), end.tolist(), strict=True)) == [
         (0, 4, 7),
         (0, 1, 4),
@@ -23,7 +31,7 @@ def test_windows_are_laid_from_the_latest_event_backwards():
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20), st.integers(1, 9))
 def test_every_event_is_in_one_window(lengths, length):
     stop = np.cumsum(lengths)
-    _, start, end = cut_windows(stop - lengths, stop, length=length)
+    _, start, end = cut(stop - lengths, stop, length=length)
     covered = [place for low, high in zip(start, end, strict=True) for place in range(low, high)]
     assert sorted(covered) == list(range(stop[-1]))
     assert (end - start <= length).all()

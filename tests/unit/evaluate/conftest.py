@@ -6,6 +6,7 @@ import pytest
 
 from recsys import artifact
 from recsys.data.dataset import Dataset
+from recsys.data.event_files import write_events
 from recsys.data.schema import SPLITS
 
 NUM_USERS, NUM_ITEMS = 4, 6
@@ -34,7 +35,7 @@ def make_dataset(tmp_path):
                 user, item, day = np.array(events.get(split, []), dtype=np.int64).reshape(-1, 3).T
                 columns = {"user": user.astype(np.uint32), "item": item.astype(np.uint32)}
                 columns |= {} if time_unit is None else {"time": day * (DAY * ticks if ticks else 1)}
-                pl.DataFrame(columns).write_parquet(staging / f"{split}.parquet")
+                write_events(staging / f"{split}.arrow", [pl.DataFrame(columns)])
             pl.DataFrame({"id": [f"u{row}" for row in range(NUM_USERS)]}).write_parquet(staging / "users.parquet")
             pl.DataFrame({"id": [f"i{row}" for row in range(NUM_ITEMS)]}).write_parquet(staging / "items.parquet")
             content = {

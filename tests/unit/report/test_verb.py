@@ -178,7 +178,7 @@ def test_hostile_titles_are_text(run, simulated, tmp_path):
     hostile = "<script>alert('1')</script> & \"quoted\" {{ 7 * 7 }}"
     dataset = Dataset(simulated)
     with artifact.staged(tmp_path / "dataset") as folder:
-        for path in simulated.glob("*.parquet"):
+        for path in [*simulated.glob("*.parquet"), *simulated.glob("*.arrow")]:
             (folder / path.name).write_bytes(path.read_bytes())
         dataset.item_frame.with_columns(pl.lit(hostile).alias("title")).write_parquet(folder / "items.parquet")
         kept = ("fingerprint", "kind", "format", "versions", "files")
