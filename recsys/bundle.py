@@ -13,6 +13,7 @@
         history_items.parquet row i is row i of the towers' item table: its id; only where that is another order or set,
                               because the catalogue was changed since the dataset was prepared
         users.parquet         row i is user row i: id, history, seen, features
+        user_vectors.safetensors   what the user tower makes of each of them, mapped; unless publishing left it out
         index/                indexes.json and what it lists: indexes, cells, stores, norms of prefixes
         ladder.json           the measured rungs
         manifest.json         model and index ids, and the SHA-256 of every other file; written last
@@ -29,7 +30,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from recsys import artifact
 from recsys.current import KIND, current_version, rollback, set_current
@@ -55,11 +58,12 @@ __all__ = [
     "set_current",
 ]
 
-VECTORS, ITEMS, HISTORY_ITEMS, USERS, INDEX, LADDER = (
+VECTORS, ITEMS, HISTORY_ITEMS, USERS, USER_VECTORS, INDEX, LADDER = (
     "item_vectors.safetensors",
     "items.parquet",
     "history_items.parquet",
     "users.parquet",
+    "user_vectors.safetensors",
     "index",
     "ladder.json",
 )
@@ -80,6 +84,7 @@ class Bundle:
         item_frame: ids and the catalogue's own columns, by item row.
         item_values: which items have which value, by the name of each categorical or multi-hot feature of items.
         users: what is known about each user.
+        user_vectors: ``(users, query size)`` float32 unit queries, mapped, read-only; None where none were kept.
         item_vectors: ``(items, full width)`` float32 unit rows, mapped from disk, read-only.
     """
 
@@ -104,6 +109,7 @@ class Bundle:
             num_history_items=len(self.history_items),
             with_times=self.towers.layout.config.time_bias,
         )
+        self.user_vectors = self._map_user_vectors()
         self.searcher: Searcher = load_searcher(path / INDEX, self.item_vectors, widths=self.widths)
         self.ladder = Ladder.load(path / LADDER)
         self._check_ladder()
@@ -140,6 +146,17 @@ class Bundle:
     def titles(self) -> list[str] | None:
         """A title per item row, the id where one has none; None where the catalogue has no titles."""
         return titles_of(self.item_frame)
+
+    def _map_user_vectors(self) -> Float[np.ndarray, "users query"] | None:
+        if USER_VECTORS not in self.manifest["files"]:
+            return None
+        user_UQ, notes = map_vectors(self.path / USER_VECTORS)
+        expected = (len(self.users), self.widths.query_size)
+        if user_UQ.shape != expected or notes.get("model_id") != self.manifest["model_id"]:
+            got = f"{user_UQ.shape} of model {notes.get('model_id')}"
+            wanted = f"{expected} of model {self.manifest['model_id']}"
+            raise ArtifactError(f"{self.path / USER_VECTORS}: got {got}, expected {wanted}")
+        return user_UQ
 
     def _check(self, notes: Mapping[str, Any]) -> None:
         manifest, num_items = self.manifest, len(self.item_vectors)

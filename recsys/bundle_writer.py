@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from recsys import artifact
-from recsys.bundle import HISTORY_ITEMS, INDEX, ITEMS, LADDER, USERS, VECTORS, combined
+from recsys.bundle import HISTORY_ITEMS, INDEX, ITEMS, LADDER, USER_VECTORS, USERS, VECTORS, combined
 from recsys.catalogue import CatalogueItems, catalogue_items
 from recsys.changes import Changes
 from recsys.current import KIND, set_current
@@ -51,6 +52,9 @@ class PublishOptions:
     """The rungs on offer."""
     seed: int = 1
     """Fixes the queries, their order, and the cells of the IVF indexes."""
+    user_vectors: bool = True
+    """Whether a vector is kept for every user, as many bytes each as an item's take, so that asking for a known user
+    needs no encoding."""
     activate: bool = True
     """Whether CURRENT moves to the new version at once."""
 
@@ -107,6 +111,10 @@ def write_bundle(
         if not items.as_trained:
             dataset.item_frame.select("id").write_parquet(folder / HISTORY_ITEMS)
         users.save(folder / USERS)
+        if options.user_vectors:
+            tell("encode users", 0.0)
+            user_UQ = _user_vectors(towers, users)
+            save_vectors(user_UQ, folder / USER_VECTORS, metadata={"model_id": model_id, "widths": list(towers.widths)})
         ks = usable_ks(options.ks, len(item_ND))
         specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
         tell("build indexes", 0.0)
@@ -171,6 +179,14 @@ def _users(towers: ExportedTowers, dataset: Dataset, items: CatalogueItems) -> U
         features=dataset.feature_lists("user"),
         times=None if times is None else times.last(config.longest_history),
     )
+
+
+def _user_vectors(towers: ExportedTowers, users: UserStore) -> Float[np.ndarray, "users query"]:
+    """Return what a search for each user asks."""
+    rows = np.arange(len(users))
+    history, features, _ = users.batch(rows)
+    user_UQ: np.ndarray = towers.encode_users(history, features, rows, users.times(rows))
+    return user_UQ
 
 
 def _measure(

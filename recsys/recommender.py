@@ -200,6 +200,9 @@ class Recommender:
     def _encode(self, row: int, history: np.ndarray) -> np.ndarray:
         """Return the query of one user: a known one's row, or `UNKNOWN` and a history."""
         bundle = self.bundle
+        if row != UNKNOWN and bundle.user_vectors is not None:
+            published_1U: np.ndarray = bundle.user_vectors[[row]]
+            return published_1U
         names = [spec.name for spec in bundle.towers.specs if spec.side == "user"]
         known = bundle.users.features(row) if row != UNKNOWN else {}
         features = {name: known.get(name, Ragged.from_lists([()])) for name in names}

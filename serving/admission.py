@@ -113,15 +113,22 @@ class Limit:
         """Note that a slot is free, so that nobody waits."""
         self._drained_s = now_s
 
-    def learn(self, *, waited_s: float, worked_s: float, present: int) -> None:
-        """Learn from a call that has been answered while so many were here."""
+    def learn(self, *, waited_s: float, worked_s: float, present: int, patient: float = 1.0) -> None:
+        """Learn from a call that has been answered while so many were here.
+
+        Args:
+            waited_s: how long it waited.
+            worked_s: how long it was worked on.
+            present: calls that were here.
+            patient: how many of those that wait can; twice as many are too many.
+        """
         if 2 * present < self.value:
             return  # it says nothing of what happens at the limit
         queue = self.value * waited_s / max(waited_s + worked_s, 1e-9)
         step = max(1.0, math.log10(self.value))
-        if queue < step:
+        if queue < patient * step:
             self.value = min(self._most, self.value + step / self.value)
-        elif queue > 2 * step:
+        elif queue > 2 * patient * step:
             self.value = max(self._least, self.value - step / self.value)
 
 
@@ -185,6 +192,7 @@ class Admission:
         self._numbers = itertools.count()
         self._mean_work_s = self._mean_used_s = 0.0
         self._num_before = 0
+        self._hurry = 1 / _PATIENCE_S  # the mean over calls of one over the time that they can wait
 
     @property
     def num_present(self) -> int:
@@ -238,7 +246,9 @@ class Admission:
         assert ticket.started_s is not None, "only what was taken up leaves"
         waited_s = ticket.started_s - ticket.arrived_s
         worked_s = now_s - ticket.started_s
-        self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self.num_present)
+        # As many as are answered in half of the time that calls can wait.
+        patient = max(1.0, 0.5 * self._slots / (self._hurry * max(worked_s, self._mean_work_s, 1e-9)))
+        self.limit.learn(waited_s=waited_s, worked_s=worked_s, present=self.num_present, patient=patient)
         weight = _MEMORY if self._mean_work_s else 1.0
         self._mean_work_s += weight * (worked_s - self._mean_work_s)
         self._mean_used_s += weight * ((worked_s if used_s is None else used_s) - self._mean_used_s)
@@ -285,7 +295,9 @@ class Admission:
 
     def _learn(self, ticket: Ticket, now_s: float) -> None:
         """Learn from a call that is decided about, unless nobody could answer it in time."""
-        if self.dimmer is None or ticket.hopeless:
+        if ticket.hopeless:
             return
         had_s = min(_PATIENCE_S, max(ticket.latest_s - ticket.arrived_s, self._mean_work_s, 1e-6))
-        self.dimmer.learn(num_before=self._num_before, had_ms=1e3 * had_s, now_s=now_s)
+        self._hurry += _NEW * (1 / had_s - self._hurry)
+        if self.dimmer is not None:
+            self.dimmer.learn(num_before=self._num_before, had_ms=1e3 * had_s, now_s=now_s)

@@ -31,6 +31,7 @@ class Profile:
         features: rows by user feature name; a missing feature is an unknown one.
         num_unknown: items of the request's history that were ignored.
         times: int64, when the history's items were, where that is known and the model reads it.
+        published: the bundle has the vector of just this: a known user, of whom the request says nothing else.
     """
 
     row: int
@@ -39,6 +40,7 @@ class Profile:
     features: Features
     num_unknown: int = 0
     times: np.ndarray | None = None
+    published: bool = False
 
     @property
     def cold(self) -> bool:
@@ -59,15 +61,10 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
         row = bundle.users.vocabulary.row(user.id)
         if row == UNKNOWN:
             return Profile(row=row, history=_NOTHING, seen=_NOTHING, features=given)
-        stored = {name: lists.values for name, lists in bundle.users.features(row).items()}
-        times = bundle.users.times(np.array([row]))
-        return Profile(
-            row=row,
-            history=bundle.users.history(row),
-            seen=bundle.users.seen(row),
-            features={**stored, **given},
-            times=None if times is None else times.values,
-        )
+        if bundle.user_vectors is not None and not given:
+            history, seen = bundle.users.history(row), bundle.users.seen(row)
+            return Profile(row=row, history=history, seen=seen, features=given, published=True)
+        return _stored(bundle, row, given=given)
     assert user.history is not None, "a checked user has an id or a history"
     rows = bundle.history_items.rows(user.history)
     known = rows[rows != UNKNOWN]
@@ -77,7 +74,33 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
 
 
 def encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:
-    """Run the user tower once for all profiles; the rows are unit queries, ready to search with."""
+    """Return unit queries, ready to search with: published ones, or what the user tower makes of all profiles."""
+    if bundle.user_vectors is not None and all(profile.published for profile in profiles):
+        published_BU: np.ndarray = bundle.user_vectors[[profile.row for profile in profiles]]
+        return published_BU
+    return _encode(bundle, [_whole(bundle, profile) for profile in profiles])
+
+
+def _whole(bundle: Bundle, profile: Profile) -> Profile:
+    """Return a profile with all that the tower reads: a published one among others is encoded with them."""
+    if not profile.published:
+        return profile
+    return _stored(bundle, profile.row, given={})
+
+
+def _stored(bundle: Bundle, row: int, *, given: Features) -> Profile:
+    stored = {name: lists.values for name, lists in bundle.users.features(row).items()}
+    times = bundle.users.times(np.array([row]))
+    return Profile(
+        row=row,
+        history=bundle.users.history(row),
+        seen=bundle.users.seen(row),
+        features={**stored, **given},
+        times=None if times is None else times.values,
+    )
+
+
+def _encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:
     features = {
         spec.name: Ragged.from_lists([profile.features.get(spec.name, ()) for profile in profiles])
         for spec in bundle.towers.specs

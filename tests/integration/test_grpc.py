@@ -275,7 +275,7 @@ class TestRefusals:
             del server.live.engine.bundle.towers.user_tower
             with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as failed:
                 CandidateServiceStub(channel).Recommend(
-                    pb.RecommendRequest(user=pb.User(id="u1"), k=5), metadata=[("x-request-id", "abc-123")]
+                    pb.RecommendRequest(user=pb.User(id="nobody"), k=5), metadata=[("x-request-id", "abc-123")]
                 )
         assert failed.value.code() is grpc.StatusCode.INTERNAL
         assert failed.value.details() == "internal error, logged under request id abc-123"

@@ -159,7 +159,7 @@ def test_progress_tells_stages(dataset, tmp_path):
         progress=lambda stage, share: told.append((stage, share)),
     )
     stages = list(dict.fromkeys(stage for stage, _ in told))
-    assert stages == ["encode items", "build indexes", "measure the ladder", "write"]
+    assert stages == ["encode items", "encode users", "build indexes", "measure the ladder", "write"]
     assert ("measure the ladder", 1.0) in told
 
 
@@ -212,6 +212,7 @@ def test_parts_of_another_bundle_are_refused(copy, other, name):
     ("names", "message"),
     [
         (["item_vectors.safetensors"], r"item_vectors\.safetensors: model id"),
+        (["user_vectors.safetensors"], r"user_vectors\.safetensors: got \(60, 16\) of model"),
         (["index/exact8.faiss"], r"exact8\.faiss: its vectors are not the item vectors"),
         (["ladder.json"], r"ladder\.json: index id"),
     ],
