@@ -38,6 +38,8 @@ FUSED_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad}
 SHARDERS: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
 
 _REPLICATED = "replicated"
+_TOLD_SHARE = 0.05
+"""Of all tables' bytes, what a table must have to be told of by name."""
 _RESERVE = 0.25
 """Share of the memory left that is for lookups, activations, the loss and data."""
 _NUMBER_BYTES = 4
@@ -106,15 +108,21 @@ class Plan:
         shares = zip(self.needed_bytes, self.usable_bytes, strict=True)
         each = (f"{size_text(one)} of {size_text(most)} in process {rank}" for rank, (one, most) in enumerate(shares))
         towers, export = size_text(self.towers_bytes), size_text(self.export_bytes)
-        size = max(map(len, self.tables))
-        return [
+        total = sum(map(sum, (table.size_bytes for table in self.tables.values())))
+        told = {name: one for name, one in self.tables.items() if sum(one.size_bytes) >= _TOLD_SHARE * total}
+        size = max(map(len, told))
+        lines = [
             f"memory planned: {', '.join(each)} (towers {towers} in each; exporting them {export} in process 0)",
             *(
                 f"  table {name:<{size}}  {table.num_rows:>11,} x {table.dim:<4} {table.sharding:<10}  "
                 + " ".join(size_text(one) if one else "-" for one in table.size_bytes)
-                for name, table in self.tables.items()
+                for name, table in told.items()
             ),
         ]
+        if left := len(self.tables) - len(told):
+            less = total - sum(sum(one.size_bytes) for one in told.values())
+            lines.append(f"  and {left} smaller ones, {size_text(less)} together")
+        return lines
 
 
 def plan_tables(layout: Layout, config: TrainConfig, process: Process) -> Plan:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.types import ShardingPlan
 
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
@@ -12,7 +13,7 @@ from recsys.errors import ConfigError
 from recsys.model.layout import Layout
 from recsys.train.memory import available_bytes
 from recsys.train.noise import silenced
-from recsys.train.plan import plan_tables
+from recsys.train.plan import Plan, TablePlan, plan_tables
 from recsys.train.process import joined
 from recsys.train.sharding import shard
 from recsys.train.trainer import TrainOptions, train
@@ -99,3 +100,15 @@ def test_the_plan_is_told_and_written_down(simulated, tmp_path, capsys):
     assert plan["tables"]["item"]["num_rows"] == 60
     assert plan["tables"]["item"]["sharding"] in ("table_wise", "row_wise")
     assert plan["needed_bytes"][0] < plan["usable_bytes"][0]
+
+
+def test_small_tables_are_told_of_together():
+    sizes = {"item": 9_000, "user": 900, "age": 50, "sex": 50}
+    tables = {
+        name: TablePlan(num_rows=size, dim=1, sharding="replicated", size_bytes=(size,)) for name, size in sizes.items()
+    }
+    plan = Plan(tables=tables, towers_bytes=1, export_bytes=1, usable_bytes=(10**6,), sharding=ShardingPlan(plan={}))
+    _, item, user, rest = plan.lines()
+    assert "table item " in item
+    assert "table user " in user
+    assert rest == "  and 2 smaller ones, 0.1 kB together"
