@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,8 +286,13 @@ class TestProcess:
 
 def children(process):
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    # Not the process that spawning watches resources with.
-    return {int(pid) for pid in listed if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    found = set()
+    for pid in listed:
+        with suppress(FileNotFoundError):  # it has ended since
+            # Not the process that spawning watches resources with.
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(int(pid))
+    return found
 
 
 def versions(address, *, num_connections=16):
