@@ -113,7 +113,7 @@ def write_bundle(
         users.save(folder / USERS)
         if options.user_vectors:
             tell("encode users", 0.0)
-            user_UQ = _user_vectors(towers, users)
+            user_UQ = _queries(towers, users, np.arange(len(users)))
             save_vectors(user_UQ, folder / USER_VECTORS, metadata={"model_id": model_id, "widths": list(towers.widths)})
         ks = usable_ks(options.ks, len(item_ND))
         specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
@@ -181,12 +181,11 @@ def _users(towers: ExportedTowers, dataset: Dataset, items: CatalogueItems) -> U
     )
 
 
-def _user_vectors(towers: ExportedTowers, users: UserStore) -> Float[np.ndarray, "users query"]:
-    """Return what a search for each user asks."""
-    rows = np.arange(len(users))
+def _queries(towers: ExportedTowers, users: UserStore, rows: np.ndarray) -> Float[np.ndarray, "users query"]:
+    """Return what a search for each of these users asks."""
     history, features, _ = users.batch(rows)
-    user_UQ: np.ndarray = towers.encode_users(history, features, rows, users.times(rows))
-    return user_UQ
+    query_UQ: np.ndarray = towers.encode_users(history, features, rows, users.times(rows))
+    return query_UQ
 
 
 def _measure(
@@ -207,10 +206,10 @@ def _measure(
     else:
         raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
     chosen = np.random.default_rng(options.seed).permutation(rows)[: options.num_queries]
-    history, features, seen = users.batch(chosen)
+    _, _, seen = users.batch(chosen)
     ladder = calibrate(
         searcher,
-        towers.encode_users(history, features, chosen, users.times(chosen)),
+        _queries(towers, users, chosen),
         specs=specs,
         ks=ks,
         exclude=seen if dataset.mask_seen else None,

@@ -94,7 +94,6 @@ class Engine:
         self._deadline_margin_ms = deadline_margin_ms
         self.calibration = Calibration(bundle.ladder)
         self.shadow: Shadow | None = None
-        self._steps = [place for place, rung in enumerate(bundle.ladder.rungs) if rung.on_ladder]
         self._worth = 1.0  # of an answer to others that wait: the overlap that answers had lately
 
     def recommend(self, query: Query, *, call: Call | None = None) -> Answer:
@@ -297,7 +296,7 @@ class Engine:
         ladder, num_searches = self.calibration.ladder, ask.num_searches
         p99_ms = self.latency.search_ms(k=ask.k, start=start)
         if ask.budget.width is None and ask.budget.min_overlap is None:
-            least_ms = min(p99_ms[place] for place in self._steps)
+            least_ms = min(ms for ms, rung in zip(p99_ms, ladder.rungs, strict=True) if rung.on_ladder)
         else:
             least_ms = choose(ladder, ask.budget, k=ask.k, p99_ms=p99_ms).search_ms
         before_ms = self.latency.encode_ms(ask.num_encoded, start=start) if ask.num_encoded else 0.0

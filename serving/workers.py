@@ -26,8 +26,8 @@ class Workers(futures.ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **named: Any) -> futures.Future[Any]:
         """Run a call in one of the threads."""
-        self._count(1)
         call = super().submit(fn, *args, **named)
+        self._count(1)  # after what may refuse it, as a pool that is shutting down does
         call.add_done_callback(lambda _: self._count(-1))
         return call
 

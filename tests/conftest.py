@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 import recsys.model.losses.kernels
 
 if find_spec("triton") is not None:
-    import recsys.model.losses.fused
+    import recsys.model.losses.triton_kernels
 
 # In these modules the shapes of arguments and results are checked on every call. Those that refuse wrong shapes with
 # messages of their own (widths, exact search, engines) are left to speak for themselves.

@@ -24,6 +24,7 @@ from recsys.init.roles import Roles
 MIN_EVENTS = (5, 3, 2)
 _TRAIN_SHARE, _TEST_SHARE = 0.8, 0.9
 _ROWS_IN_MEMORY = 8_000_000
+_MANY_REPEATS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,16 @@ class Facts:
     num_not_positive: int
     least_positive: float | None
     pass_seconds: float
+
+    @property
+    def again(self) -> float:
+        """Share of events that are a user's with an item that they had before, double lines left out."""
+        return self.repeats - self.exact_repeats
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether users come back for the same items: once more is then an answer."""
+        return self.again >= _MANY_REPEATS
 
 
 def find_facts(table: Table, roles: Roles, *, sample_rows: int) -> Facts:

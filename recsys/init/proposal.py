@@ -14,7 +14,6 @@ from recsys.init.facts import MIN_EVENTS, Facts, unit_setting
 from recsys.init.features import Described
 from recsys.init.roles import Roles
 
-_MANY_REPEATS = 0.1
 _RARE_LOSS = 0.05
 _MIN_RETURNING, _MIN_TEST_USERS = 0.5, 100
 _TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000}
@@ -84,18 +83,16 @@ def _protocol(facts: Facts, roles: Roles) -> Setting:
 
 
 def _mask_seen(facts: Facts) -> Setting:
-    again = facts.repeats - facts.exact_repeats
-    if again <= 0:
+    if facts.again <= 0:
         return Setting(value=True, why="Nobody has an item twice: so what was seen is left out of the answers.")
-    share = f"{_share(again)} of events are a user's with an item that they had before"
-    if again >= _MANY_REPEATS:
+    share = f"{_share(facts.again)} of events are a user's with an item that they had before"
+    if facts.comes_again:
         return Setting(value=False, why=f"{share}: once more is an answer, not\nsomething to leave out.")
     return Setting(value=True, why=f"{share}: few, so what was seen\nis left out of the answers.")
 
 
 def _deduplicate(facts: Facts, *, timed: bool) -> Setting:
-    again = facts.repeats - facts.exact_repeats
-    if again >= _MANY_REPEATS and timed:
+    if facts.comes_again and timed:
         why = f"Of all events {_share(facts.exact_repeats)} repeat one at the same time, as double lines do."
         return Setting(value="exact" if facts.exact_repeats else "none", why=why)
     if facts.repeats:

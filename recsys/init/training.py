@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recsys.init.facts import Facts
 
-_MIN_REPEATS, _MIN_RETURNING = 0.1, 0.9
+_MIN_RETURNING = 0.9
 
 
 def write_training(facts: Facts) -> str | None:
@@ -14,17 +14,16 @@ def write_training(facts: Facts) -> str | None:
     once, finds more than the last items of a history do. The settings are those of The Complete Journey's published
     figures (``benchmarks/configs/complete-journey.toml``), whose log is of that kind.
     """
-    again = facts.repeats - facts.exact_repeats
     returning = facts.returning_users or 0.0
-    if again < _MIN_REPEATS or returning < _MIN_RETURNING:
+    if not facts.comes_again or returning < _MIN_RETURNING:
         return None
     return f"""\
 # Proposed by `recsys init`: what differs from the defaults. Change what does not suit, then:
 #   recsys train --config-file THIS-FILE --dataset work/dataset --out work/run
 
-# {again:.0%} of events are a user's with an item that they had before, and {returning:.0%} of the users of the log's
-# last tenth were there before: who somebody is says more than what they did last. So rows are users here, each with
-# all of their events, and one row holds many.
+# {facts.again:.0%} of events are a user's with an item that they had before, and {returning:.0%} of the users of the
+# log's last tenth were there before: who somebody is says more than what they did last. So rows are users
+# here, each with all of their events, and one row holds many.
 batch_size = 128
 # Of such rows an epoch is few steps, so that many are needed; rates that fall to zero end the search.
 epochs = 60

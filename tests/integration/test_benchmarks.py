@@ -31,7 +31,6 @@ def test_widths():
     assert 1 / 8 <= figures["panorama_share"]["mean"] <= 1
 
 
-@pytest.mark.deep
 def test_quality():
     figures = last_line("quality")
     assert list(figures) == ["simulated-refit/ndcg@10"]
@@ -47,7 +46,6 @@ def test_rerank():
     assert {"float32, nothing known", "fp16, 64 known", "NumPy"} < figures["p50_ms"].keys()
 
 
-@pytest.mark.deep
 def test_search():
     figures = last_line("search")
     assert figures["simulated"].keys() == {"drawn", "score", "best_epoch"}

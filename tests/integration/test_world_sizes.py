@@ -26,11 +26,17 @@ CONFIGS = {
         model=replace(MODEL, user_id=True, input_dropout=0.1, item_id_dropout=0.2),
         loss=LossConfig(
             num_batch_negatives=30, num_uniform_negatives=8, num_popular_negatives=9, popularity_power=0.75,
-            queue_size=70, num_hard_negatives=50, learn_temperature=True, learn_weights=True, distillation=0.5,
+            queue_size=70, learn_temperature=True, learn_weights=True, distillation=0.5,
             energy_weight=1.0, energy_ramp=0.5,
         ),
         num_micro_batches=3,
         rate_schedule="cosine",
+    ),
+    # Which of two that are all but equally near is taken depends on the last digit, and what follows then parts:
+    # so that all steps say the same, little is learned of them.
+    "hardest": replace(
+        PLAIN, loss=LossConfig(num_batch_negatives=0, num_uniform_negatives=40, num_hard_negatives=10),
+        table_learning_rate=1e-9, dense_learning_rate=1e-9,
     ),
     "bilateral": replace(
         PLAIN, loss=LossConfig(kind="bilateral_softmax", positive_ratio=0.5, num_uniform_negatives=16),
@@ -103,18 +109,17 @@ def test_several_processes_take_the_steps_of_one(alone, shared, name):
     folder, _ = shared
     curve = np.array(curve_of(folder / name))
     assert len(curve) > 10
-    # Sums are taken in another order, which is all the difference there is. Of negatives that are all but equally hard
-    # it may choose another.
-    np.testing.assert_allclose(curve, alone[name], rtol=1e-4 if CONFIGS[name].loss.num_hard_negatives else 1e-5)
+    # Sums are taken in another order, which is all the difference there is.
+    np.testing.assert_allclose(curve, alone[name], rtol=1e-5)
 
 
 def test_a_run_changes_its_number_of_processes(simulated, shared, tmp_path):
     folder, config = shared
     whole = in_one(job(simulated, tmp_path / "whole", config))
     half = len(whole) // 2
-    np.testing.assert_allclose(curve_of(folder / "from-one"), whole[half:], rtol=1e-3)
-    np.testing.assert_allclose(curve_of(folder / "to-one"), whole[:half], rtol=1e-3)
-    np.testing.assert_allclose(in_one(job(simulated, folder / "to-one", config, resume=True)), whole[half:], rtol=1e-3)
+    np.testing.assert_allclose(curve_of(folder / "from-one"), whole[half:], rtol=1e-5)
+    np.testing.assert_allclose(curve_of(folder / "to-one"), whole[:half], rtol=1e-5)
+    np.testing.assert_allclose(in_one(job(simulated, folder / "to-one", config, resume=True)), whole[half:], rtol=1e-5)
 
 
 @pytest.mark.deep
@@ -123,4 +128,4 @@ def test_two_processes_go_on_as_four(simulated, tmp_path):
     whole = in_one(job(simulated, tmp_path / "whole", config))
     in_many(2, tmp_path, [job(simulated, tmp_path / "run", replace(config, epochs=1))])
     in_many(4, tmp_path, [job(simulated, tmp_path / "run", config, resume=True)])
-    np.testing.assert_allclose(curve_of(tmp_path / "run"), whole[len(whole) // 2 :], rtol=1e-3)
+    np.testing.assert_allclose(curve_of(tmp_path / "run"), whole[len(whole) // 2 :], rtol=1e-5)

@@ -60,3 +60,14 @@ def test_what_is_hard_does_not_depend_on_how_it_was_drawn():
     )
     vectors = user.double(), item.double()
     torch.testing.assert_close(one(*vectors, drawn), everything(*vectors, near))
+
+
+def test_an_item_that_was_drawn_more_than_once_takes_no_more_places_than_there_are():
+    user, item = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.5], [-1.0, 0.0]])
+    often = samples(row=[0], positive=[0], negative=[2, 1, 1, 1], log_weight=[0.0] * 4, num_samples=3)
+    twice = samples(row=[0], positive=[0], negative=[1, 1], log_weight=[0.0] * 2, num_samples=3)
+    two, everything = (
+        MatryoshkaLoss(WidthLadder([2]), LossConfig(num_hard_negatives=num)).double() for num in (2, None)
+    )
+    vectors = user.double(), item.double()
+    torch.testing.assert_close(two(*vectors, often), everything(*vectors, twice))

@@ -169,20 +169,6 @@ def test_kernels_for_gpus_multiply_halves_and_add_up_in_float32(fused, dtype):
         assert (found.double() - leaf.grad).abs().max() < 0.02 * leaf.grad.abs().max()
 
 
-def test_kernels_for_gpus_leave_to_others_what_they_cannot_do(fused):
-    tied, headed = WidthLadder([2, 4]), WidthLadder([2, 4], head="per_width")
-    one = Sums(np.random.default_rng(6), widths=tied, num_vectors=2, num_negatives=3)
-    doubles, floats = (
-        Scores(**{name: value.to(dtype) for name, value in one.scores.items()})
-        for dtype in (torch.float64, torch.float32)
-    )
-    assert fused.supports(floats, one.negatives, tied)
-    assert not fused.supports(doubles, one.negatives, tied)
-    assert not fused.supports(floats, one.negatives, headed)
-    one.negatives = Negatives(*list(vars(one.negatives).values())[:3], num_hardest=2)
-    assert not fused.supports(floats, one.negatives, tied)
-
-
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget

@@ -26,12 +26,10 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.passes import Pairs, Scores, nan_if_any
-from recsys.model.losses.triton_kernels import find_slopes, find_sums
 from recsys.widths import WidthLadder
 
 _LOG2_E = 1 / math.log(2)
@@ -116,8 +114,10 @@ def log_sums(
     log_sum_LV = torch.empty_like(query_scale_LV)
     settings = compiled_for(widths) | OPTIONS
     for_sums = {name: value for name, value in settings.items() if name != "FIRST"}
-    grid = (triton.cdiv(len(query_VD), _OWN),)
-    find_sums[grid](
+    # Only here: whatever else this module does, it does without Triton.
+    from recsys.model.losses.triton_kernels import find_sums
+
+    find_sums[_programs(query_VD)](
         query_VD, item_ND, query_scale_LV, item_scale_LN, item_shift_LN, is_hit_VW, log_sum_LV,
         len(query_VD), len(item_ND), is_hit_VW.shape[1], **for_sums,
     )  # fmt: skip
@@ -171,10 +171,17 @@ def _gradient(own: _Side, other: _Side, settings: dict[str, Any]) -> tuple[Tenso
     num_own, num_other = len(own.vector_OD), len(other.vector_OD)
     gradient_OD = torch.empty_like(own.vector_OD, dtype=torch.float32)
     of_scale_LO = torch.empty_like(own.scale_LO)
-    find_slopes[(triton.cdiv(num_own, settings["OWN"]),)](
+    from recsys.model.losses.triton_kernels import find_slopes
+
+    find_slopes[_programs(own.vector_OD)](
         *own, *other[:-1], gradient_OD, of_scale_LO, num_own, num_other, own.is_hit_OW.shape[1], **settings
     )
     return gradient_OD, of_scale_LO
+
+
+def _programs(vector_OD: Tensor) -> tuple[int]:
+    """Return how many programs a kernel takes: one for each tile."""
+    return (-(-len(vector_OD) // _OWN),)
 
 
 def _follows(log_sum_LV: Tensor, pairs: Pairs) -> Tensor:

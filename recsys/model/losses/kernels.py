@@ -123,14 +123,23 @@ def _largest(logit_N: Any) -> Any:
 
 @_part
 def _keep_hardest(num: int, product_N: Any, scale_N: Any, hit_h: Any, logit_N: Any, near_N: Any) -> None:
-    """Mask all but the ``num`` negatives that are nearest, whatever their weights, of those that are no hits."""
+    """Mask all but the ``num`` negatives that are nearest, whatever their weights, of those that are no hits.
+
+    Of several that are equally near, as an item that was drawn more than once is, the first ones are kept.
+    """
     for n in range(len(near_N)):
         near_N[n] = product_N[n] * scale_N[n]
     for n in hit_h:
         near_N[n] = -np.inf
     least = np.partition(near_N, len(near_N) - num)[len(near_N) - num]
+    num_equal = num
     for n in range(len(near_N)):
-        if near_N[n] < least:
+        if near_N[n] > least:
+            num_equal -= 1
+    for n in range(len(near_N)):
+        if near_N[n] == least:
+            num_equal -= 1
+        if near_N[n] < least or (near_N[n] == least and num_equal < 0):
             logit_N[n] = MASKED
 
 

@@ -24,6 +24,19 @@ def _chunk(vector, row_O, num, start, C: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _with_block(
+    product, one, one_O, num_one, two, two_P, num_two, START: tl.constexpr, NUM: tl.constexpr, SIZE: tl.constexpr,
+    COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add a block's products to those of narrower ones."""
+    for c in tl.static_range(NUM):
+        one_OC = _chunk(one, one_O, num_one, START + c * SIZE, SIZE, COLUMNS)
+        two_PC = _chunk(two, two_P, num_two, START + c * SIZE, SIZE, COLUMNS)
+        product = tl.dot(one_OC, tl.trans(two_PC), acc=product, input_precision=PRECISION)
+    return product
+
+
+@triton.jit
 def _row(value_L, width, row_O, num):
     """Load what a tile's rows have at a width."""
     return tl.load(value_L + width * num + row_O, mask=row_O < num, other=0.0)
@@ -47,10 +60,20 @@ def find_sums(
         product = tl.zeros((OWN, OTHER), tl.float32)
         further, sums = (), ()
         for w in tl.static_range(NUM_WIDTHS):
-            for c in tl.static_range(NUM[w]):
-                one = _chunk(query, own_O, num_queries, START[w] + c * SIZE[w], SIZE[w], COLUMNS)
-                two = _chunk(item, other_P, num_items, START[w] + c * SIZE[w], SIZE[w], COLUMNS)
-                product = tl.dot(one, tl.trans(two), acc=product, input_precision=PRECISION)
+            product = _with_block(
+                product,
+                query,
+                own_O,
+                num_queries,
+                item,
+                other_P,
+                num_items,
+                START[w],
+                NUM[w],
+                SIZE[w],
+                COLUMNS,
+                PRECISION,
+            )
             scale_O, scale_P = _row(query_scale, w, own_O, num_queries), _row(item_scale, w, other_P, num_items)
             shift_P = _row(item_shift, w, other_P, num_items)
             logit = tl.where(counts, product * scale_O[:, None] * scale_P[None, :] - shift_P[None, :], -1e30)
@@ -85,10 +108,9 @@ def find_slopes(
         slope = tl.zeros((OWN, OTHER), tl.float32)
         products, scaled = (), ()
         for w in tl.static_range(NUM_WIDTHS):
-            for c in tl.static_range(NUM[w]):
-                one = _chunk(own, own_O, num_own, START[w] + c * SIZE[w], SIZE[w], COLUMNS)
-                two = _chunk(other, other_P, num_other, START[w] + c * SIZE[w], SIZE[w], COLUMNS)
-                product = tl.dot(one, tl.trans(two), acc=product, input_precision=PRECISION)
+            product = _with_block(
+                product, own, own_O, num_own, other, other_P, num_other, START[w], NUM[w], SIZE[w], COLUMNS, PRECISION
+            )
             products = products + (product,)
         # From the widest width down; what is found is put in front, so that narrow widths come first again.
         summed = ()
