@@ -26,6 +26,7 @@ from recsys.data.event_files import SUFFIX, write_events
 from recsys.data.schema import FEATURE_PREFIX, FeatureSpec
 from recsys.data.shards import ROW_GROUPS, describe_row_groups
 from recsys.index.rungs import Ladder, Rung, climbable
+from recsys.index.space import LadderSpace
 from recsys.index.specs import Engine
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
@@ -115,7 +116,9 @@ def small_bundle(root: Path, *, num_users: int = 60, num_items: int = 80, seed: 
     if not folder.exists():
         small_dataset(folder, num_users=num_users, num_items=num_items, seed=seed)
     dataset = Dataset(folder)
-    options = PublishOptions(num_queries=16, repeats=1, seed=seed)
+    # Few of the rungs on offer: with a thousand items all of them take seconds to measure.
+    space = LadderSpace(max_trials=150)
+    options = PublishOptions(num_queries=16, repeats=1, space=space, seed=seed)
     return write_bundle(root, towers=small_towers(dataset, seed=seed, **settings), dataset=dataset, options=options)
 
 

@@ -96,6 +96,12 @@ class Report:
             found.append(Comparison(metric=metric, width=full.width, baseline=rival.name, difference=difference))
         return found
 
+    def ahead(self) -> list[str]:
+        """Return the names of baselines whose advance over the full width is more than chance, in any main metric."""
+        differences = [(one.baseline, one.difference) for one in self.comparisons()]
+        sure = [name for name, found in differences if found.margin is not None and found.mean + found.margin < 0]
+        return list(dict.fromkeys(sure))
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values: every metric of every row as mean and 95% margin."""
         return {
@@ -117,9 +123,8 @@ class Report:
         """Show people a title, a table (the best of each column in bold) and how the full width compares."""
         seen = "seen ones left out" if self.mask_seen else "seen ones ranked too"
         title = f"{self.dataset} {self.split}: {self.num_queries:,} users, {self.num_items:,} items, {seen}"
-        return Group(
-            Text(title, style="bold"), self._table(), *map(Text, [_INTERVAL, *map(_sentence, self.comparisons())])
-        )
+        remarks = [_INTERVAL, *map(_sentence, self.comparisons()), *map(_advice, self.ahead())]
+        return Group(Text(title, style="bold"), self._table(), *map(Text, remarks))
 
     def _table(self) -> Table:
         columns = [name for name in _SHOWN if any(name in _means(quality) for quality in self.rows)]
@@ -171,3 +176,7 @@ def _sentence(one: Comparison) -> str:
     difference = one.difference
     margin = "" if difference.margin is None else f" ± {difference.margin:.4f}"
     return f"width {one.width} minus {one.baseline}, user by user: {one.metric} {difference.mean:+.4f}{margin}"
+
+
+def _advice(baseline: str) -> str:
+    return f"{baseline} is ahead by more than chance; what to try: docs/guides/own-data.md#where-a-baseline-is-ahead"

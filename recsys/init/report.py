@@ -31,7 +31,7 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
     console.print(_columns(table, roles, facts), width=max(console.width, 100))
     for side, one in proposal.described.items():
         features = ", ".join(f"{name} ({feature.kind})" for name, feature in one.features.items()) or "no features"
-        title = f"title {one.title}; " if one.title else ""
+        title = f"titles from {one.title}; " if one.title else ""
         console.print(f"{side}: {one.table.given}: {title}{features}", markup=False, soft_wrap=True)
     for remark in proposal.remarks:
         console.print(f"note: {remark}", markup=False, soft_wrap=True)
@@ -49,14 +49,22 @@ def print_proposal(proposal: Proposal, console: Console) -> None:
 def _columns(log: LogTable, roles: dict[str, str], facts: Facts) -> Table:
     counted = {"user": facts.num_users, "item": facts.num_items}
     least = "+" if len(log.sample) < log.num_rows else ""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("column", "taken for", "type", "missing", "unusable", "different", "range, or such as"):
-        shown.add_column(name, justify="right" if name in ("missing", "unusable", "different") else "left")
+    names = ("column", "taken for", "type", "missing", "unusable", "different", "range, or such as")
+    rows = []
     for one in log.columns:
         role = roles.get(one.name, "")
         counts = (f"{number:,}" if number else "" for number in (one.num_missing, one.num_odd))
         different = f"{counted[role]:,}" if role in counted else f"{one.num_distinct:,}{least}"
-        shown.add_row(*map(Text, (one.name, role, one.kind, *counts, different, _values(one))))
+        rows.append((one.name, role, one.kind, *counts, different, _values(one)))
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    used = [place for place, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    for place in used:
+        # Names are what one looks for, and types in again: a narrow terminal folds what is beside them.
+        least_width = max(len(one.name) for one in log.columns) if names[place] == "column" else None
+        numbers = names[place] in ("missing", "unusable", "different")
+        shown.add_column(names[place], justify="right" if numbers else "left", min_width=least_width)
+    for cells in rows:
+        shown.add_row(*(Text(cells[place]) for place in used))
     return shown
 
 

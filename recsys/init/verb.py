@@ -37,7 +37,7 @@ _TEXT_ROWS = 4_096
 class InitOptions:
     """What to look at, and what is known of it already: an option counts more than a guess."""
 
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOG...")]
     """The log: CSV or Parquet files, or globs in quotes. Tables of items and users may stand beside it."""
     out: Path = Path("recipe.toml")
     """The recipe to write."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -25,46 +26,40 @@ from serving.client import Client
 BIN = Path(sys.executable).parent
 
 
-def recsys(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    finished = subprocess.run(
-        [BIN / "recsys", *words], capture_output=True, text=True, timeout=240, check=False,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
-    )  # fmt: skip
-    assert finished.returncode == expect, finished.stdout + finished.stderr
-    return finished
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
+def here(*words: str | Path) -> tuple[int, str, str]:
     """Run a verb in this process, to its end; returns exit code, standard output and standard error."""
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recsys", *map(str, words)])
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["recsys", *map(str, words)])
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", "200")
         try:
             main()
         except SystemExit as stop:
             code = stop.code
-        return (code, *capsys.readouterr())
+    return code, out.getvalue(), err.getvalue()
 
-    return run
+
+def done(*words: str | Path) -> str:
+    """Run a verb that succeeds; returns its standard output."""
+    code, out, err = here(*words)
+    assert code == 0, out + err
+    return out
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Everything the verbs write, one after the other, from real MovieLens-100K; trained on a slice of it."""
     work = tmp_path_factory.mktemp("path")
-    recsys("prepare", "--recipe", "ml-100k", "--out", work / "dataset")
+    done("prepare", "--recipe", "ml-100k", "--out", work / "dataset")
     (work / "train.toml").write_text("epochs = 1\nbatch_size = 128\n[model]\nwidths = [4, 8]\nembedding_dim = 8\n")
-    recsys(
+    done(
         "train", "--config-file", work / "train.toml", "--dataset", work / "dataset", "--out", work / "run",
         "--model.hidden", "16", "--max-events-per-user", "10", "--device", "cpu",
     )  # fmt: skip
-    said = recsys("evaluate", "--run", work / "run", "--dataset", work / "dataset", "--json").stdout
+    said = done("evaluate", "--run", work / "run", "--dataset", work / "dataset", "--json")
     assert json.loads(said) == json.loads((work / "run" / "evaluation-test.json").read_text())
-    recsys(
+    done(
         "publish", "--run", work / "run", "--dataset", work / "dataset", "--out", work / "bundles",
         "--num-queries", "40", "--repeats", "1",
     )  # fmt: skip
@@ -110,7 +105,8 @@ def test_the_published_ladder_has_rungs_enough(path):
 
 
 def test_recommend_prints_titles_and_what_was_done(path, address):
-    said = recsys("recommend", "--user", "42", "--k", "4", "--width", "4", "--address", address).stdout
+    words = ["recommend", "--user", "42", "--k", "4", "--width", "4", "--address", address]
+    said = subprocess.run([BIN / "recsys", *words], capture_output=True, text=True, timeout=60, check=True).stdout
     titles = Dataset(path / "dataset").item_frame["title"].to_list()
     lines = said.strip().splitlines()
     assert len(lines) == 5
@@ -119,10 +115,10 @@ def test_recommend_prints_titles_and_what_was_done(path, address):
 
 
 def test_recommend_filters_by_the_values_of_features(path, address):
-    said = recsys(
+    said = done(
         "recommend", "--user", "42", "--include", "genres=Comedy", "genres=Drama", "--exclude", "genres=Romance",
         "--json", "--address", address,
-    ).stdout  # fmt: skip
+    )  # fmt: skip
     items = Dataset(path / "dataset").item_frame
     found = items.filter(items["id"].is_in([item["item_id"] for item in json.loads(said)["items"]]))
     assert len(found) == 10
@@ -130,17 +126,18 @@ def test_recommend_filters_by_the_values_of_features(path, address):
 
 
 def test_recommend_as_json(address):
-    answer = json.loads(recsys("recommend", "--user", "nobody", "--k", "3", "--json", "--address", address).stdout)
+    answer = json.loads(done("recommend", "--user", "nobody", "--k", "3", "--json", "--address", address))
     assert len(answer["items"]) == 3
     assert answer["cold"] is True
     assert answer["report"]["width"] == 8
 
 
 def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
-    recsys("prepare", "--recipe", "ml-100k", "--protocol", "global-time", "--out", tmp_path / "other")
+    done("prepare", "--recipe", "ml-100k", "--protocol", "global-time", "--out", tmp_path / "other")
     both = ["--run", path / "run", "--dataset", tmp_path / "other"]
     for words in (["evaluate", *both], ["publish", *both, "--out", tmp_path / "bundles"]):
-        said = recsys(*words, expect=2).stderr
+        code, _, said = here(*words)
+        assert code == 2
         assert f"recsys {words[0]}: error: dataset: got" in said
         assert "Traceback" not in said
     assert not (tmp_path / "bundles").exists()
@@ -172,7 +169,7 @@ def test_another_dataset_of_the_same_size_is_refused(path, tmp_path):
         (["recommend", "--user", "1", "--include", "Comedy"], 2, "include: got 'Comedy', expected FEATURE=VALUE"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, here, words, code, message):
+def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
     ended, out, err = here(*words)
     assert ended == code
@@ -183,20 +180,20 @@ def test_mistakes_are_explained_without_a_traceback(tmp_path, monkeypatch, here,
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
-def test_help_lists_the_verbs_and_the_exit_codes(here, words):
+def test_help_lists_the_verbs_and_the_exit_codes(words):
     _, said, _ = here(*words)
     assert all(verb in said for verb in ("prepare", "train", "evaluate", "publish", "recommend", "recsys-serve"))
     assert all(f"  {code:>3}  {meaning}" in said for code, meaning in EXIT_CODES.items())
 
 
-def test_a_traceback_is_shown_to_those_who_ask_for_it(here):
+def test_a_traceback_is_shown_to_those_who_ask_for_it():
     code, _, said = here("evaluate", "--run", "nowhere", "--dataset", "d", "--debug")
     assert code == 2
     assert "Traceback (most recent call last)" in said
     assert "recsys evaluate: error:" in said
 
 
-def test_what_no_user_could_help_is_a_failure_in_a_line(tmp_path, here):
+def test_what_no_user_could_help_is_a_failure_in_a_line(tmp_path):
     (tmp_path / "file").touch()
     code, _, said = here("prepare", "--recipe", "ml-100k", "--out", tmp_path / "file" / "dataset")
     assert code == 1
@@ -211,7 +208,7 @@ def test_a_pipe_that_closes_early_is_no_news():
     assert not said.stderr
 
 
-def test_any_verb_reads_a_file_that_the_command_line_overrides(tmp_path, here):
+def test_any_verb_reads_a_file_that_the_command_line_overrides(tmp_path):
     file, dataset = tmp_path / "prepare.toml", tmp_path / "dataset"
     file.write_text(f'recipe = "ml-100k"\nprotocol = "global-time"\nout = "{dataset}"\nseed = 3\n')
     code, out, err = here("prepare", "--config-file", file, "--protocol", "leave-last-out", "--json")
@@ -233,7 +230,7 @@ def test_any_verb_reads_a_file_that_the_command_line_overrides(tmp_path, here):
         ("rollback", "bundle = 'b'", "unknown setting 'bundle'; did you mean 'bundles'?"),
     ],
 )
-def test_mistakes_in_a_file_are_named_with_their_place(tmp_path, here, verb, text, message):
+def test_mistakes_in_a_file_are_named_with_their_place(tmp_path, verb, text, message):
     file = tmp_path / "options.toml"
     file.write_text(text + "\n")
     code, out, err = here(verb, "--config-file", file)
@@ -242,7 +239,7 @@ def test_mistakes_in_a_file_are_named_with_their_place(tmp_path, here, verb, tex
     assert not out
 
 
-def test_ctrl_c_in_training_says_how_to_go_on_and_that_works(simulated, tmp_path, here):
+def test_ctrl_c_in_training_says_how_to_go_on_and_that_works(simulated, tmp_path):
     words = ["train", "--dataset", simulated, "--out", tmp_path / "run", "--batch-size", "16", "--epochs", "100000"]
     words += ["--patience", "100000", "--model.hidden", "8", "--model.widths", "4", "8", "--model.embedding-dim", "8"]
     with subprocess.Popen([BIN / "recsys", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
@@ -280,7 +277,7 @@ def test_ctrl_c_elsewhere_leaves_nothing_behind(path, tmp_path):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_help_teaches_by_an_example_whose_options_there_are(here, name):
+def test_help_teaches_by_an_example_whose_options_there_are(name):
     _, out, _ = here(name, "--help")
     said = " ".join(out.split())
     shown, explained = said.split(f"For example: recsys {name} ")[1].split(" ", 1)
@@ -289,7 +286,7 @@ def test_help_teaches_by_an_example_whose_options_there_are(here, name):
     assert all(re.search(rf"{option}[ ,|]", explained.replace(VERBS[name].example, "")) for option in options)
 
 
-def test_rollback_makes_the_bundle_before_current_again(tmp_path, here):
+def test_rollback_makes_the_bundle_before_current_again(tmp_path):
     first, second = (small_bundle(tmp_path, num_items=60, seed=seed).name for seed in (1, 2))
     assert f"{tmp_path / first} is CURRENT again" in here("rollback", "--bundles", tmp_path)[1]
     assert (tmp_path / "CURRENT").read_text().strip() == first

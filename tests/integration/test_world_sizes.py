@@ -18,7 +18,7 @@ from recsys.train.process import joined
 
 MODEL = ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5), dropout=0.2)
 PLAIN = TrainConfig(
-    model=MODEL, loss=LossConfig(num_uniform_negatives=16), batch_size=60, epochs=2, patience=9, device="cpu"
+    model=MODEL, loss=LossConfig(num_uniform_negatives=16), batch_size=60, epochs=1, patience=9, device="cpu"
 )
 CONFIGS = {
     "everything": replace(
@@ -31,6 +31,7 @@ CONFIGS = {
         ),
         num_micro_batches=3,
         rate_schedule="cosine",
+        epochs=2,
     ),
     # Which of two that are all but equally near is taken depends on the last digit, and what follows then parts:
     # so that all steps say the same, little is learned of them.
@@ -43,11 +44,11 @@ CONFIGS = {
         table_optimizer="adam", table_learning_rate=0.01,
     ),
     "sequence": replace(
-        PLAIN, model=replace(MODEL, history="sequence", sequence_length=6, time_bias=True), batch_size=20,
+        PLAIN, model=replace(MODEL, history="sequence", sequence_length=6, time_bias=True), batch_size=20, epochs=2,
         loss=LossConfig(num_batch_negatives=0, num_uniform_negatives=30),
     ),
     "users": replace(
-        PLAIN, model=replace(MODEL, history="none", user_id=True), batch_size=20, table_optimizer="adagrad",
+        PLAIN, model=replace(MODEL, history="none", user_id=True), batch_size=20, epochs=2, table_optimizer="adagrad",
         loss=LossConfig(kind="full_softmax", num_uniform_negatives=0),
     ),
 }  # fmt: skip

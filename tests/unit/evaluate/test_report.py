@@ -74,6 +74,17 @@ def test_the_full_width_is_compared_with_the_best_baseline_query_by_query():
     assert (ndcg["metric"], ndcg["mean"]) == ("ndcg@10", 0.0625)
 
 
+def test_a_baseline_that_is_ahead_by_more_than_chance_is_named_with_where_to_read_on():
+    full = quality("width 16", [0.0, 0.1, 0.0, 0.1], width=16)
+    behind = report(widths=[full], baselines=[quality("popularity", [0.3] * 4), quality("item-item", [0.5] * 4)])
+    assert behind.ahead() == ["item-item"]
+    said = " ".join(shown(behind).export_text().split())
+    assert "item-item is ahead by more than chance; what to try: docs/guides/own-data.md#where-a-baseline-is" in said
+    assert report().ahead() == []
+    assert report(widths=[full], baselines=[quality("item-item", [0.5, 0.0, 0.0, 0.0])]).ahead() == []
+    assert "ahead" not in shown(report()).export_text()
+
+
 def test_nothing_is_compared_without_baselines():
     assert report(baselines=[]).comparisons() == []
     assert report(widths=[]).comparisons() == []
