@@ -33,7 +33,15 @@ def test_where_the_same_users_buy_the_same_items_again_each_user_has_a_vector():
     assert "99% of the users" in text
 
 
-@pytest.mark.parametrize("other", [{"repeats": 0.05}, {"returning_users": 0.5}, {"returning_users": None}])
+def test_without_times_all_of_a_history_counts_alike():
+    config = config_of(write_training(replace(GROCERIES, returning_users=None)))
+    assert (config.model.history, config.model.history_windows) == ("mean", (200,))
+    assert config.batch_size < TrainConfig().batch_size
+
+
+@pytest.mark.parametrize(
+    "other", [{"repeats": 0.05}, {"returning_users": 0.5}, {"returning_users": None, "num_items": 10**6}]
+)
 def test_elsewhere_the_defaults_are_as_good_a_guess(other):
     assert write_training(replace(GROCERIES, **other)) is None
 
