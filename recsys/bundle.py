@@ -39,7 +39,7 @@ from recsys.current import KIND, current_version, rollback, set_current
 from recsys.data.dataset import titles_of
 from recsys.data.schema import FeatureSpec
 from recsys.errors import ArtifactError
-from recsys.ids import Vocabulary
+from recsys.ids import UNKNOWN, Vocabulary
 from recsys.index.files import load_searcher
 from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
@@ -196,18 +196,25 @@ def read_names(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         path: ``root/VERSION``.
 
     Returns:
-        Items (id and the catalogue's own columns, by item row) and users (id, and item rows as history and seen).
+        Items (id and the catalogue's own columns, by item row) and users (id, and rows of these items as history and
+        seen).
 
     Raises:
         ArtifactError: there is no bundle there, or its items or users cannot be read.
     """
-    artifact.read_manifest(path, KIND)
+    files = artifact.read_manifest(path, KIND)["files"]
     items = _read_items(path / ITEMS)
     try:
         users = pl.read_parquet(path / USERS, columns=["id", "history", "seen"])
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{path / USERS}: no table of users: {error}") from error
-    return items, users
+    if HISTORY_ITEMS not in files:
+        return items, users
+    # Histories are rows of another table, some of whose items the catalogue has lost since.
+    now = Vocabulary(items["id"].to_list()).rows(_read_items(path / HISTORY_ITEMS)["id"].to_list())
+    row = pl.element().replace_strict(pl.Series(np.arange(len(now))), pl.Series(now), return_dtype=pl.Int64)
+    history = pl.col("history").list.eval(row.filter(row != UNKNOWN))
+    return items, users.with_columns(history)
 
 
 def _read_items(path: Path) -> pl.DataFrame:

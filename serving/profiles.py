@@ -32,6 +32,7 @@ class Profile:
         num_unknown: items of the request's history that were ignored.
         times: int64, when the history's items were, where that is known and the model reads it.
         published: the bundle has the vector of just this: a known user, of whom the request says nothing else.
+        has_vector: the model learned a vector for this very user from what they did.
     """
 
     row: int
@@ -41,11 +42,12 @@ class Profile:
     num_unknown: int = 0
     times: np.ndarray | None = None
     published: bool = False
+    has_vector: bool = False
 
     @property
     def cold(self) -> bool:
-        """Whether nothing is known of the user's past."""
-        return len(self.history) == 0
+        """Whether nothing of the user's past is in the answer."""
+        return len(self.history) == 0 and not self.has_vector
 
 
 def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
@@ -63,7 +65,8 @@ def resolve(bundle: Bundle, user: User, *, path: str) -> Profile:
             return Profile(row=row, history=_NOTHING, seen=_NOTHING, features=given)
         if bundle.user_vectors is not None and not given:
             history, seen = bundle.users.history(row), bundle.users.seen(row)
-            return Profile(row=row, history=history, seen=seen, features=given, published=True)
+            has_vector = _has_vector(bundle, seen)
+            return Profile(row=row, history=history, seen=seen, features=given, published=True, has_vector=has_vector)
         return _stored(bundle, row, given=given)
     assert user.history is not None, "a checked user has an id or a history"
     rows = bundle.history_items.rows(user.history)
@@ -90,14 +93,19 @@ def _whole(bundle: Bundle, profile: Profile) -> Profile:
 
 def _stored(bundle: Bundle, row: int, *, given: Features) -> Profile:
     stored = {name: lists.values for name, lists in bundle.users.features(row).items()}
-    times = bundle.users.times(np.array([row]))
+    times, seen = bundle.users.times(np.array([row])), bundle.users.seen(row)
     return Profile(
         row=row,
         history=bundle.users.history(row),
-        seen=bundle.users.seen(row),
+        seen=seen,
         features={**stored, **given},
         times=None if times is None else times.values,
+        has_vector=_has_vector(bundle, seen),
     )
+
+
+def _has_vector(bundle: Bundle, seen: np.ndarray) -> bool:
+    return bundle.towers.layout.config.user_id and len(seen) > 0
 
 
 def _encode(bundle: Bundle, profiles: Sequence[Profile]) -> Float[np.ndarray, "batch query"]:

@@ -44,7 +44,9 @@ class Names:
             .join(counts, on="row", how="left", maintain_order="left")
             .with_columns(pl.col("num_users").fill_null(0), searched=_searched("title"))
         )
-        self.users = users.select("id", "history", num_items=pl.col("seen").list.len())
+        # Of whom a model reads no history none is published: then any items stand for it.
+        past = pl.when(pl.col("history").list.len() > 0).then("history").otherwise(pl.col("seen").list.tail(_NUM_SHOWN))
+        self.users = users.select("id", past=past, num_items=pl.col("seen").list.len())
 
     def search_items(self, text: str) -> list[dict[str, Any]]:
         """Return items whose title has words that begin like each word of ``text``, or whose id is ``text``.
@@ -88,7 +90,7 @@ class Names:
         found = self.users.filter(pl.col("id") == user_id)
         if found.is_empty():
             return None
-        latest = found["history"][0].to_list()[-_NUM_SHOWN:][::-1]
+        latest = found["past"][0].to_list()[-_NUM_SHOWN:][::-1]
         return {"user_id": user_id, "num_items": found["num_items"][0], "latest": self._titled(latest)}
 
     def _titled(self, rows: Sequence[int]) -> list[dict[str, Any]]:

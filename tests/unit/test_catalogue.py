@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, read_names
 from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.catalogue import catalogue_items, place_items
 from recsys.changes import Batch, ChangedItem, Changes, last_words
@@ -107,5 +107,13 @@ def test_a_bundle_of_a_changed_catalogue(towers, dataset, tmp_path):
     assert bundle.titles[bundle.items.row("new")] == "A brand new drama"
     # What somebody did stays in the history that the user tower reads, and what is left of it may not come back.
     assert bundle.users.history(user).tolist() == plain.users.history(user).tolist()
+    items, users = read_names(bundle.path)
+    _, before = read_names(plain.path)
+    named = [
+        plain.items.ids(before["history"][user].to_list()),
+        items["id"][users["history"][user].to_list()].to_list(),
+    ]
+    assert named[1] == [name for name in named[0] if name != gone]
+    assert len(named[0]) > 1
     assert sorted(bundle.items.ids(bundle.users.seen(user))) == sorted(seen[1:])
     assert bundle.manifest["model_id"] == plain.manifest["model_id"]

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsys.bundle import Bundle
 from recsys.errors import RequestError
 from recsys.ragged import Ragged
+from recsys.testing import small_bundle
 from serving.budget import Budget, Degraded
 from serving.engine import Engine
 from serving.query import BatchQuery, Call, Query, SimilarQuery, User
@@ -74,6 +76,15 @@ def test_whoever_has_no_known_past_gets_the_cold_answer(engine, bundle, user):
     score_N = bundle.item_vectors @ bundle.towers.encode_users(Ragged.empty(1))[0]
     assert found.cold
     assert found.item_ids == bundle.items.ids(np.argsort(-score_N)[:10])
+
+
+def test_a_user_with_a_vector_of_their_own_is_known_even_if_no_history_is_read(tmp_path):
+    engine = Engine(Bundle.open(small_bundle(tmp_path, history="none", user_id=True)))
+    known, stranger, told = (
+        recommend(engine, User(**who), k=5).candidates[0]
+        for who in ({"id": "u3"}, {"id": "nobody"}, {"id": "u3", "features": {"group": ["old"]}})
+    )
+    assert (known.cold, stranger.cold, told.cold) == (False, True, False)
 
 
 def test_features_shape_the_cold_answer_and_replace_stored_ones(engine, bundle):

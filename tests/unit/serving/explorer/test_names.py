@@ -3,8 +3,9 @@
 import polars as pl
 import pytest
 
-from recsys.bundle import open_current, read_names
+from recsys.bundle import Bundle, open_current, read_names
 from recsys.errors import ArtifactError
+from recsys.testing import small_bundle
 from serving.explorer.names import BundleNames, Names
 
 
@@ -72,6 +73,14 @@ def test_a_user_is_told_with_the_latest_first(names, bundles):
     assert [item["item_id"] for item in told["latest"]] == bundle.items.ids(history[::-1][:12].tolist())
     assert told["num_items"] == len(bundle.users.seen(3))
     assert names.user("nobody") is None
+
+
+def test_where_no_history_is_published_a_user_is_told_with_what_they_saw(tmp_path):
+    path = small_bundle(tmp_path, history="none", user_id=True)
+    bundle = Bundle.open(path)
+    told = {item["item_id"] for item in Names(path).user("u3")["latest"]}
+    assert len(told) > 1
+    assert told <= set(bundle.items.ids(bundle.users.seen(bundle.users.vocabulary.row("u3"))))
 
 
 def test_a_version_that_is_not_there_is_an_error_and_one_that_is_there_is_read_once(bundles):
