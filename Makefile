@@ -5,8 +5,9 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VARIANT)
-# Two processes, a file each, of one thread each: more threads than cores wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes, a file each, of one thread each: more threads than cores wait for each other. In the order of folders,
+# since the files with the fewest tests, those of whole programs, take the longest and are not to be left for the end.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-deep check format bench docs protos lock clean

@@ -178,7 +178,7 @@ def queries(widths: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
 
 
 def _with_directions(rows: int, columns: int, nonzero: Sequence[slice]) -> st.SearchStrategy[np.ndarray]:
-    coordinates = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-6)
+    coordinates = st.floats(-100, 100, width=32).map(lambda value: value if abs(value) > 1e-6 else 0.0)
     matrices = arrays(np.float32, (rows, columns), elements=coordinates)
     return matrices.filter(lambda matrix: all(matrix[:, block].any(axis=1).all() for block in nonzero))
 

@@ -13,7 +13,7 @@ from recsys.train.trainer import TrainOptions
 CONFIG = TrainConfig(
     model=ModelConfig(widths=(4, 8), embedding_dim=8, hidden=(16,), history_windows=(1, 5), dropout=0.2),
     loss=LossConfig(num_uniform_negatives=16, temperature=(0.1,)),
-    batch_size=64,
+    batch_size=128,
     epochs=3,
     device="cpu",
 )

@@ -38,7 +38,7 @@ def test_rows_of_every_kind_learn_and_are_resumed(simulated, tmp_path, monkeypat
 
     monkeypatch.setattr(Dataset, "__init__", without_order)
     # Rows are events where their order says what came before, and otherwise users, of whom there are fewer.
-    settings = {"model": model, "batch_size": 64 if ordered and history == "mean" else 20}
+    settings = {"model": model, "batch_size": 128 if ordered and history == "mean" else 20}
     whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))
     train(options(simulated, tmp_path / "parts", epochs=1, **settings))
     assert record_of(train(options(simulated, tmp_path / "parts", resume=True, **settings))) == whole
@@ -127,7 +127,7 @@ def test_resuming_nothing_is_refused(simulated, tmp_path):
 
 def test_resuming_with_other_settings_names_them(finished, simulated):
     with pytest.raises(
-        TrainingError, match=r"config\.batch_size: was 64, is 32; config\.seed: was 1, is 9\. .*--allow-changes"
+        TrainingError, match=r"config\.batch_size: was 128, is 32; config\.seed: was 1, is 9\. .*--allow-changes"
     ):
         train(options(simulated, finished, resume=True, batch_size=32, seed=9))
 
@@ -139,7 +139,8 @@ def test_settings_may_change_if_that_is_asked_for(simulated, tmp_path):
     assert record_of(run)[:1] == before
     assert json.loads((run / "config.json").read_text())["config"]["batch_size"] == 32
     num_events = len(Dataset(simulated).events("train"))
-    assert json.loads((newest(run) / "progress.json").read_text())["total_steps"] == num_events // 64 + num_events // 32
+    stood = json.loads((newest(run) / "progress.json").read_text())
+    assert stood["total_steps"] == num_events // 128 + num_events // 32
 
 
 def test_a_checkpoint_of_another_model_names_what_differs(simulated, tmp_path):
@@ -170,7 +171,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(finishe
     ids=str,
 )
 def test_history_encoders_learn_and_are_resumed(simulated, tmp_path, model):
-    size = 64 if model["history"] == "attention" else 20  # rows are events there, and otherwise users
+    size = 128 if model["history"] == "attention" else 20  # rows are events there, and otherwise users
     settings = {"model": replace(CONFIG.model, **model), "batch_size": size, "dense_learning_rate": 1e-2}
     settings["loss"] = replace(CONFIG.loss, num_batch_negatives=0)
     whole = record_of(train(options(simulated, tmp_path / "whole", **settings)))

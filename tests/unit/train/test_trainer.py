@@ -167,7 +167,7 @@ def test_mlflow_gets_an_epochs_figures(simulated, tmp_path):
     run = train(options(simulated, tmp_path / "run", epochs=2, track=("mlflow",), resume=True))
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("recsys").experiment_id])
-    assert found.data.params["config.batch_size"] == "64"
+    assert found.data.params["config.batch_size"] == "128"
     for name, value in figures_of(record_with_times(run)[-1]).items():
         assert found.data.metrics[name] == pytest.approx(value), name
 
