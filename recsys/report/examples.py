@@ -13,6 +13,8 @@ from recsys.evaluate.verb import Evaluation
 
 _LATEST = 8
 """Items of a history that are shown."""
+_TARGETS = 12
+"""Held-out items that are shown: of some logs there are hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class Example:
         user_id: who.
         num_history: length of the history.
         latest: the last of it, newest first.
-        targets: the held-out items.
+        num_targets: how many items were held out.
+        targets: some of them, those that the full width found first.
         full: the answer at full width, best first.
         narrower: by width, narrowest first.
     """
@@ -61,6 +64,7 @@ class Example:
     user_id: str
     num_history: int
     latest: list[Item]
+    num_targets: int
     targets: list[Item]
     full: list[Item]
     narrower: list[Answer]
@@ -83,13 +87,15 @@ def _example(evaluation: Evaluation, place: int, *, k: int) -> Example:
     queries, dataset = evaluation.queries, evaluation.dataset
     row_of = {width: ranked_QK[place][:k] for width, ranked_QK in evaluation.ranked.items()}
     show = _Titles(dataset, queries, place)
-    history = queries.history[place]
+    history, full_K = queries.history[place], row_of[evaluation.towers.widths.full]
+    targets = sorted(queries.target[place].tolist(), key=lambda row: row not in full_K)
     return Example(
         user_id=dataset.user_frame["id"][int(queries.user[place])],
         num_history=len(history),
         latest=show(history[::-1][:_LATEST]),
-        targets=show(queries.target[place]),
-        full=show(row_of[evaluation.towers.widths.full]),
+        num_targets=len(targets),
+        targets=show(targets[:_TARGETS]),
+        full=show(full_K),
         narrower=_compared(row_of, show),
     )
 

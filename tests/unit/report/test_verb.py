@@ -15,6 +15,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError
 from recsys.evaluate.verb import EvaluateOptions, assess, evaluate
 from recsys.index.rungs import Ladder
+from recsys.ragged import Ragged
 from recsys.report.examples import examples_of
 from recsys.report.verb import ReportOptions, report
 from recsys.settings import from_mapping
@@ -155,6 +156,17 @@ def test_narrower_answers_are_kept_lost_and_gained(options):
             assert sorted(kept + gained) == sorted(narrow)
             assert sorted(kept + lost) == sorted(full)
             assert not set(lost) & set(narrow)
+
+
+def test_of_many_held_out_items_those_that_were_found_come_first_and_the_rest_is_counted(options):
+    evaluation = assess(options.run, options.dataset)
+    queries, num_items = evaluation.queries, len(evaluation.dataset.items)
+    everything = Ragged.from_lists([np.arange(num_items)] * len(queries))
+    found = replace(evaluation, queries=replace(queries, target=everything))
+    for example in examples_of(found, num_users=2, k=10, seed=3):
+        shown = [item.title for item in example.targets]
+        assert (len(shown), example.num_targets) == (12, num_items)
+        assert sorted(shown[:10]) == sorted(item.title for item in example.full)
 
 
 def test_missing_parts_are_said(without_bundle):
