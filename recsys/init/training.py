@@ -11,6 +11,18 @@ _HEAD = """\
 #   recsys train --config-file THIS-FILE --dataset work/dataset --out work/run
 
 """
+_ADAM = """\
+# Moves every row in every step: for tables that fit into memory four times.
+table_optimizer = "adam"
+table_learning_rate = 0.01
+"""
+_LOSS = """\
+[loss]
+temperature = [0.1]
+# A row's own items are too many to tell from each other: negatives are drawn from the whole catalogue.
+num_batch_negatives = 0
+num_uniform_negatives = 2048
+"""
 
 
 def write_training(facts: Facts) -> str | None:
@@ -32,17 +44,14 @@ def write_training(facts: Facts) -> str | None:
 
 
 def _without_times() -> str:
-    return """\
+    return f"""\
 # Without times a row is a user, whose items are split at random into a history and what follows. An epoch is
 # few rows, so that small batches and rates that fall to zero make the most of it.
 batch_size = 128
 epochs = 12
 patience = 12
 rate_schedule = "cosine"
-# Moves every row in every step: for tables that fit into memory four times.
-table_optimizer = "adam"
-table_learning_rate = 0.01
-
+{_ADAM}
 [model]
 widths = [16, 32, 64, 128]
 embedding_dim = 128
@@ -52,12 +61,7 @@ hidden = []
 dropout = 0.0
 input_dropout = 0.1
 
-[loss]
-temperature = [0.1]
-# A row's own items are too many to tell from each other: negatives are drawn from the whole catalogue.
-num_batch_negatives = 0
-num_uniform_negatives = 2048
-"""
+{_LOSS}"""
 
 
 def _by_user(*, again: float, returning: float) -> str:
@@ -70,10 +74,7 @@ batch_size = 128
 epochs = 60
 patience = 60
 rate_schedule = "cosine"
-# Moves every row in every step: for tables that fit into memory four times.
-table_optimizer = "adam"
-table_learning_rate = 0.01
-
+{_ADAM}
 [model]
 widths = [16, 32, 64]
 embedding_dim = 64
@@ -84,9 +85,4 @@ hidden = []
 dropout = 0.0
 input_dropout = 0.1
 
-[loss]
-temperature = [0.1]
-# A row's own items are too many to tell from each other: negatives are drawn from the whole catalogue.
-num_batch_negatives = 0
-num_uniform_negatives = 2048
-"""
+{_LOSS}"""

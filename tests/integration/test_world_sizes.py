@@ -34,10 +34,10 @@ CONFIGS = {
         epochs=2,
     ),
     # Which of two that are all but equally near is taken depends on the last digit, and what follows then parts:
-    # so that all steps say the same, little is learned of them.
+    # so that all steps say the same, they are small; wrong gradients would still show.
     "hardest": replace(
         PLAIN, loss=LossConfig(num_batch_negatives=0, num_uniform_negatives=40, num_hard_negatives=10),
-        table_learning_rate=1e-9, dense_learning_rate=1e-9,
+        table_learning_rate=1e-4, dense_learning_rate=1e-6,
     ),
     "bilateral": replace(
         PLAIN, loss=LossConfig(kind="bilateral_softmax", positive_ratio=0.5, num_uniform_negatives=16),

@@ -61,19 +61,9 @@ def find_sums(
         further, sums = (), ()
         for w in tl.static_range(NUM_WIDTHS):
             product = _with_block(
-                product,
-                query,
-                own_O,
-                num_queries,
-                item,
-                other_P,
-                num_items,
-                START[w],
-                NUM[w],
-                SIZE[w],
-                COLUMNS,
+                product, query, own_O, num_queries, item, other_P, num_items, START[w], NUM[w], SIZE[w], COLUMNS,
                 PRECISION,
-            )
+            )  # fmt: skip
             scale_O, scale_P = _row(query_scale, w, own_O, num_queries), _row(item_scale, w, other_P, num_items)
             shift_P = _row(item_shift, w, other_P, num_items)
             logit = tl.where(counts, product * scale_O[:, None] * scale_P[None, :] - shift_P[None, :], -1e30)
