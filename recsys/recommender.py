@@ -145,7 +145,7 @@ class Recommender:
         seen = known if row == UNKNOWN else self.bundle.users.seen(row)
         allowed = self._allowed(exclude)
         if self.bundle.mask_seen if exclude_seen is None else exclude_seen:
-            allowed = allowed - ItemSet.of(seen, len(self.bundle.items))
+            allowed = allowed.without(seen)
         query_1U = self._encode(row, known)
         num_unknown = len(rows) - len(known) if row == UNKNOWN else 0
         return self._search(query_1U, k=k, rung=chosen, allowed=allowed, cold=not len(known), num_unknown=num_unknown)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys.errors import RequestError
-from recsys.index.rungs import Ladder, Rung
+from recsys.index.rungs import Ladder, Rung, Step
 
 
 class Degraded(enum.Enum):
@@ -69,19 +69,6 @@ class Choice:
     degraded: Degraded | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Priced:
-    """A rung with what it offers and costs this call."""
-
-    rung: Rung
-    overlap: float
-    ms: float
-
-    def worth(self, price: float) -> float:
-        """Return the overlap less what the time costs others."""
-        return self.overlap - price * self.rung.latency_p50_ms
-
-
 def choose(
     ladder: Ladder,
     budget: Budget,
@@ -121,49 +108,47 @@ def choose(
     Raises:
         RequestError: no rung has the width asked for.
     """
-    priced = [
-        _Priced(rung=rung, overlap=rung.overlap_at(k), ms=num_searches * ms)
-        for rung, ms in zip(ladder.rungs, p99_ms, strict=True)
-    ]
+
+    def choice(step: Step, degraded: Degraded | None = None) -> Choice:
+        ms = num_searches * p99_ms[step.place]
+        return Choice(rung=step.rung, expected_overlap=step.overlap, search_ms=ms, degraded=degraded)
+
     if budget.width is not None:
-        if budget.width not in ladder.widths:
+        of_width = [step for step in ladder.at(k) if step.rung.width == budget.width]
+        if not of_width:
             trained = list(ladder.widths)
             raise RequestError("budget.width", f"got {budget.width}, expected a trained width, one of {trained}")
-        return _choice(_best([each for each in priced if each.rung.width == budget.width]))
+        return choice(max(of_width, key=_finds_most))
     if budget.min_overlap is not None:
-        return _cheapest_reaching(priced, budget.min_overlap)
+        reaching = [step for step in ladder.at(k) if step.overlap >= budget.min_overlap]
+        if not reaching:
+            return choice(max(ladder.at(k), key=_finds_most), Degraded.OVERLAP_OUT_OF_REACH)
+        return choice(min(reaching, key=lambda step: step.rung.latency_p99_ms))
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
     left_ms = min(limits_ms, default=math.inf) - elapsed_ms - overhead_ms
-    steps = [each for each in priced if each.rung.on_ladder]
-    fitting = [step for step in _undominated(steps) if step.ms <= left_ms]
+    climb = ladder.climb(k)
+    fitting = _fitting(climb, [num_searches * p99_ms[step.place] for step in climb], left_ms)
     if not fitting:
-        return _choice(steps[0], Degraded.TIME_TOO_SHORT)
-    chosen = max(fitting, key=lambda step: (step.worth(price), -step.rung.latency_p99_ms))
-    better = any(step.overlap > chosen.overlap for step in fitting)
-    return _choice(chosen, Degraded.OVERLOADED if better else None)
+        return choice(climb[0], Degraded.TIME_TOO_SHORT)
+    chosen = max(fitting, key=lambda step: (_worth(step, price), -step.rung.latency_p99_ms))
+    return choice(chosen, Degraded.OVERLOADED if fitting[-1].overlap > chosen.overlap else None)
 
 
-def _undominated(steps: Sequence[_Priced]) -> list[_Priced]:
-    """Return the steps that find more than all before them, and are faster than all such after them.
-
-    Along the ladder the mean overlap rises, which at one k it may not do.
-    """
-    rising = [
-        step for place, step in enumerate(steps) if all(step.overlap > before.overlap for before in steps[:place])
-    ]
-    return [step for place, step in enumerate(rising) if all(step.ms <= later.ms for later in rising[place + 1 :])]
-
-
-def _cheapest_reaching(priced: Sequence[_Priced], min_overlap: float) -> Choice:
-    reaching = [each for each in priced if each.overlap >= min_overlap]
-    if not reaching:
-        return _choice(_best(priced), Degraded.OVERLAP_OUT_OF_REACH)
-    return _choice(min(reaching, key=lambda each: each.rung.latency_p99_ms))
+def _fitting(climb: Sequence[Step], taking_ms: Sequence[float], left_ms: float) -> list[Step]:
+    """Return the steps that fit a time and are no slower than any that finds more, in order."""
+    fitting: list[Step] = []
+    least_ms = math.inf
+    for step, ms in zip(reversed(climb), reversed(taking_ms), strict=True):
+        if ms <= least_ms and ms <= left_ms:
+            fitting.append(step)
+        least_ms = min(least_ms, ms)
+    return fitting[::-1]
 
 
-def _best(priced: Sequence[_Priced]) -> _Priced:
-    return max(priced, key=lambda each: (each.overlap, -each.rung.latency_p99_ms))
+def _worth(step: Step, price: float) -> float:
+    """Return the overlap less what the time costs others."""
+    return step.overlap - price * step.rung.latency_p50_ms
 
 
-def _choice(priced: _Priced, degraded: Degraded | None = None) -> Choice:
-    return Choice(rung=priced.rung, expected_overlap=priced.overlap, search_ms=priced.ms, degraded=degraded)
+def _finds_most(step: Step) -> tuple[float, float]:
+    return step.overlap, -step.rung.latency_p99_ms

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -127,8 +127,7 @@ class Engine:
             raise RequestError("item_id", f"got {shown(query.item_id)}, expected an item of {self.bundle.version}")
         allowed = filters.allowed(view, query.where, exclude=[*query.exclude, query.item_id])
         query_BU = as_queries(vector_D[None], self.bundle.widths)
-        answer = self._answer(query, query_BU, [_target(view, allowed)], call)
-        return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
+        return self._answer(query, query_BU, [_target(view, allowed)], call, allowed.num_unknown_values)
 
     def ticket(self, ask: Ask, call: Call) -> Ticket:
         """Return until when a call must be taken up to be answered in time.
@@ -187,8 +186,7 @@ class Engine:
             )
             for profile, user in zip(found, users.values(), strict=True)
         ]
-        answer = self._answer(query, profiles.encode(self.bundle, found), targets, call)
-        return replace(answer, num_unknown_filter_values=allowed.num_unknown_values)
+        return self._answer(query, profiles.encode(self.bundle, found), targets, call, allowed.num_unknown_values)
 
     def _answer(
         self,
@@ -196,6 +194,7 @@ class Engine:
         query_BU: Float[np.ndarray, "batch query"],
         targets: Sequence[_Target],
         call: Call,
+        num_unknown_filter_values: int,
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
         if ask.num_encoded:
@@ -251,6 +250,7 @@ class Engine:
             predicted_ms=encoded_ms + choice.search_ms + len(targets) * self.overhead_ms(ask.k),
             num_scored=sum(result.num_scored for result in results),
             probed_share=math.fsum(result.done_share for result in results) / len(results),
+            num_unknown_filter_values=num_unknown_filter_values,
         )
 
     def _until_s(self, ask: Ask, call: Call, *, num_searches: int) -> float | None:
@@ -338,10 +338,12 @@ class Engine:
         self, row_K: Int[np.ndarray, " k"], score_K: Float[np.ndarray, " k"], *, ask: Ask, target: _Target
     ) -> Candidates:
         found = row_K != UNKNOWN
-        rows = row_K[found].tolist()
+        if not found.all():
+            row_K, score_K = row_K[found], score_K[found]
+        rows = row_K.tolist()
         return Candidates(
             item_ids=target.view.ids(rows),
-            scores=score_K[found],
+            scores=score_K,
             titles=target.view.titles(rows) if ask.include_titles else None,
             cold=target.cold,
             num_unknown_history_items=target.num_unknown,
@@ -360,8 +362,9 @@ def _target(
     """Return a target that may be given what is allowed, but for seen items: some of the bundle's, and some by id."""
     items, beside = allowed.items, allowed.beside
     if len(seen):
-        items = items - (of_bundle := ItemSet.of(seen, items.num_items))
-        beside = beside - view.delta.replacing(of_bundle) if len(beside) else beside
+        items = items.without(seen)
+        if len(beside):
+            beside = beside - view.delta.replacing(ItemSet.of(seen, items.num_items))
     if len(seen_ids) and len(beside):
-        beside = beside - ItemSet.of(view.items.rows(seen_ids), beside.num_items)
-    return _Target(view=view, allowed=view.visible(items), beside=beside, cold=cold, num_unknown=num_unknown)
+        beside = beside.without(view.items.rows(seen_ids))
+    return _Target(view=view, allowed=items, beside=beside, cold=cold, num_unknown=num_unknown)

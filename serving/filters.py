@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from recsys.errors import RequestError
 from recsys.ids import Vocabulary
 from recsys.index.item_set import ItemSet
@@ -20,7 +18,7 @@ class Allowed:
     """What a request may get.
 
     Args:
-        items: which of the bundle's items, were they still there.
+        items: which of the bundle's items.
         beside: which of the items beside them.
         num_unknown_values: values of its filter that no item has.
     """
@@ -46,14 +44,16 @@ def allowed(view: CatalogueView, where: Filter, *, exclude: Sequence[str]) -> Al
             known = [published[name], view.item_values[name]] if len(view.items) else [published[name]]
             num_unknown += sum(not any(value in one for one in known) for value in values)
     return Allowed(
-        items=_passing(view.bundle.items, published, where, exclude),
-        beside=_passing(view.items, view.item_values, where, exclude) if len(view.items) else _NONE,
+        items=_passing(view.published, view.bundle.items, published, where, exclude),
+        beside=_passing(view.beside, view.items, view.item_values, where, exclude) if len(view.items) else view.beside,
         num_unknown_values=num_unknown,
     )
 
 
-def _passing(items: Vocabulary, values_of: Mapping[str, ItemValues], where: Filter, exclude: Sequence[str]) -> ItemSet:
-    passing = ItemSet.all_but(items.rows(exclude), len(items))
+def _passing(
+    there: ItemSet, items: Vocabulary, values_of: Mapping[str, ItemValues], where: Filter, exclude: Sequence[str]
+) -> ItemSet:
+    passing = there.without(items.rows(exclude)) if exclude else there
     if where.include_ids:
         passing = passing & ItemSet.of(items.rows(where.include_ids), len(items))
     for name, values in where.include.items():
@@ -61,6 +61,3 @@ def _passing(items: Vocabulary, values_of: Mapping[str, ItemValues], where: Filt
     for name, values in where.exclude.items():
         passing = passing - values_of[name].items(values)
     return passing
-
-
-_NONE = ItemSet.of(np.zeros(0, dtype=np.int64), 0)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from serving.admission import Admission, Priority, Reason, Refusal, Ticket
 from serving.errors import OverloadedError
@@ -79,7 +78,12 @@ class Gate:
         try:
             if not wanted():
                 raise OverloadedError(Refusal(reason=Reason.LATE, retry_after_ms=0.0), priority=ticket.priority)
-            yield replace(call, started_s=ticket.started_s, price=ticket.price)
+            yield Call(
+                arrived_s=call.arrived_s,
+                started_s=ticket.started_s,
+                deadline_ms=call.deadline_ms,
+                price=ticket.price,
+            )
         finally:
             with self._changing:
                 used_s = time.thread_time() - began_s

@@ -11,6 +11,7 @@ The weight of what was seen against what is assumed is that of credibility theor
 
 from __future__ import annotations
 
+import bisect
 import math
 import threading
 import time
@@ -148,7 +149,7 @@ class LatencyModel:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._rungs = ladder.rungs
-        self._least_max_k = min(max(rung.overlap) for rung in ladder.rungs)
+        self._least_max_k = min(rung.largest_k for rung in ladder.rungs)
         self._place = {rung.name: place for place, rung in enumerate(ladder.rungs)}
         start_ms = search_ms or [rung.latency_p99_ms for rung in ladder.rungs]
         self._rerank_shares = rerank_shares or [0.0] * len(ladder.rungs)
@@ -158,12 +159,12 @@ class LatencyModel:
         self._encode = _Sized(encode_ms or {}, clock=clock)
         self._after = _Sized(after_ms or {}, clock=clock)
 
-    def search_ms(self, *, k: int, start: bool = False) -> list[float]:
+    def search_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
         """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
         p99_ms = self._search.start_ms if start else self._search.p99_ms()
         if k <= self._least_max_k:
-            return list(p99_ms)
-        return [ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True)]
+            return p99_ms
+        return tuple(ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True))
 
     def slower(self, *, k: int) -> float:
         """Return how many times as long as published a search takes here, undisturbed."""
@@ -214,7 +215,7 @@ class _Sized:
             self._stage.observe(self._place(size), ms)
 
     def _place(self, size: int) -> int:
-        return next((place for place, known in enumerate(self._sizes) if known >= size), len(self._sizes) - 1)
+        return min(bisect.bisect_left(self._sizes, size), len(self._sizes) - 1)
 
 
 def growth_with_k(rung: Rung, k: int) -> float:
@@ -224,7 +225,7 @@ def growth_with_k(rung: Rung, k: int) -> float:
     them again grow, so the square root is meant as an upper bound. Being the same for all rungs, it never changes their
     order.
     """
-    return math.sqrt(max(1.0, k / max(rung.overlap)))
+    return math.sqrt(max(1.0, k / rung.largest_k))
 
 
 def _neighbours(place: int, own: Sequence[float], weights: Sequence[float]) -> float:

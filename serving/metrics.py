@@ -25,7 +25,10 @@ class _OfRung(NamedTuple):
     """What is counted at each answer of one rung; looked up once, since finding a series by its labels takes time."""
 
     answers: Counter
-    stages: dict[str, Histogram]
+    queue_s: Histogram
+    encode_s: Histogram
+    scan_s: Histogram
+    rerank_s: Histogram
 
 
 class ShadowMetrics:
@@ -142,6 +145,9 @@ class Metrics:
         self._bundle = Info("recsys_bundle", "The bundle of the latest answer.", registry=registry)
         self._version = ""
         self._of_rung = lru_cache(maxsize=1024)(self._find)
+        self._call_of = lru_cache(maxsize=1024)(self._calls.labels)
+        self._answer_s_of = lru_cache(maxsize=64)(self._answer_s.labels)
+        self._timed_as = {in_time: self._timed.labels(str(in_time).lower()) for in_time in (True, False)}
 
     def watch_catalogue(self, view: Callable[[], CatalogueView]) -> None:
         """Show what changed since the live bundle was published, as it is whenever somebody asks."""
@@ -170,7 +176,7 @@ class Metrics:
 
     def called(self, method: str, code: str) -> None:
         """Count a call that ended with a status code."""
-        self._calls.labels(method, code).inc()
+        self._call_of(method, code).inc()
 
     def refused(self, reason: Reason, priority: Priority | None) -> None:
         """Count a call that was refused because the server is busy; None for the priority of one that was not read."""
@@ -192,24 +198,26 @@ class Metrics:
             time_ms: its time budget, if it has one; the call's deadline counts beside it.
         """
         total_ms, timings = call.elapsed_ms(), answer.timings
-        self._answer_s.labels(method).observe(total_ms / 1e3)
+        self._answer_s_of(method).observe(total_ms / 1e3)
         self._took_of_predicted.observe(total_ms / answer.predicted_ms)
         of_rung = self._of_rung(answer.rung.name, answer.rung.width)
         of_rung.answers.inc()
-        for stage, histogram in of_rung.stages.items():
-            histogram.observe(getattr(timings, f"{stage}_ms") / 1e3)
+        of_rung.queue_s.observe(timings.queue_ms / 1e3)
+        of_rung.encode_s.observe(timings.encode_ms / 1e3)
+        of_rung.scan_s.observe(timings.scan_ms / 1e3)
+        of_rung.rerank_s.observe(timings.rerank_ms / 1e3)
         for reason in answer.degraded:
             self._degraded.labels(reason.name.lower()).inc()
         limits_ms = [limit_ms for limit_ms in (time_ms, call.deadline_ms) if limit_ms is not None]
         if limits_ms:
-            self._timed.labels(str(total_ms <= min(limits_ms)).lower()).inc()
+            self._timed_as[total_ms <= min(limits_ms)].inc()
         if answer.bundle_version != self._version:
             self._version = answer.bundle_version
             self._bundle.info({"version": self._version})
 
     def _find(self, rung: str, width: int) -> _OfRung:
-        stages = {stage: self._stage_s.labels(stage, rung) for stage in ("queue", "encode", "scan", "rerank")}
-        return _OfRung(self._answers.labels(rung, str(width)), stages)
+        stages = (self._stage_s.labels(stage, rung) for stage in ("queue", "encode", "scan", "rerank"))
+        return _OfRung(self._answers.labels(rung, str(width)), *stages)
 
 
 @contextmanager

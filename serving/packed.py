@@ -1,7 +1,7 @@
 """Candidates as flat bytes: what a program reads into arrays at once, instead of one message per item.
 
 `PackedItems` of ``protos/serving/v1/candidates.proto`` says what each byte is. Ids lie as in an Arrow string column, so
-both ends hand them to Arrow as they are. Packing a thousand items takes a tenth of what messages take.
+a client hands them to Arrow as they are. Packing a thousand items takes a tenth of what messages take.
 
 Shapes: ``score_K`` and ``id_K`` are ``(items,)``, best first.
 """
@@ -18,14 +18,18 @@ from jaxtyping import Float
 from serving.errors import ServingError
 from serving.v1 import candidates_pb2 as pb
 
+_FIRST_OFFSET = bytes(4)
+
 
 def pack(item_ids: Sequence[str], score_K: Float[np.ndarray, " items"]) -> pb.PackedItems:
     """Return ids and scores, best first, in their packed form."""
-    _, offsets, text = pa.array(item_ids, pa.string()).buffers()
+    text = "".join(item_ids)
+    sizes = map(len, item_ids) if text.isascii() else (len(id_.encode()) for id_ in item_ids)
+    end_K = np.fromiter(sizes, dtype="<i4", count=len(item_ids)).cumsum(dtype="<i4")
     return pb.PackedItems(
-        scores=score_K.astype("<f4").tobytes(),
-        id_offsets=offsets.to_pybytes(),
-        ids=text.to_pybytes(),
+        scores=score_K.astype("<f4", copy=False).tobytes(),
+        id_offsets=_FIRST_OFFSET + end_K.tobytes(),
+        ids=text.encode(),
     )
 
 

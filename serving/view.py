@@ -91,9 +91,16 @@ class CatalogueView:
             for name in self.bundle.item_values
         }
 
-    def visible(self, allowed: ItemSet) -> ItemSet:
-        """Return which of some of the bundle's items are still there."""
-        return allowed - self.delta.hidden if len(self.delta.hidden) else allowed
+    @cached_property
+    def published(self) -> ItemSet:
+        """The bundle's items that are still there."""
+        everything = ItemSet.all(len(self.bundle.items))
+        return everything - self.delta.hidden if len(self.delta.hidden) else everything
+
+    @cached_property
+    def beside(self) -> ItemSet:
+        """The items beside the bundle's."""
+        return ItemSet.all(len(self.items))
 
     def vector(self, id_: str) -> Float[np.ndarray, " full"] | None:
         """Return an item's unit vector, None where there is no such item."""

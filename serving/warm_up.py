@@ -83,7 +83,7 @@ def _search_ms(bundle: Bundle, users: Sequence[User], limits: Limits) -> tuple[l
             result = search_filtered(
                 bundle.searcher,
                 query_BU[place : place + 1],
-                k=min(limits.max_k, max(rung.overlap)),
+                k=min(limits.max_k, rung.largest_k),
                 rung=rung,
                 allowed=allowed[place],
             )

@@ -6,6 +6,7 @@ Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``mean_Cw`` (
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Cells:
         check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
         return cls(index, widths=widths)
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """Their width and number."""
         return int(self._index.d), int(self._index.ntotal)

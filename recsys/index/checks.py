@@ -52,8 +52,8 @@ def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> n
 
 
 def _refuse_non_unit(parts: list[np.ndarray], what: str) -> None:
-    square_LB = np.array([np.einsum("bd,bd->b", part_Bw, part_Bw) for part_Bw in parts])
-    unit_LB = np.abs(square_LB - 1) < _UNIT_TOLERANCE  # false for NaN
-    if not unit_LB.all():
-        place, row = np.argwhere(~unit_LB)[0]
-        raise WidthError(f"{what}: row {row}: got L2 norm {square_LB[place, row] ** 0.5}, expected 1")
+    for part_Bw in parts:
+        square_B = np.einsum("bd,bd->b", part_Bw, part_Bw)
+        if not np.abs(square_B - 1).max(initial=0) < _UNIT_TOLERANCE:  # true for NaN
+            row = int(np.argmin(np.abs(square_B - 1) < _UNIT_TOLERANCE))
+            raise WidthError(f"{what}: row {row}: got L2 norm {square_B[row] ** 0.5}, expected 1")

@@ -40,7 +40,7 @@ class Deadline:
 
     def times(self, factor: float) -> Deadline:
         """Return the deadline of a search whose scan reads that many times as much."""
-        return replace(self, search_ms=factor * self.search_ms)
+        return self if factor == 1 else replace(self, search_ms=factor * self.search_ms)
 
 
 class Pace:

@@ -80,9 +80,12 @@ def search_filtered(
             allowed=None if unfiltered else allowed,
             deadline=None if deadline is None else deadline.times(columns / usual),
         )
+        enough = result.done_share < 1 or _num_found(result) == len(query_BU) * min(k, len(allowed))
+        if enough and best is None:
+            return result
         spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1] + result.rerank_ms
         best = _fuller(best, result)
-        if result.done_share < 1 or _num_found(result) == len(query_BU) * min(k, len(allowed)):
+        if enough:
             return replace(best, scan_ms=spent_ms[0], rerank_ms=spent_ms[1])
     result = searcher.score_all(
         query_BU,
@@ -114,7 +117,7 @@ def _efforts(rung: RungSpec, wanted: int, num_allowed: int, num_items: int) -> I
         # In cells of one size, `most * wanted / num_allowed` of them hold as many allowed items as are wanted.
         least = max(rung.nprobe, math.ceil(most * wanted / max(1, num_allowed)))
         nprobe = min(most, max(least, round(rung.nprobe * growth)))
-        yield replace(rung, nprobe=nprobe)
+        yield rung if nprobe == rung.nprobe else replace(rung, nprobe=nprobe)
         while nprobe < most:
             nprobe = min(2 * nprobe, most)
             yield replace(rung, nprobe=nprobe)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recsys.errors import ArtifactError, ConfigError
 from recsys.index.specs import RungSpec, brief
@@ -62,7 +64,25 @@ class Rung(RungSpec):
 
     def measured_k(self, k: int) -> int:
         """Return the measured k whose overlap stands for ``k``."""
-        return min((known for known in self.overlap if known >= k), default=max(self.overlap))
+        known = self._measured_ks
+        return known[min(bisect.bisect_left(known, k), len(known) - 1)]
+
+    @property
+    def largest_k(self) -> int:
+        """The largest measured k, at which latencies were measured."""
+        return self._measured_ks[-1]
+
+    @cached_property
+    def _measured_ks(self) -> list[int]:
+        return sorted(self.overlap)
+
+
+class Step(NamedTuple):
+    """A rung: its place in the ladder, and its overlap at some k."""
+
+    place: int
+    rung: Rung
+    overlap: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +97,40 @@ class Ladder:
         """The rungs that requests climb: p99 latency and mean overlap rise along them, and width never falls."""
         return tuple(rung for rung in self.rungs if rung.on_ladder)
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """The widths that were measured, narrowest first."""
         return tuple(sorted({rung.width for rung in self.rungs}))
+
+    def at(self, k: int) -> tuple[Step, ...]:
+        """Return all rungs with what they find at k."""
+        return self._at(k)[0]
+
+    def climb(self, k: int) -> tuple[Step, ...]:
+        """Return the steps that find more at k than all before them: the mean overlap rises along all, one may not."""
+        return self._at(k)[1]
+
+    def _at(self, k: int) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        if k not in self._found_at:
+            steps = tuple(Step(place, rung, rung.overlap_at(k)) for place, rung in enumerate(self.rungs))
+            rising: list[Step] = []
+            for step in steps:
+                if step.rung.on_ladder and (not rising or step.overlap > rising[-1].overlap):
+                    rising.append(step)
+            self._found_at[k] = steps, tuple(rising)
+        return self._found_at[k]
+
+    @cached_property
+    def _alike(self) -> dict[str, list[Rung]]:
+        """By name of a rung, those that differ from it in nothing but ``nprobe``."""
+        alike: dict[tuple[Any, ...], list[Rung]] = {}
+        for rung in self.rungs:
+            alike.setdefault(_but_for_cells(rung), []).append(rung)
+        return {rung.name: some for some in alike.values() for rung in some}
+
+    @cached_property
+    def _found_at(self) -> dict[int, tuple[tuple[Step, ...], tuple[Step, ...]]]:
+        return {}
 
     def overlap_when_cut(self, rung: Rung, *, share: float, k: int) -> float:
         """Return the overlap at ``k`` to expect of an ivf rung that scanned only the nearest share of its cells.
@@ -89,11 +139,7 @@ class Ladder:
         those that scan no more, or the share of the rung's own overlap where that is more. Both are low estimates: the
         nearer a cell, the more of the best items it holds on average, so overlap grows ever more slowly with cells.
         """
-        searched = [
-            other.overlap_at(k)
-            for other in self.rungs
-            if other.nprobe <= share * rung.nprobe and _but_for_cells(other) == _but_for_cells(rung)
-        ]
+        searched = [other.overlap_at(k) for other in self._alike[rung.name] if other.nprobe <= share * rung.nprobe]
         return min(rung.overlap_at(k), max([share * rung.overlap_at(k), *searched]))
 
     def best_of_width(self, width: int, *, k: int) -> Rung:

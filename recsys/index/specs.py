@@ -68,7 +68,7 @@ class IndexSpec:
         """The width at which cells are made and chosen, or that every item is read up to."""
         return self.routing or self.width
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A name for people, metrics and files, such as ``ivf64r16-rabitq``."""
         routing = f"r{self.routing}" if self.routing else ""
@@ -133,7 +133,7 @@ class RungSpec(IndexSpec):
         """Candidates that the scan has to find for the stages after it; 0 where there is none."""
         return self.funnel[0][1] if self.funnel else self.rerank
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A name for people and metrics, such as ``ivf64r16-rabitq-p32-r400``."""
         effort = {"ivf": f"-p{self.nprobe}", "hnsw": f"-e{self.ef}"}.get(self.engine, "")

@@ -28,6 +28,8 @@ def test_it_is_a_set(world):
         (first | second, one | other),
         (first & second, one & other),
         (first - second, one - other),
+        (first.without(array(other)), one - other),
+        (ItemSet.all(num_items), set(range(num_items))),
         (ItemSet.all_but(array(one), num_items), set(range(num_items)) - one),
     ):
         assert made.rows.tolist() == sorted(expected)
@@ -42,6 +44,17 @@ def test_rows_outside_the_catalogue_and_repeated_ones_change_nothing(num_items, 
     given = np.array(rows + rows, dtype=np.int64)
     assert ItemSet.of(given, num_items).rows.tolist() == sorted(inside)
     assert len(ItemSet.all_but(given, num_items)) == num_items - len(inside)
+
+
+@given(st.integers(0, 600), st.integers(0, 2**32 - 1))
+def test_few_rows_and_many_are_left_out_alike(num, seed):
+    random = np.random.default_rng(seed)
+    some = ItemSet.of(random.integers(0, 1000, size=700), 1000)
+    given = random.integers(-5, 1005, size=num)
+    left = some.without(given)
+    assert left.rows.tolist() == sorted(set(some.rows.tolist()) - set(given.tolist()))
+    assert len(left) == len(left.rows)
+    assert len(ItemSet.all(1000).without(given)) == 1000 - len(set(given.tolist()) & set(range(1000)))
 
 
 def test_a_scan_reads_the_bits_where_they_lie():

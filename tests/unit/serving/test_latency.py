@@ -139,13 +139,13 @@ def test_search_grows_only_past_the_measured_k(clock):
 
 def test_searches_for_many_items_say_the_same_of_a_rung_as_those_for_few(clock):
     model = LatencyModel(LADDER, search_ms=[3.0, 5.0], clock=clock)
-    assert model.search_ms(k=10) == [3.0, 5.0]
+    assert model.search_ms(k=10) == (3.0, 5.0)
     for _ in range(1000):
         model.searched(LADDER.rungs[1], k=400, ms=20.0)
     clock.now_s += 0.1
     assert model.search_ms(k=100)[1] == pytest.approx(10.0, rel=0.2)
     assert model.search_ms(k=400)[1] == pytest.approx(20.0, rel=0.2)
-    assert model.search_ms(k=400, start=True) == [6.0, 10.0]
+    assert model.search_ms(k=400, start=True) == (6.0, 10.0)
 
 
 def test_sizes_are_predicted_by_the_smallest_measured_one_that_is_no_smaller(clock):
