@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys.errors import ConfigError
-from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.specs import IndexSpec
 from recsys.widths import WidthLadder, truncate
@@ -100,10 +99,15 @@ class Cells:
         cell_N: np.ndarray = self._index.search(vector_Nr, 1)[1][:, 0]
         return np.ascontiguousarray(cell_N)
 
-    def nearest(self, query_BU: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
-        """Return each query's nearest cells, at most as many as there are."""
-        query_Br = checked_query_at(query_BU, self.key[0], self._widths)
-        cell_BP: np.ndarray = self._index.search(query_Br, min(num, self.key[1]))[1]
+    def nearest(self, query_Br: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
+        """Return each query's nearest cells, at most as many as there are; queries are of the routing width."""
+        num = min(num, self.key[1])
+        cell_BP = np.empty((len(query_Br), num), dtype=np.int64)
+        score_BP = np.empty((len(query_Br), num), dtype=np.float32)
+        # Straight to C++: FAISS's wrapper checks again what is known here.
+        self._index.search_c(
+            len(query_Br), faiss.swig_ptr(query_Br), num, faiss.swig_ptr(score_BP), faiss.swig_ptr(cell_BP)
+        )
         return cell_BP
 
     def save(self, folder: Path) -> None:

@@ -57,13 +57,13 @@ class Rescorer:
         widths, store = self._widths, self._store
         if widths.head == "per_width":
             known = 0
-        query_BD = np.zeros((len(query_BU), widths.full), dtype=np.float32)
-        query_BD[:, :width] = checked_query_at(query_BU, width, widths)
-        shrink_B = np.linalg.norm(query_BD[:, :known], axis=1) if known and widths.norm == "prefix" else None
-        if shrink_B is None:
+        query_BD = checked_query_at(query_BU, width, widths)
+        if known and widths.norm == "prefix":
+            shrink_B = np.linalg.norm(query_BD[:, :known], axis=1).astype(np.float32, copy=False)
+        else:
             shrink_B = np.ones(len(query_BD), dtype=np.float32)
         if store.scale_D is not None:
-            query_BD *= store.scale_D
+            query_BD = query_BD * store.scale_D[:width]
         rows_BK = np.full((len(rows_BC), num), NOTHING, dtype=np.int64)
         scores_BK = np.full((len(rows_BC), num), -np.inf, dtype=np.float32)
         best_candidates(
@@ -73,7 +73,7 @@ class Rescorer:
             np.ascontiguousarray(scores_BC),
             known,
             width,
-            shrink_B.astype(np.float32, copy=False),
+            shrink_B,
             store.norm_of.get(known, _NO_NORMS),
             store.norm_of.get(width, _NO_NORMS),
             rows_BK,

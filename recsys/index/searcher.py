@@ -87,6 +87,7 @@ class Searcher:
         self.indexes = dict(indexes)
         self.stores = dict(stores)
         self._rescorers = {code: Rescorer(store, widths=widths) for code, store in stores.items()}
+        self._answerable: set[str] = set()
 
     @property
     def num_items(self) -> int:
@@ -235,6 +236,12 @@ class Searcher:
         return rung.width if rung.code == "float32" and self.widths.head == "tied" else 0
 
     def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, allowed: ItemSet | None) -> None:
+        if rung.name not in self._answerable:
+            self._check_rung(rung)
+            self._answerable.add(rung.name)
+        self._check_question(query_BU, k=k, allowed=allowed)
+
+    def _check_rung(self, rung: RungSpec) -> None:
         for width in (rung.width, rung.routing_width, *(width for width, _ in rung.funnel)):
             self.widths.require(width)
         if rung.funnel and rung.funnel[-1][0] == self.widths.full:
@@ -242,7 +249,6 @@ class Searcher:
         if not self.supports(rung):
             have = sorted(index.name for index in self.indexes), sorted(self.stores)
             raise RequestError("rung", f"got {rung.name}, expected one of indexes {have[0]} and stores {have[1]}")
-        self._check_question(query_BU, k=k, allowed=allowed)
 
     def _check_question(self, query_BU: np.ndarray, *, k: int, allowed: ItemSet | None) -> None:
         check_queries(query_BU, self.widths)

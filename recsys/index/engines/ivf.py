@@ -144,8 +144,10 @@ class IvfIndex:
 
     def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""
-        cell_BP = self.cells.nearest(query_BU, effort.nprobe)
-        query_Bw = checked_query_at(query_BU, self.spec.width, self._widths)
+        query_Bw = query_Br = checked_query_at(query_BU, self.spec.width, self._widths)
+        if self.cells.key[0] != self.spec.width:
+            query_Br = checked_query_at(query_BU, self.cells.key[0], self._widths)
+        cell_BP = self.cells.nearest(query_Br, effort.nprobe)
         return query_Bw, cell_BP, self._score_means(query_Bw, cell_BP)
 
     def _scan(
