@@ -59,13 +59,13 @@ class Choice:
     Args:
         rung: how to search.
         expected_overlap: its measured overlap with the exact full-width answer at the k asked for.
-        search_ms: what all searches of the call together take, as predicted (p99).
+        ms: what all searches of the call take with what comes after them, as predicted (p99).
         degraded: why it is less than what was asked for, or None.
     """
 
     rung: Rung
     expected_overlap: float
-    search_ms: float
+    ms: float
     degraded: Degraded | None = None
 
 
@@ -76,7 +76,6 @@ def choose(
     k: int,
     p99_ms: Sequence[float],
     elapsed_ms: float = 0.0,
-    overhead_ms: float = 0.0,
     deadline_ms: float | None = None,
     num_searches: int = 1,
     price: float = 0.0,
@@ -98,9 +97,9 @@ def choose(
         ladder: the bundle's measured rungs, at least one of them a step.
         budget: what the call may spend.
         k: items asked for.
-        p99_ms: of one search for ``k`` items, predicted for each of the ladder's rungs, in order.
+        p99_ms: of one search for ``k`` items and of what is needed after it, to filter, pack and send what it found,
+            predicted for each of the ladder's rungs, in order.
         elapsed_ms: already spent since the call arrived.
-        overhead_ms: needed after the search, to filter, pack and send the answer.
         deadline_ms: from the call's arrival to its deadline; None when it has none.
         num_searches: searches that the call makes, one after another.
         price: what a millisecond of a search, as published (p50), costs others, in overlap.
@@ -111,7 +110,7 @@ def choose(
 
     def choice(step: Step, degraded: Degraded | None = None) -> Choice:
         ms = num_searches * p99_ms[step.place]
-        return Choice(rung=step.rung, expected_overlap=step.overlap, search_ms=ms, degraded=degraded)
+        return Choice(rung=step.rung, expected_overlap=step.overlap, ms=ms, degraded=degraded)
 
     if budget.width is not None:
         of_width = [step for step in ladder.at(k) if step.rung.width == budget.width]
@@ -125,7 +124,7 @@ def choose(
             return choice(max(ladder.at(k), key=_finds_most), Degraded.OVERLAP_OUT_OF_REACH)
         return choice(min(reaching, key=lambda step: step.rung.latency_p99_ms))
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
-    left_ms = min(limits_ms, default=math.inf) - elapsed_ms - overhead_ms
+    left_ms = min(limits_ms, default=math.inf) - elapsed_ms
     climb = ladder.climb(k)
     fitting = _fitting(climb, [num_searches * p99_ms[step.place] for step in climb], left_ms)
     if not fitting:

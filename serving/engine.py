@@ -148,14 +148,17 @@ class Engine:
         )
 
     def overhead_ms(self, k: int) -> float:
-        """Return the p99 of what a call for ``k`` items spends after its search; 0 before `warm_up`."""
-        return self.latency.after_ms(k)
+        """Return the p99 of what a call for ``k`` items spends after its search, at the slowest rung for that.
+
+        0 before `warm_up`.
+        """
+        return max(self.latency.after_ms(k=k))
 
     def finished(self, ask: Ask, answer: Answer, call: Call) -> None:
         """Learn what came after the search, once a call has ended: the way of its answer into the network is in it."""
         spent = answer.timings
         ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
-        self.latency.finished(ask.k, ms=ms / len(answer.candidates))
+        self.latency.finished(answer.rung, k=ask.k, ms=ms / len(answer.candidates))
 
     def warm_up(self, finish: Callable[[Answer], object] = lambda answer: answer) -> None:
         """Touch every rung, then measure every stage on this machine, in some seconds (`serving.warm_up`).
@@ -200,18 +203,19 @@ class Engine:
         if ask.num_encoded:
             self.latency.encoded(ask.num_encoded, ms=encoded_ms - call.queue_ms)
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
-        until_s = self._until_s(ask, call, num_searches=len(targets))
+        place = self.latency.place(choice.rung)
+        search_ms, after_ms = self.latency.search_ms(k=ask.k)[place], self.latency.after_ms(k=ask.k)[place]
+        until_s = self._until_s(ask, call, after_ms=len(targets) * after_ms)
         found, results, overlaps = [], [], []
-        for place, target in enumerate(targets):
+        for number, target in enumerate(targets):
+            query_1U = query_BU[number : number + 1]
             result = search_filtered(
                 self.bundle.searcher,
-                query_BU[place : place + 1],
+                query_1U,
                 k=ask.k,
                 rung=choice.rung,
                 allowed=target.allowed,
-                deadline=self._deadline(
-                    choice, until_s, search_ms=choice.search_ms / len(targets), num_left=len(targets) - place
-                ),
+                deadline=self._deadline(choice, until_s, search_ms=search_ms, num_left=len(targets) - number),
             )
             # Scoring all that a filter leaves says nothing of the rung; where little is left, more cells are scanned.
             if not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items):
@@ -219,16 +223,10 @@ class Engine:
                 self.latency.searched(choice.rung, k=ask.k, ms=ms)
             overlaps.append(self._expected_overlap(result, choice, target, k=ask.k))
             if self.shadow is not None and self.shadow.chosen():
-                self.shadow.offer(self._searched(query_BU[place : place + 1], target, result, choice, overlaps[-1]))
+                self.shadow.offer(self._searched(query_1U, target, result, choice, overlaps[-1]))
             if len(delta := target.view.delta):
                 # Its time counts to no stage but to what comes after the search.
-                result = with_delta(
-                    self.bundle.searcher,
-                    query_BU[place : place + 1],
-                    result,
-                    delta=delta,
-                    allowed=target.beside,
-                )
+                result = with_delta(self.bundle.searcher, query_1U, result, delta=delta, allowed=target.beside)
             found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
             results.append(result)
         timings = Timings(
@@ -247,13 +245,13 @@ class Engine:
             degraded=tuple(reason for reason in (choice.degraded, cut_short) if reason),
             timings=timings,
             bundle_version=self.bundle.version,
-            predicted_ms=encoded_ms + choice.search_ms + len(targets) * self.overhead_ms(ask.k),
+            predicted_ms=encoded_ms + choice.ms,
             num_scored=sum(result.num_scored for result in results),
             probed_share=math.fsum(result.done_share for result in results) / len(results),
             num_unknown_filter_values=num_unknown_filter_values,
         )
 
-    def _until_s(self, ask: Ask, call: Call, *, num_searches: int) -> float | None:
+    def _until_s(self, ask: Ask, call: Call, *, after_ms: float) -> float | None:
         """Return when the last search has to have ended, on the clock of `time.perf_counter`; None: it may take long.
 
         Whoever names a width or an overlap gets it whatever it costs, but not after the call's deadline.
@@ -261,7 +259,7 @@ class Engine:
         limits_ms = self._limits_ms(ask, call)
         if not limits_ms:
             return None
-        return call.arrived_s + (min(limits_ms) - num_searches * self.overhead_ms(ask.k)) / 1e3
+        return call.arrived_s + (min(limits_ms) - after_ms) / 1e3
 
     def _deadline(self, choice: Choice, until_s: float | None, *, search_ms: float, num_left: int) -> Deadline | None:
         """Return by when the next search has to have ended, so that as much is left for each of those after it."""
@@ -294,22 +292,21 @@ class Engine:
     def _least_ms(self, ask: Ask, *, start: bool) -> float:
         """Return the p99 of a call at the cheapest rung that may answer it; ``start``: as it was at the start."""
         ladder, num_searches = self.calibration.ladder, ask.num_searches
-        p99_ms = self.latency.search_ms(k=ask.k, start=start)
+        p99_ms = self.latency.answer_ms(k=ask.k, start=start)
         if ask.budget.width is None and ask.budget.min_overlap is None:
-            least_ms = min(ms for ms, rung in zip(p99_ms, ladder.rungs, strict=True) if rung.on_ladder)
+            least_ms = min(p99_ms[step.place] for step in ladder.climb(ask.k))
         else:
-            least_ms = choose(ladder, ask.budget, k=ask.k, p99_ms=p99_ms).search_ms
+            least_ms = choose(ladder, ask.budget, k=ask.k, p99_ms=p99_ms).ms
         before_ms = self.latency.encode_ms(ask.num_encoded, start=start) if ask.num_encoded else 0.0
-        return before_ms + num_searches * (least_ms + self.latency.after_ms(ask.k, start=start))
+        return before_ms + num_searches * least_ms
 
     def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
         return choose(
             self.calibration.ladder,
             ask.budget,
             k=ask.k,
-            p99_ms=self.latency.search_ms(k=ask.k),
+            p99_ms=self.latency.answer_ms(k=ask.k),
             elapsed_ms=elapsed_ms,
-            overhead_ms=num_searches * self.overhead_ms(ask.k),
             deadline_ms=self._deadline_ms(call),
             num_searches=num_searches,
             price=call.price * self._worth * self.latency.slower(k=ask.k),

@@ -1,10 +1,11 @@
 """What the stages of a call will take: 99th percentiles, measured at the start and followed from call to call.
 
-A stage has several places that cost differently: search has the ladder's rungs, encoding has sizes of what is encoded,
-and what comes after the search has sizes of answers. Each place has a start measurement and a `Tail` of what was seen
-since, as ratios to that. A place that many calls went through lately is predicted from its own tail; one that few went
-through leans on how much slower or faster its neighbours became, and without those on the start measurement. What was
-seen fades, so a rung that once was slow, and is not chosen since, is tried again.
+A stage has several places that cost differently: search has the ladder's rungs, and so has what comes after it, since a
+search that read much has emptied the processor's caches; encoding has sizes of what is encoded. Each place has a start
+measurement and a `Tail` of what was seen since, as ratios to that. A place that many calls went through lately is
+predicted from its own tail; one that few went through leans on how much slower or faster its neighbours became, and
+without those on the start measurement. What was seen fades, so a rung that once was slow, and is not chosen since, is
+tried again.
 
 The weight of what was seen against what is assumed is that of credibility theory (Bühlmann 1967): n / (n + m).
 """
@@ -12,11 +13,12 @@ The weight of what was seen against what is assumed is that of credibility theor
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 from recsys.index.rungs import Ladder, Rung
 
@@ -157,7 +159,8 @@ class LatencyModel:
         slower = [ms / rung.latency_p99_ms for ms, rung in zip(start_ms, ladder.rungs, strict=True)]
         self._slower = math.fsum(slower) / len(slower)
         self._encode = _Sized(encode_ms or {}, clock=clock)
-        self._after = _Sized(after_ms or {}, clock=clock)
+        self._start_after = _BySize(after_ms or {})
+        self._after = Stage([1.0] * len(ladder.rungs), clock=clock)  # times what it took at the start
 
     def search_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
         """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
@@ -178,9 +181,18 @@ class LatencyModel:
         """Return the p99 of what comes before the search, for users and history items of that number."""
         return self._encode.p99_ms(size, start=start)
 
-    def after_ms(self, k: int, *, start: bool = False) -> float:
-        """Return the p99 of what comes after the search, per user."""
-        return self._after.p99_ms(k, start=start)
+    def after_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
+        """Return the p99 of what comes after a search, per user, for each rung of the ladder, in order."""
+        start_ms = self._start_after.ms(k)
+        return tuple(start_ms * times for times in (self._after.start_ms if start else self._after.p99_ms()))
+
+    def answer_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
+        """Return the p99 of one search and what comes after it, for each rung of the ladder, in order."""
+        return tuple(map(operator.add, self.search_ms(k=k, start=start), self.after_ms(k=k, start=start)))
+
+    def place(self, rung: Rung) -> int:
+        """Return the place of a rung in what is predicted by rung."""
+        return self._place[rung.name]
 
     def searched(self, rung: Rung, *, k: int, ms: float) -> None:
         """Note what one search at a rung of the ladder took."""
@@ -190,32 +202,46 @@ class LatencyModel:
         """Note what came before a search."""
         self._encode.observe(size, ms)
 
-    def finished(self, k: int, *, ms: float) -> None:
-        """Note what came after a search, per user."""
-        self._after.observe(k, ms)
+    def finished(self, rung: Rung, *, k: int, ms: float) -> None:
+        """Note what came after a search at a rung of the ladder, per user."""
+        if start_ms := self._start_after.ms(k):
+            self._after.observe(self._place[rung.name], ms / start_ms)
+
+
+class _BySize:
+    """What was measured by size: a size belongs to the smallest measured one that is no smaller, or the last."""
+
+    def __init__(self, measured_ms: Mapping[int, float]) -> None:
+        self._sizes = sorted(measured_ms)
+        # Larger ones never count as cheaper: which of them was disturbed while it was measured is not known.
+        self.highest_ms = list(itertools.accumulate((measured_ms[size] for size in self._sizes), max))
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def place(self, size: int) -> int:
+        return min(bisect.bisect_left(self._sizes, size), len(self._sizes) - 1)
+
+    def ms(self, size: int) -> float:
+        """Return what was measured, 0 where nothing was."""
+        return self.highest_ms[self.place(size)] if self._sizes else 0.0
 
 
 class _Sized:
-    """A stage whose places are sizes: a size belongs to the smallest measured one that is no smaller, or the last."""
+    """A stage whose places are measured sizes."""
 
     def __init__(self, start_ms: Mapping[int, float], *, clock: Callable[[], float] | None) -> None:
-        self._sizes = sorted(start_ms)
-        # Larger ones never count as cheaper: which of them was disturbed while it was measured is not known.
-        highest = [max(start_ms[size] for size in self._sizes[: place + 1]) for place in range(len(self._sizes))]
-        assert all(low < high for low, high in pairwise(self._sizes))
-        self._stage = Stage(highest, clock=clock)
+        self._start = _BySize(start_ms)
+        self._stage = Stage(self._start.highest_ms, clock=clock)
 
     def p99_ms(self, size: int, *, start: bool) -> float:
-        if not self._sizes:
-            return 0.0
-        return (self._stage.start_ms if start else self._stage.p99_ms())[self._place(size)]
+        if start or not len(self._start):
+            return self._start.ms(size)
+        return self._stage.p99_ms()[self._start.place(size)]
 
     def observe(self, size: int, ms: float) -> None:
-        if self._sizes:
-            self._stage.observe(self._place(size), ms)
-
-    def _place(self, size: int) -> int:
-        return min(bisect.bisect_left(self._sizes, size), len(self._sizes) - 1)
+        if len(self._start):
+            self._stage.observe(self._start.place(size), ms)
 
 
 def growth_with_k(rung: Rung, k: int) -> float:

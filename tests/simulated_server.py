@@ -134,9 +134,8 @@ class Simulation:
             self.rungs,
             Budget(time_ms=call.budget_ms),
             k=K,
-            p99_ms=self.model.search_ms(k=K),
+            p99_ms=[ms + OUTSIDE_MS for ms in self.model.search_ms(k=K)],
             elapsed_ms=waited_ms + OUTSIDE_MS,
-            overhead_ms=OUTSIDE_MS,
             price=ticket.price * self.worth,
         )
         search_ms = self.slower * choice.rung.latency_p50_ms * self.random.lognormal(0.0, 0.18)

@@ -79,8 +79,8 @@ def test_what_comes_after_a_search_is_learned_once_the_call_has_ended(bundles):
         model = server.live.engine.latency
         learn = model.finished
 
-        def noted(k, *, ms):
-            learn(k, ms=ms)
+        def noted(rung, *, k, ms):
+            learn(rung, k=k, ms=ms)
             learned.put((k, ms))
 
         model.finished = noted

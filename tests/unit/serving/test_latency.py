@@ -151,18 +151,28 @@ def test_searches_for_many_items_say_the_same_of_a_rung_as_those_for_few(clock):
 def test_sizes_are_predicted_by_the_smallest_measured_one_that_is_no_smaller(clock):
     model = LatencyModel(LADDER, encode_ms={1: 0.2, 257: 1.0}, after_ms={10: 0.1, 1000: 0.9, 100: 2.0}, clock=clock)
     assert [model.encode_ms(size) for size in (1, 2, 257, 9999)] == [0.2, 1.0, 1.0, 1.0]
-    assert [model.after_ms(k) for k in (5, 50, 500)] == [0.1, 2.0, 2.0]  # more never counts as cheaper
+    assert [model.after_ms(k=k)[0] for k in (5, 50, 500)] == [0.1, 2.0, 2.0]  # more never counts as cheaper
     for _ in range(1000):
         model.encoded(100, ms=3.0)
-        model.finished(7, ms=0.4)
     clock.now_s += 0.1
     assert model.encode_ms(257) == pytest.approx(3.0, rel=0.2)
-    assert model.after_ms(10) == pytest.approx(0.4, rel=0.2)
-    assert model.after_ms(10, start=True) == 0.1
+
+
+def test_what_comes_after_a_search_is_predicted_by_rung(clock):
+    model = LatencyModel(LADDER, search_ms=[3.0, 5.0], after_ms={10: 0.1, 100: 0.2}, clock=clock)
+    for _ in range(1000):
+        model.finished(LADDER.rungs[0], k=7, ms=0.1)
+        model.finished(LADDER.rungs[1], k=100, ms=0.8)
+    clock.now_s += 0.1
+    assert model.after_ms(k=10) == pytest.approx((0.1, 0.4), rel=0.2)
+    assert model.after_ms(k=100) == pytest.approx((0.2, 0.8), rel=0.2)
+    assert model.after_ms(k=10, start=True) == (0.1, 0.1)
+    assert model.answer_ms(k=100) == pytest.approx((3.2, 5.8), rel=0.1)
+    assert [model.place(rung) for rung in LADDER.rungs] == [0, 1]
 
 
 def test_what_was_not_measured_counts_as_nothing(clock):
     model = LatencyModel(LADDER, clock=clock)
-    model.finished(10, ms=5.0)
+    model.finished(LADDER.rungs[0], k=10, ms=5.0)
     model.encoded(1, ms=5.0)
-    assert (model.after_ms(10), model.encode_ms(1)) == (0.0, 0.0)
+    assert (model.after_ms(k=10), model.encode_ms(1)) == ((0.0, 0.0), 0.0)
