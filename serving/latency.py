@@ -154,6 +154,7 @@ class LatencyModel:
         self._least_max_k = min(rung.largest_k for rung in ladder.rungs)
         self._place = {rung.name: place for place, rung in enumerate(ladder.rungs)}
         start_ms = search_ms or [rung.latency_p99_ms for rung in ladder.rungs]
+        self._by_cost = sorted(range(len(ladder.rungs)), key=lambda place: ladder.rungs[place].latency_p99_ms)
         self._rerank_shares = rerank_shares or [0.0] * len(ladder.rungs)
         self._search = Stage(start_ms, clock=clock)
         slower = [ms / rung.latency_p99_ms for ms, rung in zip(start_ms, ladder.rungs, strict=True)]
@@ -187,8 +188,16 @@ class LatencyModel:
         return tuple(start_ms * times for times in (self._after.start_ms if start else self._after.p99_ms()))
 
     def answer_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
-        """Return the p99 of one search and what comes after it, for each rung of the ladder, in order."""
-        return tuple(map(operator.add, self.search_ms(k=k, start=start), self.after_ms(k=k, start=start)))
+        """Return the p99 of one search and what comes after it, for each rung of the ladder, in order.
+
+        A rung that was published as slower is never predicted to be faster: where it seems so, the other one met with a
+        disturbance which it was spared, being chosen less often. Calls would flee to it just when it costs most.
+        """
+        taking_ms = list(map(operator.add, self.search_ms(k=k, start=start), self.after_ms(k=k, start=start)))
+        most_ms = 0.0
+        for place in self._by_cost:
+            most_ms = taking_ms[place] = max(most_ms, taking_ms[place])
+        return tuple(taking_ms)
 
     def place(self, rung: Rung) -> int:
         """Return the place of a rung in what is predicted by rung."""

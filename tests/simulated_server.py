@@ -134,7 +134,7 @@ class Simulation:
             self.rungs,
             Budget(time_ms=call.budget_ms),
             k=K,
-            p99_ms=[ms + OUTSIDE_MS for ms in self.model.search_ms(k=K)],
+            p99_ms=[ms + OUTSIDE_MS for ms in self.model.answer_ms(k=K)],
             elapsed_ms=waited_ms + OUTSIDE_MS,
             price=ticket.price * self.worth,
         )

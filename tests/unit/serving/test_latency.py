@@ -171,6 +171,16 @@ def test_what_comes_after_a_search_is_predicted_by_rung(clock):
     assert [model.place(rung) for rung in LADDER.rungs] == [0, 1]
 
 
+def test_a_rung_is_never_predicted_to_be_faster_than_a_cheaper_one(clock):
+    model = LatencyModel(LADDER, search_ms=[3.0, 5.0], clock=clock)
+    for _ in range(1000):
+        model.searched(LADDER.rungs[0], k=10, ms=30.0)
+        model.searched(LADDER.rungs[1], k=10, ms=5.0)
+    clock.now_s += 0.1
+    assert model.search_ms(k=10) == pytest.approx((30.0, 5.0), rel=0.4)
+    assert model.answer_ms(k=10)[0] == model.answer_ms(k=10)[1] == model.search_ms(k=10)[0]
+
+
 def test_what_was_not_measured_counts_as_nothing(clock):
     model = LatencyModel(LADDER, clock=clock)
     model.finished(LADDER.rungs[0], k=10, ms=5.0)
