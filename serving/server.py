@@ -239,13 +239,13 @@ def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[i
         if settings.metrics_port is not None:
             port = running.enter_context(exported(server.metrics, host=settings.host, port=settings.metrics_port))
             _log.info("metrics at http://%s:%d/metrics", settings.host, port)
-        _spare_collector()
+        spare_collector()
         ready(server.port)
         _log.info("serving bundle %s with %d workers", server.live.engine.bundle.version, settings.workers)
         while received.get() == signal.SIGHUP:
             try:
                 server.live.reload()
-                _spare_collector()
+                spare_collector()
             except RecsysError:
                 _log.exception("bundle not reloaded; the one before stays live")
         _log.info("stopping: health is NOT_SERVING, calls in flight have %g s", settings.grace_s)
@@ -262,7 +262,7 @@ def main() -> None:
     execute("recsys-serve", _HELP, lambda: (ServerSettings, run), sys.argv[1:], manners=Manners)
 
 
-def _spare_collector() -> None:
+def spare_collector() -> None:
     """Let the garbage collector no longer look at what is here now, which is a bundle more than anything else.
 
     Looking through a million items takes it .2 s, in which no call goes on; so it does that once, for what the bundle
