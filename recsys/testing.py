@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 import torch
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from recsys import artifact
 from recsys.bundle_writer import PublishOptions, write_bundle
@@ -177,10 +176,19 @@ def queries(widths: WidthLadder, *, rows: int) -> st.SearchStrategy[np.ndarray]:
     return _with_directions(rows, widths.query_size, starts)
 
 
-def _with_directions(rows: int, columns: int, nonzero: Sequence[slice]) -> st.SearchStrategy[np.ndarray]:
-    coordinates = st.floats(-100, 100, width=32).map(lambda value: value if abs(value) > 1e-6 else 0.0)
-    matrices = arrays(np.float32, (rows, columns), elements=coordinates)
-    return matrices.filter(lambda matrix: all(matrix[:, block].any(axis=1).all() for block in nonzero))
+@st.composite
+def _with_directions(draw: st.DrawFn, rows: int, columns: int, nonzero: Sequence[slice]) -> np.ndarray:
+    # Most coordinates come of a seed and some are drawn: drawing every one would take most of a test's time.
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size, filled = draw(st.sampled_from([1.0, 100.0, 1e-4])), draw(st.sampled_from([1.0, 0.5, 0.1]))
+    matrix = random.uniform(-size, size, (rows, columns)) * (random.random((rows, columns)) < filled)
+    places = st.integers(0, rows * columns - 1)
+    for place, value in draw(st.dictionaries(places, st.floats(-100, 100, width=32), max_size=10)).items():
+        matrix.flat[place] = value
+    matrix = np.where(np.abs(matrix) > 1e-6, matrix, 0).astype(np.float32)
+    for block in nonzero:
+        matrix[~matrix[:, block].any(axis=1), block.start] = size
+    return matrix
 
 
 @st.composite
