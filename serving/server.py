@@ -244,8 +244,8 @@ def answer_calls(settings: ServerSettings, received: Signals, ready: Callable[[i
         _log.info("serving bundle %s with %d workers", server.live.engine.bundle.version, settings.workers)
         while received.get() == signal.SIGHUP:
             try:
-                server.live.reload()
-                spare_collector()
+                if server.live.reload():
+                    spare_collector()
             except RecsysError:
                 _log.exception("bundle not reloaded; the one before stays live")
         _log.info("stopping: health is NOT_SERVING, calls in flight have %g s", settings.grace_s)

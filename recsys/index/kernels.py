@@ -165,7 +165,7 @@ def best_candidates(
     """Score candidates on the columns from ``start`` to ``stop`` and write the best of each query into two arrays.
 
     Args:
-        query_BD: queries of the width ``stop``, times the scales of the codes' columns if those have any.
+        query_BD: queries of at least the width ``stop``, times the scales of the codes' columns if those have any.
         code_ND: float32, the 16 bits of halves, or bytes.
         rows_BC: candidates; negative ones are none.
         scores_BC: their scores on the columns below ``start``, read if that is positive.

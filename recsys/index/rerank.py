@@ -4,7 +4,7 @@ A score at a width is a sum over columns, so where the scan's score is such a su
 the query are one vector, and the scan kept float32), only the blocks beyond are read and added. With norm ``prefix`` a
 score is that sum divided by the norms of two prefixes; those of items are stored per width.
 
-Shapes: ``query_BU`` (batch, query size), ``query_BD`` (batch, full width), ``code_ND`` (items, full width), ``rows_BC``
+Shapes: ``query_BU`` (batch, query size), ``query_Bw`` (batch, width), ``code_ND`` (items, full width), ``rows_BC``
 (batch, candidates), ``rows_BK`` (batch, k), ``norm_N`` (items,) or empty.
 """
 
@@ -57,17 +57,17 @@ class Rescorer:
         widths, store = self._widths, self._store
         if widths.head == "per_width":
             known = 0
-        query_BD = checked_query_at(query_BU, width, widths)
+        query_Bw = checked_query_at(query_BU, width, widths)
         if known and widths.norm == "prefix":
-            shrink_B = np.linalg.norm(query_BD[:, :known], axis=1).astype(np.float32, copy=False)
+            shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
         else:
-            shrink_B = np.ones(len(query_BD), dtype=np.float32)
+            shrink_B = np.ones(len(query_Bw), dtype=np.float32)
         if store.scale_D is not None:
-            query_BD = query_BD * store.scale_D[:width]
+            query_Bw = query_Bw * store.scale_D[:width]
         rows_BK = np.full((len(rows_BC), num), NOTHING, dtype=np.int64)
         scores_BK = np.full((len(rows_BC), num), -np.inf, dtype=np.float32)
         best_candidates(
-            query_BD,
+            query_Bw,
             store.code_ND,
             np.ascontiguousarray(rows_BC),
             np.ascontiguousarray(scores_BC),

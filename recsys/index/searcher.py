@@ -64,7 +64,7 @@ class SearchResult:
 
 
 class Searcher:
-    """Answers queries at any rung; safe for concurrent searches, since nothing in it changes after it is made.
+    """Answers queries at any rung; safe for concurrent searches: all that changes is which rungs it has checked.
 
     Args:
         store_ND: float32, C-contiguous, unit rows: the one full-width copy of the item vectors.

@@ -74,14 +74,14 @@ class TestServer:
 
 
 def test_what_comes_after_a_search_is_learned_once_the_call_has_ended(bundles):
-    learned: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    learned: queue.SimpleQueue[tuple[str, int, float]] = queue.SimpleQueue()
     with Server(ServerSettings(bundles=bundles, port=0, workers=1)) as server, Client(server.address) as client:
         model = server.live.engine.latency
         learn = model.finished
 
         def noted(rung, *, k, ms):
             learn(rung, k=k, ms=ms)
-            learned.put((k, ms))
+            learned.put((rung.name, k, ms))
 
         model.finished = noted
         for k, num_users, ask in (
@@ -89,10 +89,11 @@ def test_what_comes_after_a_search_is_learned_once_the_call_has_ended(bundles):
             (6, 2, partial(client.recommend_batch, [user("u1"), user("u2")])),
             (7, 1, partial(client.similar_items, "i1")),
         ):
-            spent = ask(k=k).report.timings
+            report = ask(k=k).report
+            spent = report.timings
             before_sent_ms = spent.total_ms - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
-            got, ms = learned.get(timeout=30)
-            assert got == k
+            rung, got, ms = learned.get(timeout=30)
+            assert (rung, got) == (report.rung, k)
             assert ms * num_users > before_sent_ms
         assert learned.empty()
 

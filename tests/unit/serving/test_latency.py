@@ -181,6 +181,17 @@ def test_a_rung_is_never_predicted_to_be_faster_than_a_cheaper_one(clock):
     assert model.answer_ms(k=10)[0] == model.answer_ms(k=10)[1] == model.search_ms(k=10)[0]
 
 
+def test_a_slow_dear_rung_makes_no_cheap_one_slower(clock):
+    model = LatencyModel(LADDER, search_ms=[3.0, 5.0], after_ms={100: 1.0}, clock=clock)
+    for _ in range(1000):
+        model.searched(LADDER.rungs[0], k=10, ms=3.0)
+        model.searched(LADDER.rungs[1], k=10, ms=50.0)
+    clock.now_s += 0.1
+    cheap_ms, dear_ms = model.search_ms(k=10)
+    assert dear_ms > 5 * cheap_ms
+    assert model.answer_ms(k=10) == (cheap_ms + 1, dear_ms + 1)
+
+
 def test_what_was_not_measured_counts_as_nothing(clock):
     model = LatencyModel(LADDER, clock=clock)
     model.finished(LADDER.rungs[0], k=10, ms=5.0)
