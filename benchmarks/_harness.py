@@ -139,6 +139,8 @@ def _provenance(name: str) -> dict[str, Any]:
         "commit": commit(),
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *words]),
         "hardware": machine() | {"memory_gib": round(_memory_gib(), 1), "platform": platform.machine()},
+        # Says whether memory comes in large pages, which matters to whatever reads all over it.
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     }
 
 

@@ -22,6 +22,13 @@ import numpy as np
 Settings = Mapping[str, Any]
 Answer = Callable[[np.ndarray, int], np.ndarray]
 
+SHARES = tuple(2.0 ** (half / 2) for half in range(-16, -3))
+"""Of cells or leaves that are scanned: the same steps for all, ours too."""
+DEPTHS = (1, 1.5, 2, 3, 4, 6, 8)
+"""Candidates that are scored again, as multiples of k."""
+LENGTHS = (1, 1.5, 2, 3, 4, 6, 8, 12)
+"""Of the list that a walk through a graph keeps, as multiples of k."""
+
 
 @dataclass(frozen=True)
 class Way:

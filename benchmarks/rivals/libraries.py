@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.rivals import Index, Rival, Settings
+from benchmarks.rivals import DEPTHS, LENGTHS, SHARES, Index, Rival, Settings
 
 
 class _Graph(Rival):
@@ -27,7 +27,7 @@ class _Graph(Rival):
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
         """Vary the length of the list, from k on."""
-        return [{"ef": k * multiple} for multiple in (1, 2, 3, 4, 6, 8, 12) if k * multiple <= num_items]
+        return [{"ef": round(k * multiple)} for multiple in LENGTHS if k * multiple <= num_items]
 
 
 class _HnswlibIndex(Index):
@@ -162,19 +162,22 @@ class Scann(Rival):
         """Vary the leaves and the quantiser."""
         leaves = max(1, round(2 * num_items**0.5))
         return [
-            {"leaves": number, "threshold": threshold}
-            for number, threshold in itertools.product((leaves, max(1, leaves // 2)), (0.2, 0.0))
+            {"leaves": number, "threshold": threshold, "reorder": reorder}
+            for threshold, number, reorder in itertools.product(
+                (0.2, 0.0), (leaves, max(1, leaves // 2)), ("BFLOAT16", "FLOAT32")
+            )
         ]
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
         """Vary leaves and depth."""
         leaves = max(1, round(2 * num_items**0.5))
-        opened = sorted({max(1, round(leaves * share)) for share in (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)})
-        return [{"leaves": number, "depth": depth * k} for number, depth in itertools.product(opened, (1, 2, 4, 8))]
+        opened = sorted({max(1, round(leaves * share)) for share in SHARES})
+        return [{"leaves": number, "depth": round(depth * k)} for number, depth in itertools.product(opened, DEPTHS)]
 
     def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Build the tree, the quantiser and the rescoring."""
         import scann
+        from scann.scann_ops.py import scann_builder
 
         builder = scann.scann_ops_pybind.builder(item_ND, 100, "dot_product")
         builder = builder.tree(
@@ -182,7 +185,8 @@ class Scann(Rival):
             num_leaves_to_search=settings["leaves"],
             training_sample_size=min(len(item_ND), 250_000),
         )
-        builder = builder.score_ah(2, anisotropic_quantization_threshold=settings["threshold"]).reorder(100)
+        builder = builder.score_ah(2, anisotropic_quantization_threshold=settings["threshold"])
+        builder = builder.reorder(100, quantize=getattr(scann_builder.ReorderType, settings["reorder"]))
         return _ScannIndex(builder.build())
 
 

@@ -45,7 +45,7 @@ def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> n
     if width == widths.full or widths.norm == "full":
         return np.ascontiguousarray(prefix_Bw)
     square_B1 = np.einsum("bw,bw->b", prefix_Bw, prefix_Bw)[:, None]
-    if square_B1.min(initial=1.0) < _TINY:
+    if (square_B1 < _TINY).any():
         return np.ascontiguousarray(query_at(query_BU, width, widths))
     unit_Bw: np.ndarray = prefix_Bw / np.sqrt(square_B1)
     return unit_Bw
@@ -54,6 +54,7 @@ def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> n
 def _refuse_non_unit(parts: list[np.ndarray], what: str) -> None:
     for part_Bw in parts:
         square_B = np.einsum("bd,bd->b", part_Bw, part_Bw)
-        if not np.abs(square_B - 1).max(initial=0) < _UNIT_TOLERANCE:  # true for NaN
-            row = int(np.argmin(np.abs(square_B - 1) < _UNIT_TOLERANCE))
+        is_unit_B = np.abs(square_B - 1) < _UNIT_TOLERANCE  # not true for NaN
+        if not is_unit_B.all():
+            row = int(np.argmin(is_unit_B))
             raise WidthError(f"{what}: row {row}: got L2 norm {square_B[row] ** 0.5}, expected 1")

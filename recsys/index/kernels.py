@@ -174,12 +174,13 @@ def best_candidates(
         shrink_B: what a known score is multiplied with: the norm of the query below ``start``, or 1.
         enter_N: what it is multiplied with too: the norms of the items below ``start``; none if empty.
         leave_N: what the new score is divided by: the norms of the items below ``stop``; by nothing if empty.
-        rows_BK: filled with -1.
-        scores_BK: filled with minus infinity.
+        rows_BK: to be filled; -1 where there is no candidate.
+        scores_BK: to be filled; minus infinity there.
     """
     num_candidates = rows_BC.shape[1]
     enter_N1, leave_N1 = enter_N.reshape((-1, 1)), leave_N.reshape((-1, 1))
     for query in range(len(rows_BC)):
+        rows_BK[query, :], scores_BK[query, :] = -1, -np.inf
         for place in range(num_candidates):
             ahead = rows_BC[query, min(place + _NUM_AHEAD, num_candidates - 1)]
             if ahead >= 0:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.index.checks import checked_query_at
-from recsys.index.exact import NOTHING
 from recsys.index.kernels import best_candidates
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
@@ -64,8 +63,8 @@ class Rescorer:
             shrink_B = np.ones(len(query_Bw), dtype=np.float32)
         if store.scale_D is not None:
             query_Bw = query_Bw * store.scale_D[:width]
-        rows_BK = np.full((len(rows_BC), num), NOTHING, dtype=np.int64)
-        scores_BK = np.full((len(rows_BC), num), -np.inf, dtype=np.float32)
+        rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
+        scores_BK = np.empty((len(rows_BC), num), dtype=np.float32)
         best_candidates(
             query_Bw,
             store.code_ND,

@@ -36,6 +36,8 @@ from recsys.widths import WidthLadder
 
 _FIRST_SCORED = 4096
 """Items that are scored one by one whatever the time."""
+_MOST_WAYS = 4096
+"""Rungs and ks that are remembered: a request may name any k."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,25 @@ class SearchResult:
     done_share: float = 1.0
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What a rung means here for one k.
+
+    Args:
+        index: what is scanned.
+        num_scanned: items that the scan finds.
+        rescorer: what scores them again.
+        stages: the width that each stage finds scored, the width that it scores at, and how many it leaves.
+    """
+
+    index: Index
+    num_scanned: int
+    rescorer: Rescorer
+    stages: tuple[tuple[int, int, int], ...]
+
+
 class Searcher:
-    """Answers queries at any rung; safe for concurrent searches: all that changes is which rungs it has checked.
+    """Answers queries at any rung; safe for concurrent searches: all that changes is what is known of rungs.
 
     Args:
         store_ND: float32, C-contiguous, unit rows: the one full-width copy of the item vectors.
@@ -87,7 +106,7 @@ class Searcher:
         self.indexes = dict(indexes)
         self.stores = dict(stores)
         self._rescorers = {code: Rescorer(store, widths=widths) for code, store in stores.items()}
-        self._answerable: set[str] = set()
+        self._ways: dict[tuple[str, int], _Way] = {}
 
     @property
     def num_items(self) -> int:
@@ -149,23 +168,22 @@ class Searcher:
             RequestError: ``k`` is out of range, ``allowed`` is of another catalogue, or the bundle has no index for the
                 rung.
         """
-        self._check(query_BU, k=k, rung=rung, allowed=allowed)
+        self._check_question(query_BU, k=k, allowed=allowed)
+        way = self._ways.get((rung.name, k)) or self._way(rung, k)
         started = time.perf_counter()
-        num = min(max(k, rung.depth), self.num_items)
-        index = self.indexes[rung.index]
-        if deadline is not None and isinstance(index, IvfIndex) and not deadline.spare:
-            found = index.search_until(query_BU, num, effort=rung, allowed=allowed, until_s=deadline.scan_until_s)
+        if deadline is not None and isinstance(way.index, IvfIndex) and not deadline.spare:
+            found = way.index.search_until(
+                query_BU, way.num_scanned, effort=rung, allowed=allowed, until_s=deadline.scan_until_s
+            )
         else:
-            found = index.search(query_BU, num, effort=rung, allowed=allowed)
+            found = way.index.search(query_BU, way.num_scanned, effort=rung, allowed=allowed)
         rows_BC, scores_BC = found.rows_BC, found.scores_BC
         scores_BC[rows_BC == NOTHING] = -np.inf
         scanned = time.perf_counter()
-        known = self._known_width(rung)
-        for width, kept in self._stages(rung, k):
-            rows_BC, scores_BC = self._rescorers[rung.store].best(
+        for known, width, kept in way.stages:
+            rows_BC, scores_BC = way.rescorer.best(
                 query_BU, rows_BC, scores_BC, known=known, width=width, num=min(kept, rows_BC.shape[1])
             )
-            known = width
         rows_BK, scores_BK = _pad(rows_BC, scores_BC, k)
         finished = time.perf_counter()
         return SearchResult(
@@ -225,21 +243,26 @@ class Searcher:
         )
         return _pad(rows_BC, scores_BC, k)
 
-    def _stages(self, rung: RungSpec, k: int) -> list[tuple[int, int]]:
-        """Return the width of each stage after the scan, and how many candidates it leaves."""
+    def _way(self, rung: RungSpec, k: int) -> _Way:
+        """Return how a rung finds k items, which is found out once; or raise what `search` does of the rung."""
+        self._check_rung(rung)
         widths = [width for width, _ in rung.funnel] + ([self.widths.full] if rung.rerank else [])
         taken = [depth for _, depth in rung.funnel] + ([rung.rerank] if rung.rerank else [])
-        return [(width, max(k, left)) for width, left in zip(widths, [*taken[1:], k][: len(widths)], strict=True)]
+        kept = [max(k, left) for left in [*taken[1:], k][: len(widths)]]
+        known = [self._known_width(rung), *widths]
+        way = _Way(
+            index=self.indexes[rung.index],
+            num_scanned=min(max(k, rung.depth), self.num_items),
+            rescorer=self._rescorers[rung.store],
+            stages=tuple(zip(known, widths, kept, strict=False)),
+        )
+        if len(self._ways) < _MOST_WAYS:
+            self._ways[rung.name, k] = way
+        return way
 
     def _known_width(self, rung: RungSpec) -> int:
         """Return the width at which the scan's scores are exact and the beginning of wider ones, 0 for none."""
         return rung.width if rung.code == "float32" and self.widths.head == "tied" else 0
-
-    def _check(self, query_BU: np.ndarray, *, k: int, rung: RungSpec, allowed: ItemSet | None) -> None:
-        if rung.name not in self._answerable:
-            self._check_rung(rung)
-            self._answerable.add(rung.name)
-        self._check_question(query_BU, k=k, allowed=allowed)
 
     def _check_rung(self, rung: RungSpec) -> None:
         for width in (rung.width, rung.routing_width, *(width for width, _ in rung.funnel)):

@@ -32,7 +32,7 @@ class LadderSpace:
     """Widths to scan at; none stands for every trained width."""
     routings: tuple[int, ...] = (0,)
     """Widths at which cells are made and chosen, where narrower than the scan's; 0 is the scan's own."""
-    codes: tuple[Code, ...] = ("float32", "sq8", "rabitq", "pq2")
+    codes: tuple[Code, ...] = ("float32", "sq8", "pq2")
     """How ivf keeps vectors: float32, fp16, sq8, rabitq, pq2, pq4."""
     levels: tuple[int, ...] = (0, 8)
     """Panorama's levels, of full-width float32 scans; 0 scans without."""
@@ -40,7 +40,7 @@ class LadderSpace:
     """Cells scanned (ivf), as shares of all cells."""
     efs: tuple[int, ...] = (64, 128, 256, 512)
     """Lengths of the list that a walk keeps (hnsw), where at least as long as what it must find."""
-    reranks: tuple[float, ...] = (0, 1.5, 2, 4, 8)
+    reranks: tuple[float, ...] = (0, 1.5, 2, 3, 4, 6, 8)
     """Candidates scored again at full width, as multiples of the largest k; 0 is none."""
     funnels: tuple[tuple[float, float], ...] = ((8, 2),)
     """Candidates scored at the next wider width, and of those at full width, as multiples of the largest k."""
