@@ -3,9 +3,10 @@
 One more server has the ladder but no dimmer. Every server is a real process on a bundle of one catalogue (``--items``:
 grown from a trained model's, simulated, benchmarks._catalogue says how). k6 makes calls at constant rates, on a core of
 its own, each call with a budget of a mix, which is also its deadline. Loads and servers take turns in a seeded order
-with the same calls. What is delivered is overlap with the exact answer: of answers in time only, a late, failed or shed
-one delivers nothing. Admitted are the calls that a server says it answered (its Prometheus counter): a refusal that
-comes after its client has left looks like a late answer from outside (``attainment_seen`` counts it as one).
+with the same calls, three times over, so that a slow moment of the machine meets more than one of them. What is
+delivered is overlap with the exact answer: of answers in time only, a late, failed or shed one delivers nothing.
+Admitted are the calls that a server says it answered (its Prometheus counter): a refusal that comes after its client
+has left looks like a late answer from outside (``attainment_seen`` counts it as one).
 
 Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
 the ladder's slowest step takes (both p99). Servers keep back of a deadline what an answer takes on its way (p99, idle).
@@ -22,7 +23,8 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,9 @@ from serving.v1 import candidates_pb2 as pb
 
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 _PARTS = (2, 5, 10, 25, 50)
-_SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED")
+_ROUNDS = 3
+_MAX_UNREAD = 16  # what budgets of tens of milliseconds want
 _LADDER, _NO_DIMMER = "ladder", "ladder without dimmer"
 _K = 100
 _STREAMS = 8
@@ -81,7 +85,7 @@ def _parse() -> argparse.Namespace:
     arguments.add_argument("--budget", type=float, default=300.0, help="seconds of calibration (300)")
     given = parse(arguments)
     if given.quick:
-        given.items, given.users, given.seconds, given.budget = 3000, 100, 2.0, 2.0
+        given.items, given.users, given.seconds, given.budget = 3000, 100, 1.0, 2.0
     return given
 
 
@@ -113,6 +117,35 @@ class Traffic:
         item_ids, _ = unpack(reply.items)
         row_1K = np.array([[int(item_id[1:]) for item_id in item_ids]], dtype=np.int64)
         return float(self.truth.overlap(row_1K, k=_K, queries=np.array([user]))[0])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What became of calls.
+
+    Args:
+        user_C: who asked.
+        budget_C: within which time.
+        replies: each with its place in those.
+        num_answered: how many the server says it answered.
+        num_unsent: how many more there should have been.
+    """
+
+    user_C: np.ndarray = field(default_factory=partial(np.empty, 0, dtype=np.int64))
+    budget_C: np.ndarray = field(default_factory=partial(np.empty, 0))
+    replies: Sequence[Reply] = ()
+    num_answered: int = 0
+    num_unsent: int = 0
+
+    def and_then(self, later: _Seen) -> _Seen:
+        """Return both together."""
+        return _Seen(
+            np.concatenate([self.user_C, later.user_C]),
+            np.concatenate([self.budget_C, later.budget_C]),
+            [*self.replies, *(reply._replace(place=len(self.user_C) + reply.place) for reply in later.replies)],
+            self.num_answered + later.num_answered,
+            self.num_unsent + later.num_unsent,
+        )
 
 
 def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Executor) -> dict[str, Any]:
@@ -166,7 +199,7 @@ def _served(bundles: Path, *options: str) -> Iterator[tuple[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     cores, _ = split_cores()
-    fitting = ("--workers", str(len(cores)), "--metrics-port", str(port))
+    fitting = ("--workers", str(len(cores)), "--metrics-port", str(port), "--max-unread", str(_MAX_UNREAD))
     with pinned(cores, server(bundles, *fitting, *options)) as (address, _):
         yield address, f"http://127.0.0.1:{port}/metrics"
 
@@ -295,31 +328,30 @@ def _under_load(
     """Put every server under every load, in a seeded order; all get the same calls at the same times."""
     random = np.random.default_rng(1)
     turns = [(load, name) for load in LOADS for name in servers]
-    points = []
-    for place in random.permutation(len(turns)).tolist():
-        load, name = turns[place]
-        address, metrics = servers[name]
-        user_C, budget_C, requests = traffic.calls(int(load * rate * seconds) + 10, seed=int(100 * load))
-        calls = [Call(*both) for both in zip(requests, budget_C.tolist(), strict=True)]
-        before = _num_answered(metrics)
-        replies, num_unsent = open_loop(
-            address, calls, rate=load * rate, seconds=seconds, connections=_CONNECTIONS, scratch=scratch
-        )
-        num_answered = _num_answered(metrics) - before
-        point = _point(traffic, user_C, budget_C, replies, num_answered=num_answered, seconds=seconds)
-        points.append({"load": load, "server": name, "unsent": num_unsent, **point})
-    return sorted(points, key=lambda point: (point["load"], point["server"]))
+    seen = {turn: _Seen() for turn in turns}
+    num_rounds = max(1, min(_ROUNDS, int(seconds)))  # k6 makes no load of less than a second
+    for number in range(num_rounds):
+        for place in random.permutation(len(turns)).tolist():
+            load, name = turns[place]
+            address, metrics = servers[name]
+            num, lasts = int(load * rate * seconds / num_rounds) + 10, seconds / num_rounds
+            user_C, budget_C, requests = traffic.calls(num, seed=int(100 * load) + number)
+            calls = [Call(*both) for both in zip(requests, budget_C.tolist(), strict=True)]
+            before = _num_answered(metrics)
+            replies, num_unsent = open_loop(
+                address, calls, rate=load * rate, seconds=lasts, connections=_CONNECTIONS, scratch=scratch
+            )
+            part = _Seen(user_C, budget_C, replies, _num_answered(metrics) - before, num_unsent)
+            seen[load, name] = seen[load, name].and_then(part)
+    return [
+        {"load": load, "server": name, "unsent": seen[load, name].num_unsent}
+        | _point(traffic, seen[load, name], seconds=seconds)
+        for load, name in sorted(turns)
+    ]
 
 
-def _point(
-    traffic: Traffic,
-    user_C: np.ndarray,
-    budget_C: np.ndarray,
-    replies: Sequence[Reply],
-    *,
-    num_answered: int,
-    seconds: float,
-) -> dict[str, float]:
+def _point(traffic: Traffic, seen: _Seen, *, seconds: float) -> dict[str, float]:
+    user_C, budget_C, replies, num_answered = seen.user_C, seen.budget_C, seen.replies, seen.num_answered
     in_time = [reply for reply in replies if reply.code == "OK" and reply.latency_ms <= budget_C[reply.place]]
     shed = sum(reply.code in _SHED for reply in replies)
     delivered = [traffic.delivered(user_C[reply.place], reply) for reply in in_time]

@@ -210,6 +210,11 @@ class Admission:
             self.limit.drained(now_s)
         return num_inside >= self.limit.at(now_s) + self._slots
 
+    def turn_away(self, *, now_s: float) -> None:
+        """Note that a call was refused before it was known what it asks for: it would have waited without an end."""
+        if self.dimmer is not None:
+            self.dimmer.learn(num_before=_MOST_BEFORE, had_ms=1e3 / self._hurry, now_s=now_s)
+
     def level(self, *, now_s: float) -> float:
         """Return what a millisecond of work costs those who wait, as a share of the most that it can."""
         return 0.0 if self.dimmer is None else self.dimmer.level(work_ms=1e3 * self._mean_work_s, now_s=now_s)

@@ -48,9 +48,13 @@ class Gate:
             return self._admission.level(now_s=time.perf_counter())
 
     def full(self, *, num_inside: int) -> bool:
-        """Whether so many calls are more than may be here, so that one more need not be read to be refused."""
+        """Whether so many calls are more than may be here, so that one more is refused without being read."""
         now_s = time.perf_counter()
-        return now_s - self._high_s > _HIGH_S and self._admission.full(num_inside, now_s=now_s)
+        if now_s - self._high_s <= _HIGH_S or not self._admission.full(num_inside, now_s=now_s):
+            return False
+        with self._changing:
+            self._admission.turn_away(now_s=now_s)
+        return True
 
     def retry_after_ms(self) -> float:
         """Return about how long it takes until those that wait have been answered."""

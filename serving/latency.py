@@ -19,6 +19,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from recsys.index.rungs import Ladder, Rung
 
@@ -32,6 +33,8 @@ _NEIGHBOUR = 0.5
 """What an observation of the next place is worth, of the one after that its square, and so on."""
 _REFRESH_S = 0.05
 """Predictions are computed again this often at most; choosing between calls only reads them."""
+_MOST_KS = 1024
+"""Predictions that are kept, one for each k that is asked for."""
 _RATIO = 1.05
 """Width of a bucket, and so the largest relative error of a quantile."""
 _LEAST, _MOST = 1e-3, 1e4
@@ -123,10 +126,17 @@ class Stage:
     def _predict(self, now_s: float) -> tuple[float, ...]:
         weights = [tail.weight(now_s=now_s) for tail in self._tails]
         own = [math.log(tail.quantile()) if weight else 0.0 for tail, weight in zip(self._tails, weights, strict=True)]
-        return tuple(
-            start_ms * math.exp(_blend(own[place], weights[place], _neighbours(place, own, weights)))
-            for place, start_ms in enumerate(self.start_ms)
-        )
+        places = zip(self.start_ms, own, weights, _neighbours(own, weights), strict=True)
+        return tuple(start_ms * math.exp(_blend(mine, weight, theirs)) for start_ms, mine, weight, theirs in places)
+
+
+class _Predicted(NamedTuple):
+    """What is predicted of each rung for one k, and what the two stages had seen when it was."""
+
+    seen: tuple[tuple[float, ...], tuple[float, ...]]
+    search_ms: tuple[float, ...]
+    after_ms: tuple[float, ...]
+    answer_ms: tuple[float, ...]
 
 
 class LatencyModel:
@@ -162,13 +172,11 @@ class LatencyModel:
         self._encode = _Sized(encode_ms or {}, clock=clock)
         self._start_after = _BySize(after_ms or {})
         self._after = Stage([1.0] * len(ladder.rungs), clock=clock)  # times what it took at the start
+        self._predicted: dict[tuple[int, bool], _Predicted] = {}
 
     def search_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
         """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
-        p99_ms = self._search.start_ms if start else self._search.p99_ms()
-        if k <= self._least_max_k:
-            return p99_ms
-        return tuple(ms * growth_with_k(rung, k) for ms, rung in zip(p99_ms, self._rungs, strict=True))
+        return self._predict(k, start=start).search_ms
 
     def slower(self, *, k: int) -> float:
         """Return how many times as long as published a search takes here, undisturbed."""
@@ -184,8 +192,7 @@ class LatencyModel:
 
     def after_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
         """Return the p99 of what comes after a search, per user, for each rung of the ladder, in order."""
-        start_ms = self._start_after.ms(k)
-        return tuple(start_ms * times for times in (self._after.start_ms if start else self._after.p99_ms()))
+        return self._predict(k, start=start).after_ms
 
     def answer_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
         """Return the p99 of one search and what comes after it, for each rung of the ladder, in order.
@@ -193,11 +200,27 @@ class LatencyModel:
         A rung that was published as slower is never predicted to be faster: where it seems so, the other one met with a
         disturbance which it was spared, being chosen less often. Calls would flee to it just when it costs most.
         """
-        taking_ms = list(map(operator.add, self.search_ms(k=k, start=start), self.after_ms(k=k, start=start)))
+        return self._predict(k, start=start).answer_ms
+
+    def _predict(self, k: int, *, start: bool) -> _Predicted:
+        """Return what was predicted before, unless something has been seen since."""
+        search, after = self._search, self._after
+        seen = (search.start_ms, after.start_ms) if start else (search.p99_ms(), after.p99_ms())
+        known = self._predicted.get((k, start))
+        if known is not None and known.seen[0] is seen[0] and known.seen[1] is seen[1]:
+            return known
+        search_ms, start_ms = seen[0], self._start_after.ms(k)
+        if k > self._least_max_k:
+            search_ms = tuple(ms * growth_with_k(rung, k) for ms, rung in zip(search_ms, self._rungs, strict=True))
+        after_ms = tuple(start_ms * times for times in seen[1])
+        answer_ms = list(map(operator.add, search_ms, after_ms))
         most_ms = 0.0
         for place in self._by_cost:
-            most_ms = taking_ms[place] = max(most_ms, taking_ms[place])
-        return tuple(taking_ms)
+            most_ms = answer_ms[place] = max(most_ms, answer_ms[place])
+        if len(self._predicted) >= _MOST_KS:
+            self._predicted.clear()
+        predicted = self._predicted[k, start] = _Predicted(seen, search_ms, after_ms, tuple(answer_ms))
+        return predicted
 
     def place(self, rung: Rung) -> int:
         """Return the place of a rung in what is predicted by rung."""
@@ -263,14 +286,22 @@ def growth_with_k(rung: Rung, k: int) -> float:
     return math.sqrt(max(1.0, k / rung.largest_k))
 
 
-def _neighbours(place: int, own: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the log of how much slower than at the start the others are, nearer ones counting more."""
-    worth = [
-        weight * _NEIGHBOUR ** abs(other - place) if other != place else 0.0 for other, weight in enumerate(weights)
-    ]
-    total = sum(worth)
-    mean = sum(part * slower for part, slower in zip(worth, own, strict=True)) / total if total else 0.0
-    return _blend(mean, total, 0.0)
+def _neighbours(own: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return for each place the log of how much slower than at the start the others are, nearer ones counting more."""
+    weighted = [weight * slower for weight, slower in zip(weights, own, strict=True)]
+    totals, sums = _from_others(weights), _from_others(weighted)
+    return [_blend(slower / total, total, 0.0) if total else 0.0 for slower, total in zip(sums, totals, strict=True)]
+
+
+def _from_others(values: Sequence[float]) -> list[float]:
+    """Return for each place the sum of all others' values, each worth less the farther away it is."""
+    below = list(itertools.accumulate(values[:-1], _nearer, initial=0.0))
+    above = list(itertools.accumulate(values[:0:-1], _nearer, initial=0.0))[::-1]
+    return list(map(operator.add, below, above))
+
+
+def _nearer(farther: float, next_one: float) -> float:
+    return _NEIGHBOUR * (farther + next_one)
 
 
 def _blend(seen: float, weight: float, assumed: float) -> float:

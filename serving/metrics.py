@@ -6,7 +6,7 @@ A registry of its own, not the process-wide one: several servers may live in one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -168,11 +168,9 @@ class Metrics:
         """Count changed items that were answered for, by what was done to them."""
         self._changes.labels(kind).inc(num)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> AbstractContextManager[None]:
         """Count a call as worked on while this lasts."""
-        with self._working.track_inprogress():
-            yield
+        return self._working.track_inprogress()
 
     def called(self, method: str, code: str) -> None:
         """Count a call that ended with a status code."""

@@ -86,6 +86,10 @@ class ServerSettings:
     """Calls that are worked on at once, one thread each; past the number of cores they only slow each other down."""
     max_waiting: int = 256
     """Calls that may wait for a worker at most; fewer do where waiting makes calls late (`serving.admission`)."""
+    max_unread: int = 256
+    """Calls that may have arrived without being looked at; past a quarter of that some are refused, past it all are.
+    gRPC does that before Python has a part in it, with CANCELLED and no word of when to come back. Looking at a call
+    takes about .3 ms: budgets of tens of milliseconds want 16, bursts of calls that may take longer want more."""
     dimmer: bool = True
     """Put a price on time while calls wait, so that overload costs overlap before it costs answers."""
     deadline_margin_ms: float = 1.0
@@ -128,6 +132,7 @@ class ServerSettings:
             _require(0 <= self.metrics_port <= highest, "metrics_port", self.metrics_port, f"0 to {highest}, or none")
         _require(self.processes >= 1, "processes", self.processes, "at least 1")
         _require(self.workers >= 1, "workers", self.workers, "at least 1")
+        _require(self.max_unread >= 4, "max_unread", self.max_unread, "at least 4")
         _require(self.max_waiting >= 0, "max_waiting", self.max_waiting, "0 or more")
         _require(
             (self.tls_certificate is None) == (self.tls_key is None),
