@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from recsys.errors import ConfigError, RequestError
 from recsys.testing import small_bundle
 from serving.client import Client, ServingError, user
+from serving.gate import Gate
 from serving.server import SERVICE, Server, main, serve
 from serving.settings import ServerSettings
 from serving.v1 import candidates_pb2 as pb
@@ -178,6 +179,36 @@ class TestBusyServer:
         with busy_server(bundles, max_waiting=0) as busy, pytest.raises(ServingError) as failed:
             busy.client.recommend(user_id="u3", k=5)
         assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def test_past_a_number_of_calls_that_nobody_looks_at_grpc_refuses_by_itself(self, bundles, monkeypatch):
+        looking, go_on = threading.Event(), threading.Event()
+
+        def full(_gate, *, num_inside):
+            looking.set()
+            go_on.wait(60)
+            return False
+
+        monkeypatch.setattr(Gate, "full", full)
+        settings = ServerSettings(bundles=bundles, port=0, workers=1, max_unread=8)
+        with (
+            Server(settings) as server,
+            Client(server.address, deadline_ms=60_000) as client,
+            ThreadPoolExecutor(20) as pool,
+        ):
+            first = pool.submit(client.recommend, user_id="u1", k=5)
+            assert looking.wait(60)
+            others = [pool.submit(client.recommend, user_id="u2", k=5) for _ in range(19)]
+            # At most 8 can wait there, so 11 or more are refused while the first is being looked at.
+            done, _ = wait(others, timeout=60, return_when=FIRST_EXCEPTION)
+            assert done
+            while sum(call.done() for call in others) < 11:
+                time.sleep(0.01)
+            refused = [call.exception() for call in others if call.done()]
+            assert {error.code for error in refused} == {grpc.StatusCode.CANCELLED}
+            go_on.set()
+            answered = [call for call in others if call.exception() is None]
+            assert 2 <= len(answered) <= 8
+            assert len(first.result().items) == 5
 
     def test_where_too_many_are_inside_calls_are_refused_unread_but_for_those_that_need_no_turn(self, bundles):
         with busy_server(bundles, max_waiting=1) as busy, ThreadPoolExecutor(2) as pool:

@@ -15,6 +15,7 @@ from serving.settings import Limits, ServerSettings
         ("port", 65536),
         ("workers", 0),
         ("max_waiting", -1),
+        ("max_unread", 3),
         ("deadline_margin_ms", -0.1),
         ("deadline_margin_ms", float("nan")),
         ("drain_s", -1.0),
