@@ -188,7 +188,7 @@ class Server:
             self._health.set(name, status)
 
 
-def server_options(*, share_port: bool = False, max_unread: int = 256) -> list[tuple[str, int]]:
+def server_options(*, share_port: bool = False, max_unread: int = ServerSettings.max_unread) -> list[tuple[str, int]]:
     """Return every channel option of the server, with its reason."""
     return [
         # By default a second server binds the same port without a word, and each gets some of the calls: what processes
@@ -198,7 +198,7 @@ def server_options(*, share_port: bool = False, max_unread: int = 256) -> list[t
         ("grpc.max_receive_message_length", 4 * 2**20),
         # Where more calls come than Python can look at, each waits for all before it, until its own deadline is as good
         # as over too, and in the end none is answered in time. Past the first number calls are refused at random, the
-        # more the more there are; by default past 1,000, which is a wait of a third of a second.
+        # more the more there are; gRPC's own number is 1,000, which is a wait of a third of a second.
         ("grpc.server.max_pending_requests", max_unread // 4),
         ("grpc.server.max_pending_requests_hard_limit", max_unread),
     ]

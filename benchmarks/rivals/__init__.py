@@ -19,13 +19,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from recsys.index.space import LadderSpace
+
 Settings = Mapping[str, Any]
 Answer = Callable[[np.ndarray, int], np.ndarray]
 
-SHARES = tuple(2.0 ** (half / 2) for half in range(-16, -3))
-"""Of cells or leaves that are scanned: the same steps for all, ours too."""
-DEPTHS = (1, 1.5, 2, 3, 4, 6, 8)
-"""Candidates that are scored again, as multiples of k."""
+SHARES = LadderSpace().probe_shares
+"""Of cells or leaves that are scanned: the steps that ours has."""
+DEPTHS = tuple(multiple or 1 for multiple in LadderSpace().reranks)
+"""Candidates that are scored again, as multiples of k; so too, but for no rerank."""
 LENGTHS = (1, 1.5, 2, 3, 4, 6, 8, 12)
 """Of the list that a walk through a graph keeps, as multiples of k."""
 

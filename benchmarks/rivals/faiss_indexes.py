@@ -22,7 +22,7 @@ class FaissIndex(Index):
 
     def __init__(self, index: Any) -> None:
         self.index = index
-        self._rotates = isinstance(_scanned(index), faiss.IndexPreTransform)
+        self._rotates = isinstance(_unrefined(index), faiss.IndexPreTransform)
 
     def search(self, query_1D: np.ndarray, k: int, **effort: Any) -> np.ndarray:
         """Search with ``nprobe`` or ``efSearch``, and ``k_factor`` times k candidates to refine."""
@@ -162,24 +162,26 @@ class Panorama(_IVF):
         return [{"nprobe": nprobe} for nprobe in sorted({effort["nprobe"] for effort in super().efforts(num_items, k)})]
 
 
-def _scanned(index: Any) -> Any:
-    """Return what is scanned before anything is refined."""
+def _unrefined(index: Any) -> Any:
+    """Return what is searched before anything is refined."""
     return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+
+
+def _scanned(index: Any) -> Any:
+    """Return what is scanned, after any rotation and before anything is refined."""
+    inner = _unrefined(index)
+    return faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
 
 
 def _scan_nearest_first(index: Any) -> None:
     """Let a fast scan take the nearest cells first: for one query at a time it is faster than FAISS's own choice."""
     inner = _scanned(index)
-    if isinstance(inner, faiss.IndexPreTransform):
-        inner = faiss.downcast_index(inner.index)
     if isinstance(inner, faiss.IndexIVFFastScan):
         inner.implem = 11
 
 
 def _seed(index: Any, seed: int, settings: Settings) -> None:
     inner = _scanned(index)
-    if isinstance(inner, faiss.IndexPreTransform):
-        inner = faiss.downcast_index(inner.index)
     if isinstance(inner, faiss.IndexIVF):
         inner.cp.seed = seed
     if isinstance(inner, faiss.IndexHNSW):

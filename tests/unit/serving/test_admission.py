@@ -1,11 +1,14 @@
 """Who may work, who waits and who is refused, call by call; and a simulated server under three times what it can do."""
 
 import math
+import time
 
 import pytest
 from simulated_server import Simulation, summary
 
 from serving.admission import Admission, Dimmer, Limit, Priority, Reason, Ticket
+from serving.gate import Gate
+from serving.query import Call
 
 
 def ticket(arrived_s=0.0, *, due_s=1.0, **rest):
@@ -190,8 +193,35 @@ def test_time_costs_more_the_more_calls_wait_and_the_less_they_can():
     assert levels[2] == pytest.approx(0.5 / 1.5, rel=0.01)
 
 
+def test_calls_that_are_turned_away_give_time_a_price_though_nobody_waits():
+    admission, working = busy(work_s=0.01)
+    assert admission.level(now_s=0.01) == 0
+    for _ in range(100):
+        admission.turn_away(now_s=0.01)
+    assert admission.num_waiting == 0
+    level = admission.level(now_s=0.01)
+    assert level > 0.1
+    assert admission.level(now_s=10.0) < level / 50
+    admission.leave(working, now_s=0.02)
+    following = ticket(0.02)
+    admission.enter(following, now_s=0.02)
+    assert following.price > 0
+
+
+def test_a_gate_counts_who_is_turned_away():
+    gate = Gate(slots=1, max_waiting=4)
+    call = Call(arrived_s=time.perf_counter(), started_s=time.perf_counter())
+    with gate.turn(ticket(call.arrived_s, due_s=math.inf), call):
+        time.sleep(0.01)
+    assert not gate.full(num_inside=1)
+    assert gate.dimmer_level == 0
+    assert all(gate.full(num_inside=1000) for _ in range(100))
+    assert gate.dimmer_level > 0.1
+
+
 def test_without_the_dimmer_time_costs_nothing():
     admission = Admission(slots=1, max_waiting=20, dimmer=False)
+    admission.turn_away(now_s=0.0)
     assert {call.price for call in queues(admission, num=10, start_s=0.0)} == {0.0}
     assert admission.level(now_s=1.0) == 0
 
