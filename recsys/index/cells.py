@@ -16,7 +16,9 @@ from jaxtyping import Float, Int64
 
 from recsys.errors import ConfigError
 from recsys.index.faiss_files import check_index, read_index, write_index
+from recsys.index.kernels import nearest_centres
 from recsys.index.specs import IndexSpec
+from recsys.index.store import make_store
 from recsys.widths import WidthLadder, truncate
 
 MIN_CELLS = 16
@@ -54,6 +56,9 @@ def cells_key(spec: IndexSpec, num_items: int) -> Key:
 class Cells:
     """The centres of cells at their routing width.
 
+    Items belong to the nearest centre; a query finds its cells by bytes of the centres, which takes half the time and
+    leaves as much more of the processor's cache to what is read next.
+
     Args:
         index: a FAISS flat index of the centres.
         widths: the trained widths.
@@ -62,6 +67,9 @@ class Cells:
     def __init__(self, index: Any, *, widths: WidthLadder) -> None:
         self._index = index
         self._widths = widths
+        bytes_of = make_store(index.reconstruct_n(0, index.ntotal), "sq8", norm_of={})
+        assert bytes_of.scale_D is not None, "bytes have scales"
+        self._code_Cr, self._scale_r = bytes_of.code_ND, bytes_of.scale_D
 
     @classmethod
     def train(cls, store_ND: np.ndarray, key: Key, *, widths: WidthLadder, seed: int) -> Cells:
@@ -90,8 +98,8 @@ class Cells:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the centres."""
-        return 4 * int(self._index.d) * int(self._index.ntotal)
+        """Bytes of the centres, both ways."""
+        return 4 * int(self._index.d) * int(self._index.ntotal) + self._code_Cr.nbytes + self._scale_r.nbytes
 
     def of_items(self, store_ND: np.ndarray) -> Int64[np.ndarray, " items"]:
         """Return each item's cell."""
@@ -101,13 +109,8 @@ class Cells:
 
     def nearest(self, query_Br: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
         """Return each query's nearest cells, at most as many as there are; queries are of the routing width."""
-        num = min(num, self.key[1])
-        cell_BP = np.empty((len(query_Br), num), dtype=np.int64)
-        score_BP = np.empty((len(query_Br), num), dtype=np.float32)
-        # Straight to C++: FAISS's wrapper checks again what is known here.
-        self._index.search_c(
-            len(query_Br), faiss.swig_ptr(query_Br), num, faiss.swig_ptr(score_BP), faiss.swig_ptr(cell_BP)
-        )
+        cell_BP = np.empty((len(query_Br), min(num, len(self._code_Cr))), dtype=np.int64)
+        nearest_centres(query_Br, self._scale_r, self._code_Cr, cell_BP)
         return cell_BP
 
     def save(self, folder: Path) -> None:

@@ -5,9 +5,12 @@ Shapes: ``query_BU`` (batch, query size), ``vector_ND`` (items, full width).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from recsys.errors import WidthError
+from recsys.index.kernels import first_not_unit, scale_prefixes
 from recsys.widths import WidthLadder, query_at
 
 _UNIT_TOLERANCE = 1e-3
@@ -29,32 +32,30 @@ def check_queries(query_BU: np.ndarray, widths: WidthLadder) -> None:
         raise WidthError(
             f"query: got shape {query_BU.shape} of {query_BU.dtype}, expected (batch, {widths.query_size}) of float32"
         )
-    _refuse_non_unit([query_BU[:, block] for block in widths.query_blocks], "query")
+    _refuse_non_unit(query_BU, widths.query_blocks, "query")
 
 
 def check_unit(vector_BD: np.ndarray, what: str) -> None:
     """Raise `WidthError`, naming ``what`` and the first row at fault, unless all rows are finite and of L2 norm 1."""
-    _refuse_non_unit([vector_BD], what)
+    _refuse_non_unit(vector_BD, [slice(0, vector_BD.shape[1])], what)
 
 
 def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> np.ndarray:
     """Do what `query_at` does, contiguously, without repeating its checks for unit vectors that passed them."""
     if widths.head == "per_width":
         return np.ascontiguousarray(query_BU[:, widths.query_blocks[widths.index(width)]])
-    prefix_Bw = query_BU[:, :width]
     if width == widths.full or widths.norm == "full":
-        return np.ascontiguousarray(prefix_Bw)
-    square_B1 = np.einsum("bw,bw->b", prefix_Bw, prefix_Bw)[:, None]
-    if (square_B1 < _TINY).any():
+        return np.ascontiguousarray(query_BU[:, :width])
+    unit_Bw = np.empty((len(query_BU), width), dtype=np.float32)
+    if not scale_prefixes(np.ascontiguousarray(query_BU), _TINY, unit_Bw):
         return np.ascontiguousarray(query_at(query_BU, width, widths))
-    unit_Bw: np.ndarray = prefix_Bw / np.sqrt(square_B1)
     return unit_Bw
 
 
-def _refuse_non_unit(parts: list[np.ndarray], what: str) -> None:
-    for part_Bw in parts:
-        square_B = np.einsum("bd,bd->b", part_Bw, part_Bw)
-        is_unit_B = np.abs(square_B - 1) < _UNIT_TOLERANCE  # not true for NaN
-        if not is_unit_B.all():
-            row = int(np.argmin(is_unit_B))
-            raise WidthError(f"{what}: row {row}: got L2 norm {square_B[row] ** 0.5}, expected 1")
+def _refuse_non_unit(vector_BD: np.ndarray, blocks: Iterable[slice], what: str) -> None:
+    vector_BD = np.ascontiguousarray(vector_BD)
+    for block in blocks:
+        row = first_not_unit(vector_BD, block.start, block.stop, _UNIT_TOLERANCE)
+        if row >= 0:
+            norm = np.linalg.norm(vector_BD[row, block].astype(np.float64))
+            raise WidthError(f"{what}: row {row}: got L2 norm {norm:g}, expected 1")

@@ -31,6 +31,9 @@ _LINE_BYTES = 64
 _NUM_AHEAD = 6
 """Candidates whose vectors are asked for before they are needed."""
 _PAGE = 256
+_LEAST = np.int32(-(2**31))
+_LARGEST_WEIGHT = np.float32(2**13)
+"""Times a byte, summed over 2,048 columns, it stays within 32 bits."""
 _SEEDS = 2
 """Items, for each that is to be found, whose full scores set a certified search's bar."""
 
@@ -90,6 +93,34 @@ def _inner_product(query_D: Any, code_ND: Any, row: int, start: int, stop: int) 
     for column in range(stop - start):
         total += weight_w[column] * _number(code_w[column])
     return total
+
+
+@_part
+def _products(
+    query_D: Any, code_ND: Any, rows_C: Any, start: int, stop: int, enter_N: Any, leave_N: Any, score_C: Any
+) -> None:
+    """Write a query's inner products with the columns from ``start`` to ``stop`` of rows; of row 0 for negative ones.
+
+    Two at a time, so that more of memory is asked for at once. What `best_candidates` reads of the items afterwards is
+    asked for too.
+    """
+    num, weight_w = len(rows_C), query_D[start:stop]
+    enter_N1, leave_N1 = enter_N.reshape((-1, 1)), leave_N.reshape((-1, 1))
+    for place in range(0, num, 2):
+        for ahead in range(place + _NUM_AHEAD if place else 0, min(place + _NUM_AHEAD + 2, num)):
+            row = max(rows_C[ahead], 0)
+            _fetch_ahead(code_ND, row, start, stop)
+            if start > 0 and len(enter_N):
+                _prefetch(enter_N1, row, 0)
+            if len(leave_N):
+                _prefetch(leave_N1, row, 0)
+        other = min(place + 1, num - 1)
+        code_w, other_w = code_ND[max(rows_C[place], 0), start:stop], code_ND[max(rows_C[other], 0), start:stop]
+        total, other_total = np.float32(0), np.float32(0)
+        for column in range(stop - start):
+            total += weight_w[column] * _number(code_w[column])
+            other_total += weight_w[column] * _number(other_w[column])
+        score_C[place], score_C[other] = total, other_total
 
 
 @_part
@@ -177,22 +208,14 @@ def best_candidates(
         rows_BK: to be filled; -1 where there is no candidate.
         scores_BK: to be filled; minus infinity there.
     """
-    num_candidates = rows_BC.shape[1]
-    enter_N1, leave_N1 = enter_N.reshape((-1, 1)), leave_N.reshape((-1, 1))
+    score_C = np.empty(rows_BC.shape[1], dtype=np.float32)
     for query in range(len(rows_BC)):
+        _products(query_BD[query], code_ND, rows_BC[query], start, stop, enter_N, leave_N, score_C)
         rows_BK[query, :], scores_BK[query, :] = -1, -np.inf
-        for place in range(num_candidates):
-            ahead = rows_BC[query, min(place + _NUM_AHEAD, num_candidates - 1)]
-            if ahead >= 0:
-                _fetch_ahead(code_ND, ahead, start, stop)
-                if start > 0 and len(enter_N):
-                    _prefetch(enter_N1, ahead, 0)
-                if len(leave_N):
-                    _prefetch(leave_N1, ahead, 0)
-            row = rows_BC[query, place]
+        for place in range(len(score_C)):
+            row, score = rows_BC[query, place], score_C[place]
             if row < 0:
                 continue
-            score = _inner_product(query_BD[query], code_ND, row, start, stop)
             if start > 0:
                 known = scores_BC[query, place] * shrink_B[query]
                 score += known * enter_N[row] if len(enter_N) else known
@@ -200,6 +223,37 @@ def best_candidates(
                 score /= leave_N[row]
             _offer(score, row, scores_BK[query], rows_BK[query])
         _sort_heap(scores_BK[query], rows_BK[query])
+
+
+@_part
+def _square(vector_w: Any) -> Any:
+    total = np.float32(0)
+    for column in range(len(vector_w)):
+        total += vector_w[column] * vector_w[column]
+    return total
+
+
+@_compiled(types.int64(_MATRIX, types.int64, types.int64, types.float32))
+def first_not_unit(vector_BD: np.ndarray, start: int, stop: int, tolerance: float) -> int:
+    """Return the first row whose squared norm over some columns is not 1, or not even a number; -1 if there is none."""
+    for row in range(len(vector_BD)):
+        if not abs(_square(vector_BD[row, start:stop]) - np.float32(1)) < tolerance:
+            return row
+    return -1
+
+
+@_compiled(types.boolean(_MATRIX, types.float32, _array(types.float32, 2, writable=True)))
+def scale_prefixes(vector_BD: np.ndarray, least: float, unit_Bw: np.ndarray) -> bool:
+    """Write the rows' prefixes at unit length; return False where the square of one's norm is below ``least``."""
+    width = unit_Bw.shape[1]
+    for row in range(len(vector_BD)):
+        square = _square(vector_BD[row, :width])
+        if square < least:
+            return False
+        factor = np.float32(1) / np.sqrt(square)
+        for column in range(width):
+            unit_Bw[row, column] = factor * vector_BD[row, column]
+    return True
 
 
 _BYTES, _SHORTS, _BITS = _array(types.int8, 1), _array(types.int16, 2), _array(types.uint8, 1)
@@ -213,6 +267,40 @@ def _code_product(weight_w: Any, code_w: Any) -> Any:
         # numba would go on with 64 bits, of which a vector unit multiplies far fewer at a time.
         total = np.int32(total + np.int32(weight_w[column]) * np.int32(code_w[column]))
     return total
+
+
+@_part
+def _as_whole(query_r: Any, scale_r: Any, weight_r: Any) -> None:
+    """Write a query's weights of bytes as whole numbers, the largest of which leaves room for the sum of products."""
+    largest = np.float32(0)
+    for column in range(len(query_r)):
+        largest = max(largest, abs(query_r[column] * scale_r[column]))
+    factor = _LARGEST_WEIGHT / largest if largest > 0 else np.float32(0)
+    for column in range(len(query_r)):
+        weight_r[column] = np.rint(query_r[column] * scale_r[column] * factor)
+
+
+@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), _array(types.int64, 2, writable=True)))
+def nearest_centres(query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray) -> None:
+    """Write the rows of the codes whose products with each query are largest, best first.
+
+    Args:
+        query_Br: queries.
+        scale_r: what a step of each column's bytes is worth.
+        code_Cr: bytes.
+        cell_BP: to be filled; no longer than there are codes.
+    """
+    num, width = code_Cr.shape
+    weight_r, product_C = np.empty(width, dtype=np.int16), np.empty(num, dtype=np.int32)
+    best_P = np.empty(cell_BP.shape[1], dtype=np.int32)
+    for query in range(len(query_Br)):
+        _as_whole(query_Br[query], scale_r, weight_r)
+        for cell in range(num):
+            product_C[cell] = _code_product(weight_r, code_Cr[cell])
+        cell_BP[query, :], best_P[:] = -1, _LEAST
+        for cell in range(num):
+            _offer(product_C[cell], cell, best_P, cell_BP[query])
+        _sort_heap(best_P, cell_BP[query])
 
 
 @_part

@@ -178,7 +178,8 @@ class Searcher:
         else:
             found = way.index.search(query_BU, way.num_scanned, effort=rung, allowed=allowed)
         rows_BC, scores_BC = found.rows_BC, found.scores_BC
-        scores_BC[rows_BC == NOTHING] = -np.inf
+        if not way.stages:  # a stage does so itself
+            scores_BC[rows_BC == NOTHING] = -np.inf
         scanned = time.perf_counter()
         for known, width, kept in way.stages:
             rows_BC, scores_BC = way.rescorer.best(

@@ -235,7 +235,10 @@ def test_bytes_count_the_index_and_the_shared_store(searcher):
     assert searcher.size_bytes(FULL) == num * 16 * 4
     assert searcher.size_bytes(RungSpec(engine="exact", width=4)) == num * 4 * 4
     assert searcher.size_bytes(RungSpec(engine="exact", width=4, rerank=9)) == num * (4 + 16 + 1) * 4  # and a norm
-    assert searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1)) == num * (4 * 4 + 8) + 2 * cells * 4 * 4
+    assert (
+        searcher.size_bytes(RungSpec(engine="ivf", width=4, nprobe=1))
+        == num * (4 * 4 + 8) + cells * 4 * (4 + 4 + 1) + 4 * 4
+    )
 
 
 def test_use_one_thread_holds_for_the_calling_thread():

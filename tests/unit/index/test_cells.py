@@ -1,0 +1,47 @@
+"""Which cells a query is sent to."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+
+from recsys.index.cells import Cells
+from recsys.widths import WidthLadder
+
+
+def unit(num, width, *, seed):
+    vectors = np.random.default_rng(seed).normal(size=(num, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def cells_of(centre_Cr):
+    index = faiss.IndexFlatIP(centre_Cr.shape[1])
+    index.add(centre_Cr)
+    return Cells(index, widths=WidthLadder([centre_Cr.shape[1]]))
+
+
+@pytest.mark.parametrize("width", [1, 7, 32, 100])
+def test_the_nearest_cells_are_those_of_the_centres_but_for_what_bytes_cannot_tell(width):
+    centres, queries = unit(300, width, seed=1), unit(20, width, seed=2)
+    # Columns of very different sizes, as where the energy is in the first of them: each has its own scale.
+    centres *= np.geomspace(1, 1e-3, width, dtype=np.float32)
+    scores = queries.astype(np.float64) @ centres.T
+    found = cells_of(centres).nearest(queries, 10)
+    tenth = np.sort(scores, axis=1)[:, -10]
+    step = np.abs(centres).max(axis=0) / 127
+    worst = np.abs(queries) @ step + np.abs(queries * step).max(axis=1) * width * 127 / 2**13
+    assert (np.take_along_axis(scores, found, axis=1) >= (tenth - worst)[:, None]).all()
+    assert all(len(set(row)) == 10 for row in found.tolist())
+
+
+def test_all_cells_are_found_best_first_however_many_are_asked_for():
+    centres, queries = unit(50, 16, seed=1), unit(3, 16, seed=2)
+    found = cells_of(centres).nearest(queries, 1000)
+    assert (np.sort(found, axis=1) == np.arange(50)).all()
+    scores = np.take_along_axis(queries @ centres.T, found, axis=1)
+    assert (np.diff(scores, axis=1) <= 0.01).all()
+
+
+def test_centres_of_zeros_are_equally_near():
+    assert cells_of(np.zeros((4, 8), dtype=np.float32)).nearest(unit(1, 8, seed=1), 3).tolist() == [[0, 1, 2]]
