@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-if not torch.cuda.is_available():
-    # Before anybody imports Triton: its kernels then run on a CPU, by its interpreter.
-    os.environ["TRITON_INTERPRET"] = "1"
+if TYPE_CHECKING:
+    import torch
 
-# Compiled, and so not to be wrapped below.
-import recsys.model.losses.kernels
-
-if find_spec("triton") is not None:
-    import recsys.model.losses.triton_kernels
-
+# What is first imported while the hook is at work is compiled anew by every process, so this comes before; and kernels
+# are compiled already, and so not to be wrapped.
+BEFORE = ["polars", "torchrec", "recsys.index.kernels", "recsys.model.losses.kernels"]
 # In these modules the shapes of arguments and results are checked on every call. Those that refuse wrong shapes with
 # messages of their own (widths, exact search, engines) are left to speak for themselves.
-with install_import_hook(["recsys.model", "recsys.evaluate.metrics", "recsys.index.calibrate"], "shapes.check"):
-    import recsys.evaluate.metrics
-    import recsys.index.calibrate
-    import recsys.model.exported
-    import recsys.model.losses.matryoshka
-    import recsys.model.two_tower  # noqa: F401
-    from recsys.testing import small_dataset
+CHECKED = [
+    "recsys.evaluate.metrics", "recsys.index.calibrate", "recsys.model.exported", "recsys.model.losses.matryoshka",
+    "recsys.model.two_tower",
+]  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what takes long and what is to be checked, in the processes that run tests."""
+    if config.getoption("numprocesses", default=None) and not hasattr(config, "workerinput"):
+        return  # this one hands them out to others
+    import torch
+
+    if not torch.cuda.is_available():
+        # Before anybody imports Triton: its kernels then run on a CPU, by its interpreter.
+        os.environ["TRITON_INTERPRET"] = "1"
+    for name in [*BEFORE, *(["recsys.model.losses.triton_kernels"] if find_spec("triton") else [])]:
+        importlib.import_module(name)
+    with install_import_hook(["recsys.model", "recsys.evaluate.metrics", "recsys.index.calibrate"], "shapes.check"):
+        for name in CHECKED:
+            importlib.import_module(name)
+
 
 settings.register_profile("dev", max_examples=40, deadline=None)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, print_blob=True)
@@ -41,6 +52,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> torch.device:
+    import torch
+
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
@@ -57,4 +70,6 @@ def datasets() -> Path:
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared dataset of simulated users; read only."""
+    from recsys.testing import small_dataset
+
     return small_dataset(tmp_path_factory.mktemp("simulated") / "dataset", num_users=200, num_items=60, seed=3)

@@ -79,6 +79,7 @@ def test_two_processes_see_the_log_once(run, simulated):
     assert steps == 2 * (len(Dataset(simulated).events("train")) // 64)
 
 
+@pytest.mark.deep  # the refusal itself is tested without processes too
 def test_a_batch_that_processes_cannot_share_is_refused(simulated, tmp_path):
     run = tmp_path / "run"
     finished = torchrun(2, "--dataset", str(simulated), "--out", str(run), "--batch-size", "33")
