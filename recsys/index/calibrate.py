@@ -138,7 +138,8 @@ def calibrate(
     left = _with_necessary(left, specs, rounds, searcher.widths)
     if rounds:
         per_pass_s = sum(trial.p50_ms for trial in rounds[0] if trial.spec in set(left)) * len(query_QU) / 1e3
-        repeats = max(1, min(repeats, int((budget_s - (perf_counter() - started)) / max(per_pass_s, 1e-9))))
+        num_passes = int((budget_s - (perf_counter() - started)) / max(per_pass_s, 1e-9))
+        repeats = max(1, min(repeats, num_passes - (len(ks) - 1)))  # each smaller k takes a pass of its own
     trials = bench.measure(
         left, num_queries=len(query_QU), repeats=repeats, exact_ks=True, progress=lambda s: progress(0.5 + 0.4 * s)
     )

@@ -28,7 +28,7 @@ Spec = TypeVar("Spec")
 
 ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
-FIRST_QUERIES = 16
+FIRST_QUERIES = 8
 FLOORS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Overlaps that somebody may ask for: the fastest ways to reach each are kept."""
 
@@ -163,7 +163,8 @@ class Bench(Generic[Spec]):
         Args:
             specs: the ways to search.
             keep: how many survive at least, if there are as many.
-            budget_s: seconds after which no further round starts; what survived so far is then returned.
+            budget_s: seconds that it should take: where a further round would take longer, the one before drops all but
+                ``keep``. One round is always made.
             progress: called with the share of the rounds that is done.
 
         Returns:
@@ -173,15 +174,19 @@ class Bench(Generic[Spec]):
         rounds: list[list[Trial[Spec]]] = []
         num_rounds = max(1, math.ceil(math.log(max(1.0, len(left) / keep), ETA)))
         num_queries = min(FIRST_QUERIES, len(self.queries))
-        while len(left) > keep and perf_counter() - started < budget_s:
+        while len(left) > keep:
             done = len(rounds)
             trials = self.measure(
                 left, num_queries=num_queries, progress=partial(_tell, progress, done=done, num=num_rounds)
             )
             rounds.append(trials)
-            num = max(keep, math.ceil(len(left) / ETA))
-            left = [left[place] for place in _survivors(trials, num=num)]
+            places = _survivors(trials, num=max(keep, math.ceil(len(left) / ETA)))
             num_queries = min(num_queries * ETA, len(self.queries))
+            takes_s = sum(trials[place].p50_ms for place in places) * num_queries / 1e3
+            if len(places) > keep and perf_counter() - started + takes_s > budget_s:
+                places = _survivors(trials, num=keep)
+                progress(1.0)
+            left = [left[place] for place in places]
         return left, rounds
 
 

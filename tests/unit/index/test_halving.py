@@ -51,7 +51,7 @@ def test_what_survives_is_the_frontier(truth):
     left, rounds = bench_of(truth).halve([*bad, *good], keep=3)
     assert left == good
     assert [len(one) for one in rounds] == [13, 5]
-    assert [len(one[0].overlap_QK) for one in rounds] == [16, 48]
+    assert [len(one[0].overlap_QK) for one in rounds] == [8, 24]
 
 
 def test_few_ways_are_not_halved(truth):
@@ -59,11 +59,14 @@ def test_few_ways_are_not_halved(truth):
     assert bench_of(truth).halve(ways, keep=3) == (ways, [])
 
 
-def test_no_round_starts_past_the_budget(truth):
+def test_no_round_starts_that_would_pass_the_budget_and_no_more_than_wanted_are_left(truth):
     ways = [way(20, 0.1 + 0.01 * n) for n in range(30)]
-    left, rounds = bench_of(truth).halve(ways, keep=2, budget_s=0.01)
+    told = []
+    # The first round takes 30 * 8 * .25 ms, the second would take 10 * 24 * .15 ms.
+    left, rounds = bench_of(truth).halve(ways, keep=2, budget_s=0.08, progress=told.append)
     assert len(rounds) == 1
-    assert len(left) == 10
+    assert len(left) == 2
+    assert told[-1] == 1.0
 
 
 def test_progress_never_goes_back(truth):
