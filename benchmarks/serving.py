@@ -16,15 +16,13 @@ Saturation is the rate of a closed loop of the same calls.
 from __future__ import annotations
 
 import argparse
-import math
 import socket
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +36,9 @@ from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._echo import METHOD, echo
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
 from benchmarks._harness import RESULTS, finish, parser, server
-from benchmarks._k6 import Call, Reply, on_cores, open_loop, pinned, split_cores
+from benchmarks._k6 import Call, on_cores, open_loop, pinned, split_cores
 from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
+from benchmarks._outcomes import K, Seen, Traffic
 from benchmarks._plots import plot_loads
 from benchmarks._published import publish_vectors, with_rung_alone
 from recsys.bundle import Bundle
@@ -49,16 +48,13 @@ from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.index.rungs import Ladder, Rung
 from recsys.index.truth import Truth
 from recsys.model.best import load_towers
-from serving.client import unpack
 from serving.v1 import candidates_pb2 as pb
 
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 _PARTS = (2, 5, 10, 25, 50)
-_SHED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED")
 _ROUNDS = 3
 _MAX_UNREAD = 16  # what budgets of tens of milliseconds want
 _LADDER, _NO_DIMMER = "ladder", "ladder without dimmer"
-_K = 100
 _STREAMS = 8
 _CONNECTIONS = 64
 
@@ -87,65 +83,6 @@ def _parse() -> argparse.Namespace:
     if given.quick:
         given.items, given.users, given.seconds, given.budget = 3000, 100, 1.0, 2.0
     return given
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """Who asks, within which budgets, and what the exact answers are.
-
-    Args:
-        truth: by user.
-        budget_ms: the mix, each as likely.
-    """
-
-    truth: Truth
-    budget_ms: tuple[float, ...]
-
-    def calls(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, list[pb.RecommendRequest]]:
-        """Return the users, budgets and requests of some calls."""
-        random = np.random.default_rng(seed)
-        user_C = random.integers(len(self.truth.exact_QK), size=num)
-        budget_C = random.choice(self.budget_ms, size=num)
-        requests = [
-            pb.RecommendRequest(user=pb.User(id=f"u{user}"), k=_K, packed=True, budget=pb.Budget(time_ms=budget))
-            for user, budget in zip(user_C.tolist(), budget_C.tolist(), strict=True)
-        ]
-        return user_C, budget_C, requests
-
-    def delivered(self, user: int, reply: Reply) -> float:
-        """Return the overlap of an answer with the exact one."""
-        item_ids, _ = unpack(reply.items)
-        row_1K = np.array([[int(item_id[1:]) for item_id in item_ids]], dtype=np.int64)
-        return float(self.truth.overlap(row_1K, k=_K, queries=np.array([user]))[0])
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What became of calls.
-
-    Args:
-        user_C: who asked.
-        budget_C: within which time.
-        replies: each with its place in those.
-        num_answered: how many the server says it answered.
-        num_unsent: how many more there should have been.
-    """
-
-    user_C: np.ndarray = field(default_factory=partial(np.empty, 0, dtype=np.int64))
-    budget_C: np.ndarray = field(default_factory=partial(np.empty, 0))
-    replies: Sequence[Reply] = ()
-    num_answered: int = 0
-    num_unsent: int = 0
-
-    def and_then(self, later: _Seen) -> _Seen:
-        """Return both together."""
-        return _Seen(
-            np.concatenate([self.user_C, later.user_C]),
-            np.concatenate([self.budget_C, later.budget_C]),
-            [*self.replies, *(reply._replace(place=len(self.user_C) + reply.place) for reply in later.replies)],
-            self.num_answered + later.num_answered,
-            self.num_unsent + later.num_unsent,
-        )
 
 
 def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Executor) -> dict[str, Any]:
@@ -185,8 +122,8 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "epochs": given.epochs,
         "num_items": len(bundle.items),
         "simulated": True,
-        "k": _K,
-        "steps": {rung.name: [rung.overlap_at(_K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
+        "k": K,
+        "steps": {rung.name: [rung.overlap_at(K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
         "calibration_error": errors,
         "points": points,
     }
@@ -237,7 +174,7 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
         item_ND=Catalogue(item_ND, seed=1).vectors(given.items),
         user_UD=query_vectors(towers, chosen, dataset.feature_lists("user")),
         widths=towers.widths,
-        options=PublishOptions(num_queries=min(256, given.users // 2), budget_s=given.budget, ks=(10, _K)),
+        options=PublishOptions(num_queries=min(256, given.users // 2), budget_s=given.budget, ks=(10, K)),
     )
 
 
@@ -245,7 +182,7 @@ def _traffic(bundle: Bundle) -> Traffic:
     rows = np.arange(len(bundle.users.vocabulary))
     history, features, _ = bundle.users.batch(rows)
     query_UD = bundle.towers.encode_users(history, features, rows)
-    truth = Truth.find(query_UD, np.array(bundle.item_vectors), ks=[_K])
+    truth = Truth.find(query_UD, np.array(bundle.item_vectors), ks=[K])
     return Traffic(truth=truth, budget_ms=(1000.0,))
 
 
@@ -265,7 +202,7 @@ def _budgets(ladder: Ladder, outside_ms: float) -> tuple[float, ...]:
 def _overhead(client: Executor, address: str, echo_address: str, given: argparse.Namespace) -> dict[str, float]:
     """Compare what calls spend outside encoding and search with empty calls, in turns, one at a time."""
     requests = [
-        pb.RecommendRequest(user=pb.User(id=f"u{row % given.users}"), k=_K).SerializeToString()
+        pb.RecommendRequest(user=pb.User(id=f"u{row % given.users}"), k=K).SerializeToString()
         for row in range(max(200, min(1000, int(given.seconds * 50))))
     ]
     empty, real = client.submit(in_turns, (echo_address, METHOD), (address, RECOMMEND), requests).result()
@@ -316,9 +253,9 @@ def _calibration(bundle: Bundle, truth: Truth) -> dict[str, float]:
     """Return, by rung, how far the measured overlap of all users is from what answers say to expect."""
     errors = {}
     for rung in bundle.ladder.rungs:
-        found = [bundle.searcher.search(query_1D, k=_K, rung=rung).rows_BK for query_1D in truth.query_QD[:, None]]
-        overlap_Q = truth.overlap(np.concatenate(found), k=_K, queries=np.arange(len(found)))
-        errors[rung.name] = abs(float(overlap_Q.mean()) - rung.overlap_at(_K))
+        found = [bundle.searcher.search(query_1D, k=K, rung=rung).rows_BK for query_1D in truth.query_QD[:, None]]
+        overlap_Q = truth.overlap(np.concatenate(found), k=K, queries=np.arange(len(found)))
+        errors[rung.name] = abs(float(overlap_Q.mean()) - rung.overlap_at(K))
     return errors
 
 
@@ -328,7 +265,7 @@ def _under_load(
     """Put every server under every load, in a seeded order; all get the same calls at the same times."""
     random = np.random.default_rng(1)
     turns = [(load, name) for load in LOADS for name in servers]
-    seen = {turn: _Seen() for turn in turns}
+    seen = {turn: Seen() for turn in turns}
     num_rounds = max(1, min(_ROUNDS, int(seconds)))  # k6 makes no load of less than a second
     for number in range(num_rounds):
         for place in random.permutation(len(turns)).tolist():
@@ -341,34 +278,13 @@ def _under_load(
             replies, num_unsent = open_loop(
                 address, calls, rate=load * rate, seconds=lasts, connections=_CONNECTIONS, scratch=scratch
             )
-            part = _Seen(user_C, budget_C, replies, _num_answered(metrics) - before, num_unsent)
+            part = Seen(user_C, budget_C, replies, _num_answered(metrics) - before, num_unsent)
             seen[load, name] = seen[load, name].and_then(part)
     return [
         {"load": load, "server": name, "unsent": seen[load, name].num_unsent}
-        | _point(traffic, seen[load, name], seconds=seconds)
+        | seen[load, name].figures(traffic, seconds=seconds)
         for load, name in sorted(turns)
     ]
-
-
-def _point(traffic: Traffic, seen: _Seen, *, seconds: float) -> dict[str, float]:
-    user_C, budget_C, replies, num_answered = seen.user_C, seen.budget_C, seen.replies, seen.num_answered
-    in_time = [reply for reply in replies if reply.code == "OK" and reply.latency_ms <= budget_C[reply.place]]
-    shed = sum(reply.code in _SHED for reply in replies)
-    delivered = [traffic.delivered(user_C[reply.place], reply) for reply in in_time]
-    # k6 loses the sample of some answer at times; it counts as late.
-    latency_ms = [each.latency_ms for each in replies if each.code == "OK" and math.isfinite(each.latency_ms)]
-    p50_ms, p99_ms = np.percentile(latency_ms or [0.0], [50, 99]).tolist()
-    return {
-        "calls": len(replies),
-        "attainment_admitted": len(in_time) / max(1, num_answered),
-        "attainment_seen": len(in_time) / max(1, len(replies) - shed),
-        "goodput": len(in_time) / seconds,
-        "shed_share": 1 - num_answered / max(1, len(replies)),
-        "overlap_delivered": sum(delivered) / max(1, len(replies)),
-        "overlap_in_time": float(np.mean(delivered)) if delivered else 0.0,
-        "p50_ms": p50_ms,
-        "p99_ms": p99_ms,
-    }
 
 
 def _headlines(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
