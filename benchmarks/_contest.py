@@ -1,7 +1,8 @@
 """One contest: the same vectors and queries for everybody, each tuned by the same search with the same means.
 
 Every contender halves its trials on one sample of users (`recsys.index.halving`), and what is left is measured on
-another, in turns with the exact scan.
+another, in turns with the exact scan. Those that lead are measured again, all in turns: a machine whose speed changes
+does not change an exact scan's and another search's alike, so that their ratio is no measure to compare runs by.
 
 Shapes: ``item_ND`` (items, full width), ``query_QU`` (queries, query size).
 """
@@ -9,7 +10,7 @@ Shapes: ``item_ND`` (items, full width), ``query_QU`` (queries, query size).
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -25,6 +26,7 @@ from recsys.index import frontier
 from recsys.index.build import build_for
 from recsys.index.calibrate import MAX_RUNGS, calibrate, is_exact
 from recsys.index.halving import Bench, Trial, costs
+from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
 from recsys.index.timing import LadderSearch
@@ -33,7 +35,7 @@ from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
 
 KS = (10, 100)
-_FLAT = Way("faiss flat", -1, ())
+_FLAT = Way("the exact scan", -1, ())
 _NOISE = np.log([1.25, 1.1, 1.1])
 
 
@@ -100,20 +102,27 @@ def label_recall(rows_QK: np.ndarray, target: Ragged) -> float:
     return float((np.bincount(query_V, weights=found_V, minlength=len(target)) / target.lengths).mean())
 
 
-class _BesideFlat:
-    """Answers at a rung, or by the exact scan that everybody is timed in turns with."""
+class _InTurns:
+    """Answers at a rung, or in a rival's way: what everybody takes turns with.
 
-    def __init__(self, ladder: LadderSearch, flat: RivalSearch) -> None:
+    Args:
+        ladder: answers at rungs.
+        rivals: answer in their ways, by name.
+    """
+
+    def __init__(self, ladder: LadderSearch, rivals: Mapping[str, RivalSearch]) -> None:
         self.ladder = ladder
-        self.flat = flat
+        self.rivals = rivals
 
     def __call__(self, query: int, spec: RungSpec | Way, k: int) -> np.ndarray:
         """Return one query's rows, best first."""
-        return self.flat(query, spec, k) if isinstance(spec, Way) else self.ladder(query, spec, k)
+        return self.rivals[spec.rival](query, spec, k) if isinstance(spec, Way) else self.ladder(query, spec, k)
 
     def size_bytes(self, spec: RungSpec | Way) -> int:
         """Return the memory of either."""
-        return self.flat.size_bytes(spec) if isinstance(spec, Way) else self.ladder.searcher.size_bytes(spec)
+        if isinstance(spec, Way):
+            return self.rivals[spec.rival].size_bytes(spec)
+        return self.ladder.searcher.size_bytes(spec)
 
 
 def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
@@ -134,14 +143,7 @@ def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
     minutes = (perf_counter() - started) / 60
     rungs = {rung.name: rung for rung in ladder.rungs}
     again = [spec for spec in specs if spec.name in rungs or is_exact(spec, widths)]
-    flat = RivalSearch({_FLAT.build: FlatView(contest.item_ND)}, contest.testing.query_QD)
-    search = _BesideFlat(LadderSearch(searcher, contest.test_QU, None), flat)
-    bench: Bench[RungSpec | Way] = Bench(search, contest.testing, size_bytes=search.size_bytes, seed=contest.seed)
-    trials = bench.measure([_FLAT, *again], num_queries=len(contest.test_QU), repeats=contest.repeats)
-    points = [
-        contest.point(trial, who="ours", width=spec.width, flat=trials[0])
-        for trial, spec in zip(trials[1:], again, strict=True)
-    ]
+    points = _measure(contest, searcher, again, {}, [])
     return {
         "points": [point.plain() for point in points],
         "on_frontier": [name for name, rung in rungs.items() if rung.on_frontier],
@@ -151,6 +153,52 @@ def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
         "num_trials": len(specs),
         "num_rungs": len(ladder.rungs),
     }
+
+
+def _measure(
+    contest: Contest,
+    searcher: Searcher,
+    specs: Sequence[RungSpec],
+    indexes: Mapping[str, Mapping[int, Index]],
+    ways: Sequence[Way],
+) -> list[Point]:
+    """Measure rungs, and ways of rivals by their indexes, on the test queries in turns with the exact scan."""
+    everybody = {_FLAT.rival: {_FLAT.build: FlatView(contest.item_ND)}, **indexes}
+    searches = {name: RivalSearch(built, contest.testing.query_QD) for name, built in everybody.items()}
+    search = _InTurns(LadderSearch(searcher, contest.test_QU, None), searches)
+    bench: Bench[RungSpec | Way] = Bench(search, contest.testing, size_bytes=search.size_bytes, seed=contest.seed)
+    flat, *trials = bench.measure([_FLAT, *specs, *ways], num_queries=len(contest.test_QU), repeats=contest.repeats)
+    return [
+        contest.point(
+            trial,
+            who=trial.spec.rival if isinstance(trial.spec, Way) else "ours",
+            width=contest.widths.full if isinstance(trial.spec, Way) else trial.spec.width,
+            flat=flat,
+        )
+        for trial in trials
+    ]
+
+
+def measure_in_turns(
+    contest: Contest, space: LadderSpace, rivals: Sequence[Rival], points: Sequence[Point]
+) -> dict[str, Any]:
+    """Build what these points need, ours and rivals', and measure all of them again in one run."""
+    names = {(point.who, point.name) for point in points}
+    num_items, full = len(contest.item_ND), contest.widths.full
+    offered = space.specs(contest.widths, num_items=num_items, k=KS[-1], seed=contest.seed)
+    specs = [spec for spec in offered if ("ours", spec.name) in names]
+    indexes: dict[str, dict[int, Index]] = {}
+    ways: list[Way] = []
+    for rival in rivals:
+        for build, settings in enumerate(rival.builds(num_items, full)):
+            wanted = [way for way in rival.ways(build, num_items, KS[-1]) if (rival.name, way.name) in names]
+            if wanted:
+                built = rival.build(np.ascontiguousarray(contest.item_ND), settings, seed=contest.seed)
+                indexes.setdefault(rival.name, {})[build] = built
+                ways += wanted
+    searcher = build_for(contest.item_ND, specs, widths=contest.widths, seed=contest.seed)
+    gc.collect()
+    return {"points": [point.plain() for point in _measure(contest, searcher, specs, indexes, ways)]}
 
 
 def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 FLOORS = (0.95, 0.99, 0.999)
 """The overlaps that contenders are compared at."""
 _FRONTIER = (0.8, 0.999)
+_NEAR = 1.25
+"""What another point must be faster by, for one that it beats to be out of the race."""
 _SAME_RECALL = 0.995
 
 
@@ -81,6 +83,16 @@ def joint_frontier(points: Sequence[Point]) -> list[Point]:
     )
 
 
+def leaders(points: Sequence[Point]) -> list[Point]:
+    """Return the points of overlap .8 and more, but not of an exact answer, that are on their frontier or near it."""
+    return [
+        point
+        for point in points
+        if _FRONTIER[0] <= point.overlap < 1
+        and not any(one.overlap >= point.overlap and one.speedup > _NEAR * point.speedup for one in points)
+    ]
+
+
 def frontier_share(ours: Sequence[Point], rivals: Sequence[Point]) -> float | None:
     """Return the share of the rivals' joint frontier that a point of ours equals or beats; None if that is empty."""
     joint = joint_frontier(rivals)
@@ -88,20 +100,23 @@ def frontier_share(ours: Sequence[Point], rivals: Sequence[Point]) -> float | No
     return sum(met) / len(met) if met else None
 
 
-def compare(ours: Sequence[Point], rivals: Sequence[Point], twin: Sequence[Point]) -> dict[str, Any]:
+def compare(ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[Point]) -> dict[str, Any]:
     """Return the figures that the benchmark is known for; None where one side reaches no such overlap or recall.
 
     Args:
         ours: the rungs, the exact scan of full width among them.
-        rivals: all rivals on the same vectors.
         twin: all rivals on the vectors of the model without prefixes, an exact scan among them. There the overlap
             would be with another answer, so both sides are held to the same label recall: that of the worse of the two
             exact scans, less half a percent.
+        in_turns: the `leaders` of ours and of all rivals on the same vectors, measured again in one run: what is
+            compared at an overlap, and along the rivals' frontier.
     """
     figures: dict[str, Any] = {}
+    our_leaders = [point for point in in_turns if point.who == "ours"]
+    their_leaders = [point for point in in_turns if point.who != "ours"]
     for floor in FLOORS:
         key = _key(floor)
-        mine, best = fastest(ours, overlap=floor), fastest(rivals, overlap=floor)
+        mine, best = fastest(our_leaders, overlap=floor), fastest(their_leaders, overlap=floor)
         figures[f"best_at_{key}"] = mine and mine.plain()
         figures[f"best_rival_at_{key}"] = best and best.plain()
         figures[f"speed_ratio_to_best_rival_at_{key}"] = mine and best and mine.speedup / best.speedup
@@ -110,7 +125,7 @@ def compare(ours: Sequence[Point], rivals: Sequence[Point], twin: Sequence[Point
     certified = [point for point in ours if point.name.startswith("certified")]
     close = [point for point in ours if point.overlap >= 0.99]
     return figures | {
-        "frontier_share": frontier_share(ours, rivals),
+        "frontier_share": frontier_share(our_leaders, their_leaders),
         "certified_speedup": max((point.speedup for point in certified), default=None),
         "certified_overlap": min((point.overlap for point in certified), default=None),
         "recall_lost_at_099": 1 - min(point.recall for point in close) / _exact_recall(close) if close else None,

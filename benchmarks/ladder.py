@@ -3,8 +3,9 @@
 The vectors are those of a model that was trained here: its own catalogue (``--items 0``), or one of any size that is
 grown from it (simulated: benchmarks._catalogue says how). Queries are test users, some to tune on, others to measure.
 Everybody is tuned by the same search with the same number of trials and the same time, runs on one thread, and is
-timed in turns with the exact scan: first on these vectors, then (rivals alone) on those of the twin, a model of the
-same full width that knows no prefixes. What was measured is kept in the work folder, so an interrupted run goes on.
+timed in turns with the exact scan: first on these vectors, where those of ours and of rivals that lead are then timed
+in turns with each other, and last (rivals alone) on those of the twin, a model of the same full width that knows no
+prefixes. What was measured is kept in the work folder, so an interrupted run goes on.
 
 Nobody leaves out items that a user has seen: not every library can.
 """
@@ -25,9 +26,9 @@ from rich.table import Table
 
 from benchmarks._catalogue import Catalogue
 from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
-from benchmarks._contest import Contest, measure_ours, measure_rival
+from benchmarks._contest import Contest, measure_in_turns, measure_ours, measure_rival
 from benchmarks._experiment import SIMULATED, alone, digest, open_dataset, parse, quick_config, remembered, trained
-from benchmarks._frontiers import FLOORS, Point, compare, fastest
+from benchmarks._frontiers import FLOORS, Point, compare, fastest, leaders
 from benchmarks._harness import RESULTS, Parts, finish_part, parser, recorded_parts
 from benchmarks._plots import plot_frontier
 from benchmarks.rivals import Rival, faiss_indexes, libraries
@@ -129,9 +130,12 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     )
     found = remembered(kept / "ours.json", lambda: measure_ours(model(), space))
     by_rival = _measure_rivals(rivals, model, kept / "model")
+    leading = [*leaders(_points([found])), *leaders(_points(by_rival.values()))]
+    again = kept / f"in-turns-{digest([[point.who, point.name] for point in leading])}.json"
+    in_turns = remembered(again, lambda: measure_in_turns(model(), space, rivals, leading))
     model.cache_clear()
     on_twin = {} if source.twin is None else _measure_rivals(rivals, twin, kept / "twin")
-    figures = compare(_points([found]), _points(by_rival.values()), _points(on_twin.values()))
+    figures = compare(_points([found]), _points(on_twin.values()), in_turns=_points([in_turns]))
     return name, figures | {
         "calibration_minutes": found["calibration_minutes"],
         "widths_on_no_frontier": found["widths_on_no_frontier"],
@@ -142,6 +146,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
         "ours": found,
         "rivals": by_rival,
         "rivals_on_twin": on_twin,
+        "in_turns": in_turns["points"],
         "space": to_mapping(space),
         "settings": dict(zip(("num_items", "queries", "trials", "budget_s", "repeats"), settings, strict=True)),
         "memory": "bytes of an index written to disk (ours: of the arrays that are read), rerank store included",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks._frontiers import Point, compare, fastest, frontier_share, joint_frontier
+from benchmarks._frontiers import Point, compare, fastest, frontier_share, joint_frontier, leaders
 
 
 def point(overlap, speedup, *, who="ours", name="ivf", recall=0.1, size=100.0):
@@ -52,9 +52,25 @@ def test_the_joint_frontier_lies_between_its_limits_and_is_met_or_not():
     assert frontier_share(OURS, RIVALS[:1]) is None
 
 
+def test_who_leads_is_measured_again():
+    assert leaders(OURS) == OURS[2:]
+    assert leaders(RIVALS) == RIVALS[1:4]
+    near = point(0.9, 41, who="near")
+    assert leaders([*RIVALS, near]) == [*RIVALS[1:4], near]
+    assert leaders([point(0.79, 99)]) == []
+
+
+def test_at_an_overlap_those_measured_in_turns_are_compared():
+    again = [point(0.995, 20), point(0.991, 25, who="graph", size=50)]
+    found = compare(OURS, [], in_turns=again)
+    assert found["speed_ratio_to_best_rival_at_099"] == pytest.approx(20 / 25)
+    assert found["bytes_ratio_to_best_rival_at_099"] == pytest.approx(100 / 50)
+    assert found["frontier_share"] == 0
+
+
 def test_figures_by_hand():
     twin = [point(1.0, 1, who="flat", recall=0.21), point(0.97, 25, who="graph", recall=0.2)]
-    found = compare(OURS, RIVALS, twin)
+    found = compare(OURS, twin, in_turns=[*OURS, *RIVALS])
     assert found["best_at_099"]["speedup"] == pytest.approx(30)
     assert found["speed_ratio_to_best_rival_at_099"] == pytest.approx(1.5)
     assert found["bytes_ratio_to_best_rival_at_099"] == pytest.approx(0.5)
@@ -69,7 +85,7 @@ def test_figures_by_hand():
 
 
 def test_what_nobody_reaches_is_none():
-    found = compare(OURS[3:], RIVALS[:1], [])
+    found = compare(OURS[3:], [], in_turns=[*OURS[3:], *RIVALS[:1]])
     assert found["best_at_099"] is None
     assert found["speed_ratio_to_best_rival_at_099"] is None
     assert found["speed_ratio_to_best_rival_on_twin"] is None
