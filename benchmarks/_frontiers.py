@@ -84,11 +84,11 @@ def joint_frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def leaders(points: Sequence[Point]) -> list[Point]:
-    """Return the points of overlap .8 and more, but not of an exact answer, that are on their frontier or near it."""
+    """Return the points of overlap .8 and more that are on their frontier or near it."""
     return [
         point
         for point in points
-        if _FRONTIER[0] <= point.overlap < 1
+        if point.overlap >= _FRONTIER[0]
         and not any(one.overlap >= point.overlap and one.speedup > _NEAR * point.speedup for one in points)
     ]
 
