@@ -107,11 +107,25 @@ class Cells:
         cell_N: np.ndarray = self._index.search(vector_Nr, 1)[1][:, 0]
         return np.ascontiguousarray(cell_N)
 
-    def nearest(self, query_Br: np.ndarray, num: int) -> Int64[np.ndarray, "batch probes"]:
-        """Return each query's nearest cells, at most as many as there are; queries are of the routing width."""
+    def nearest(
+        self, query_Br: np.ndarray, num: int
+    ) -> tuple[Int64[np.ndarray, "batch probes"], Float[np.ndarray, "batch probes"]]:
+        """Return each query's nearest cells, at most as many as there are, and its products with their `centres`.
+
+        Args:
+            query_Br: of the routing width.
+            num: how many.
+        """
         cell_BP = np.empty((len(query_Br), min(num, len(self._code_Cr))), dtype=np.int64)
-        nearest_centres(query_Br, self._scale_r, self._code_Cr, cell_BP)
-        return cell_BP
+        score_BP = np.empty(cell_BP.shape, dtype=np.float32)
+        nearest_centres(query_Br, self._scale_r, self._code_Cr, cell_BP, score_BP)
+        return cell_BP, score_BP
+
+    @property
+    def centres(self) -> Float[np.ndarray, "cells routing"]:
+        """The centres as queries see them: what their bytes stand for."""
+        centre_Cr: np.ndarray = self._code_Cr * self._scale_r
+        return centre_Cr
 
     def save(self, folder: Path) -> None:
         """Write them."""

@@ -202,7 +202,7 @@ def best_candidates(
         scores_BC: their scores on the columns below ``start``, read if that is positive.
         start: first column to be read.
         stop: width of the score.
-        shrink_B: what a known score is multiplied with: the norm of the query below ``start``, or 1.
+        shrink_B: what a known score is multiplied with: the norm of the query below ``start``; nothing if empty.
         enter_N: what it is multiplied with too: the norms of the items below ``start``; none if empty.
         leave_N: what the new score is divided by: the norms of the items below ``stop``; by nothing if empty.
         rows_BK: to be filled; -1 where there is no candidate.
@@ -217,7 +217,7 @@ def best_candidates(
             if row < 0:
                 continue
             if start > 0:
-                known = scores_BC[query, place] * shrink_B[query]
+                known = scores_BC[query, place] * shrink_B[query] if len(shrink_B) else scores_BC[query, place]
                 score += known * enter_N[row] if len(enter_N) else known
             if len(leave_N):
                 score /= leave_N[row]
@@ -270,37 +270,46 @@ def _code_product(weight_w: Any, code_w: Any) -> Any:
 
 
 @_part
-def _as_whole(query_r: Any, scale_r: Any, weight_r: Any) -> None:
-    """Write a query's weights of bytes as whole numbers, the largest of which leaves room for the sum of products."""
+def _as_whole(query_r: Any, scale_r: Any, weight_r: Any) -> Any:
+    """Write a query's weights of bytes as whole numbers, the largest of which leaves room for the sum of products.
+
+    Returns what they were multiplied with.
+    """
     largest = np.float32(0)
     for column in range(len(query_r)):
         largest = max(largest, abs(query_r[column] * scale_r[column]))
-    factor = _LARGEST_WEIGHT / largest if largest > 0 else np.float32(0)
+    factor = _LARGEST_WEIGHT / largest if largest > 0 else np.float32(1)
     for column in range(len(query_r)):
         weight_r[column] = np.rint(query_r[column] * scale_r[column] * factor)
+    return factor
 
 
-@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), _array(types.int64, 2, writable=True)))
-def nearest_centres(query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray) -> None:
-    """Write the rows of the codes whose products with each query are largest, best first.
+@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
+def nearest_centres(
+    query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray
+) -> None:
+    """Write the rows of the codes whose products with each query are largest, best first, and these products.
 
     Args:
         query_Br: queries.
         scale_r: what a step of each column's bytes is worth.
         code_Cr: bytes.
         cell_BP: to be filled; no longer than there are codes.
+        score_BP: to be filled.
     """
     num, width = code_Cr.shape
     weight_r, product_C = np.empty(width, dtype=np.int16), np.empty(num, dtype=np.int32)
     best_P = np.empty(cell_BP.shape[1], dtype=np.int32)
     for query in range(len(query_Br)):
-        _as_whole(query_Br[query], scale_r, weight_r)
+        factor = _as_whole(query_Br[query], scale_r, weight_r)
         for cell in range(num):
             product_C[cell] = _code_product(weight_r, code_Cr[cell])
         cell_BP[query, :], best_P[:] = -1, _LEAST
         for cell in range(num):
             _offer(product_C[cell], cell, best_P, cell_BP[query])
         _sort_heap(best_P, cell_BP[query])
+        for place in range(len(best_P)):
+            score_BP[query, place] = np.float32(best_P[place]) / factor
 
 
 @_part

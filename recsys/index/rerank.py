@@ -57,10 +57,9 @@ class Rescorer:
         if widths.head == "per_width":
             known = 0
         query_Bw = checked_query_at(query_BU, width, widths)
+        shrink_B = _NO_NORMS
         if known and widths.norm == "prefix":
             shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
-        else:
-            shrink_B = np.ones(len(query_Bw), dtype=np.float32)
         if store.scale_D is not None:
             query_Bw = query_Bw * store.scale_D[:width]
         rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)

@@ -4,10 +4,11 @@ Three widths' worth of choice: cells are made and chosen at the routing width, t
 index's width, in the index's code. Cells are chosen here and handed to FAISS (``search_preassigned``), so routing may
 be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
 
-RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's mean, PQ 4 bits
-for every 2 or 4 coordinates of it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16
-bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
-for.
+RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's base, PQ 4 bits
+for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors; or, where they are of the routing width,
+as much of the centre as is nearest to that, since what a query has to do with the centre is known from routing. Both
+are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that round to the lowest
+score of all are never found, which tells only where nearly every item is asked for.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -51,6 +52,8 @@ _NEAREST_FIRST = 11
 """FAISS's number of the fast scan that takes each query's cells in their order, so that the bar of what is good enough
 rises soon. Its own choice takes them by number, for many queries at a time; by hand it was a fifth slower for one."""
 _PAGE = 1 << 16
+_ALONG = 1e-5
+"""How far a base may be from its centre's direction, for rounding."""
 _FIRST = 8
 """Cells that are scanned whatever the time."""
 
@@ -73,8 +76,9 @@ class IvfIndex:
             index.implem = _NEAREST_FIRST
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
-        residual = spec.code in ("rabitq", "pq2", "pq4")
-        self._means_Cw = index.quantizer.reconstruct_n(0, cells.key[1]) if residual else None
+        base_Cw = index.quantizer.reconstruct_n(0, cells.key[1])
+        self._base_Cw = base_Cw if spec.code in ("rabitq", "pq2", "pq4") else None
+        self._share_C = _known_shares(base_Cw, cells.centres)
 
     @classmethod
     def build(
@@ -82,9 +86,12 @@ class IvfIndex:
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
         vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
-        means: Any = faiss.IndexFlatIP(spec.width)
-        means.add(cell_means(vector_Nw, cell_N, num=cells.key[1]))
-        index = _empty(spec, means, cells.key[1])
+        bases: Any = faiss.IndexFlatIP(spec.width)
+        base_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
+        if cells.key[0] == spec.width:
+            base_Cw = _shares(base_Cw, cells.centres)[:, None] * cells.centres
+        bases.add(base_Cw)
+        index = _empty(spec, bases, cells.key[1])
         index.train(vector_Nw)
         for start in range(0, len(vector_Nw), _PAGE):
             rows = np.arange(start, min(start + _PAGE, len(vector_Nw)))
@@ -94,7 +101,7 @@ class IvfIndex:
             index = faiss.IndexIVFRaBitQFastScan(index, _FAST_SCAN_BLOCK)
         elif spec.code.startswith("pq"):
             index = faiss.IndexIVFPQFastScan(index, _FAST_SCAN_BLOCK)
-        means.this.disown()
+        bases.this.disown()
         index.own_fields = True
         return cls(spec, cells=cells, index=index, widths=widths)
 
@@ -155,8 +162,8 @@ class IvfIndex:
         query_Bw = query_Br = checked_query_at(query_BU, self.spec.width, self._widths)
         if self.cells.key[0] != self.spec.width:
             query_Br = checked_query_at(query_BU, self.cells.key[0], self._widths)
-        cell_BP = self.cells.nearest(query_Br, effort.nprobe)
-        return query_Bw, cell_BP, self._score_means(query_Bw, cell_BP)
+        cell_BP, score_BP = self.cells.nearest(query_Br, effort.nprobe)
+        return query_Bw, cell_BP, self._score_bases(query_Bw, cell_BP, score_BP)
 
     def _scan(
         self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray, num: int, allowed: ItemSet | None
@@ -180,15 +187,33 @@ class IvfIndex:
         )
         return rows_BC, scores_BC
 
-    def _score_means(self, query_Bw: np.ndarray, cell_BP: np.ndarray) -> np.ndarray:
-        """Return what codes of differences from a cell's mean are added to; the others do without."""
-        if self._means_Cw is None:
-            return np.zeros(cell_BP.shape, dtype=np.float32)
-        return products_with_rows(query_Bw, self._means_Cw, cell_BP)
+    def _score_bases(self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray) -> np.ndarray:
+        """Return what codes of differences from a cell's base are added to; the others do without, and ignore it."""
+        if self._base_Cw is None:
+            return score_BP
+        if self._share_C is None:
+            return products_with_rows(query_Bw, self._base_Cw, cell_BP)
+        base_BP: np.ndarray = score_BP * self._share_C[cell_BP]
+        return base_BP
 
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""
         write_index(self._index, folder / f"{self.spec.name}.faiss")
+
+
+def _shares(base_Cw: np.ndarray, centre_Cw: np.ndarray) -> np.ndarray:
+    """Return how much of each cell's centre is nearest to its base; of an empty cell, nothing."""
+    square_C = np.maximum(np.einsum("cw,cw->c", centre_Cw, centre_Cw), np.finfo(np.float32).tiny)
+    share_C: np.ndarray = np.einsum("cw,cw->c", base_Cw, centre_Cw) / square_C
+    return share_C
+
+
+def _known_shares(base_Cw: np.ndarray, centre_Cw: np.ndarray) -> np.ndarray | None:
+    """Return how much of each cell's centre its base is; None where bases are anything else."""
+    if base_Cw.shape != centre_Cw.shape:
+        return None
+    share_C = _shares(base_Cw, centre_Cw)
+    return share_C if np.allclose(base_Cw, share_C[:, None] * centre_Cw, atol=_ALONG) else None
 
 
 @lru_cache(maxsize=1024)
@@ -197,18 +222,18 @@ def _probing(nprobe: int) -> Any:
     return _Parameters(nprobe=nprobe)
 
 
-def _empty(spec: IndexSpec, means: Any, num: int) -> Any:
+def _empty(spec: IndexSpec, bases: Any, num: int) -> Any:
     """Return an index to be filled cell by cell; fast-scan ones can only be made from such a one."""
     width, metric = spec.width, faiss.METRIC_INNER_PRODUCT
     if spec.levels:
-        return faiss.IndexIVFFlatPanorama(means, width, num, spec.levels, metric, True, _PANORAMA_BLOCK)
+        return faiss.IndexIVFFlatPanorama(bases, width, num, spec.levels, metric, True, _PANORAMA_BLOCK)
     if spec.code == "float32":
-        return faiss.IndexIVFFlat(means, width, num, metric)
+        return faiss.IndexIVFFlat(bases, width, num, metric)
     if spec.code == "rabitq":
-        return faiss.IndexIVFRaBitQ(means, width, num, metric)
+        return faiss.IndexIVFRaBitQ(bases, width, num, metric)
     if spec.code in ("fp16", "sq8"):
-        return faiss.IndexIVFScalarQuantizer(means, width, num, _scalar_type(spec.code), metric, False)
-    return faiss.IndexIVFPQ(means, width, num, width // int(spec.code[2]), _BITS, metric)
+        return faiss.IndexIVFScalarQuantizer(bases, width, num, _scalar_type(spec.code), metric, False)
+    return faiss.IndexIVFPQ(bases, width, num, width // int(spec.code[2]), _BITS, metric)
 
 
 def _scalar_type(code: Code) -> int:

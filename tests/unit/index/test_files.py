@@ -13,7 +13,7 @@ from recsys.index.files import load_searcher, write_indexes
 from recsys.index.item_set import ItemSet
 from recsys.index.specs import Code, IndexSpec, RungSpec, StoreCode
 from recsys.index.store import map_vectors, save_vectors
-from recsys.widths import Norm, WidthLadder
+from recsys.widths import Norm, WidthLadder, query_at
 
 WIDTHS = WidthLadder([4, 8, 16])
 
@@ -233,3 +233,22 @@ def test_a_store_of_another_kind_is_refused(tmp_path):
         save_file({"item_vectors": wrong}, path)
         with pytest.raises(ArtifactError, match="item_vectors: got"):
             map_vectors(path)
+
+
+def test_codes_of_differences_from_other_bases_than_the_centres_are_added_to_those(store, tmp_path):
+    spec = IndexSpec(engine="ivf", width=8, code="pq2")
+    rung = RungSpec(engine="ivf", width=8, code="pq2", nprobe=16)
+    write_indexes(build_searcher(store, widths=WIDTHS, seed=1, indexes=[spec]), tmp_path)
+    query = unit(1, 16, seed=5)
+    before = load_searcher(tmp_path, store, widths=WIDTHS).search(query, k=300, rung=rung)
+    path = tmp_path / "ivf8-pq2.faiss"
+    index = faiss.read_index(str(path))
+    bases, away = faiss.downcast_index(index.quantizer), np.linspace(0, 1, 8, dtype=np.float32)
+    moved = bases.reconstruct_n(0, bases.ntotal) + away
+    bases.reset()
+    bases.add(moved)
+    faiss.write_index(index, str(path))
+    after = load_searcher(tmp_path, store, widths=WIDTHS).search(query, k=300, rung=rung)
+    shift = float(query_at(query, 8, WIDTHS)[0] @ away)
+    assert abs(shift) > 0.1
+    np.testing.assert_allclose(after.scores_BK, before.scores_BK + shift, atol=0.02)
