@@ -25,7 +25,7 @@ from recsys.index.intervals import mean_interval, percentile_interval
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.searcher import Searcher
 from recsys.index.specs import RungSpec
-from recsys.index.timing import LadderSearch, machine
+from recsys.index.timing import WARMED, LadderSearch, machine
 from recsys.index.truth import TIE_TOLERANCE, Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
@@ -83,7 +83,11 @@ def measure_ladder(
     """
     bench = _bench(searcher, query_QU, specs=specs, ks=ks, exclude=exclude, repeats=repeats, seed=seed)
     trials = bench.measure(
-        specs, num_queries=len(query_QU), repeats=repeats, exact_ks=True, progress=lambda share: progress(0.9 * share)
+        specs,
+        num_queries=len(query_QU),
+        repeats=repeats,
+        exact_ks=lambda spec: not is_exact(spec, searcher.widths),
+        progress=lambda share: progress(0.9 * share),
     )
     rungs = [_rung(trial, seed=seed) for trial in trials]
     progress(1.0)
@@ -137,11 +141,16 @@ def calibrate(
     )
     left = _with_necessary(left, specs, rounds, searcher.widths)
     if rounds:
-        per_pass_s = sum(trial.p50_ms for trial in rounds[0] if trial.spec in set(left)) * len(query_QU) / 1e3
+        per_query_ms = {trial.spec: float(trial.ms_PQ.mean()) for trial in rounds[0]}
+        per_pass_s = WARMED * sum(per_query_ms[spec] for spec in left) * len(query_QU) / 1e3
         num_passes = int((budget_s - (perf_counter() - started)) / max(per_pass_s, 1e-9))
         repeats = max(1, min(repeats, num_passes - (len(ks) - 1)))  # each smaller k takes a pass of its own
     trials = bench.measure(
-        left, num_queries=len(query_QU), repeats=repeats, exact_ks=True, progress=lambda s: progress(0.5 + 0.4 * s)
+        left,
+        num_queries=len(query_QU),
+        repeats=repeats,
+        exact_ks=lambda spec: not is_exact(spec, searcher.widths),
+        progress=lambda share: progress(0.5 + 0.4 * share),
     )
     rungs = [_rung(trials[place], seed=seed, on_frontier=on) for place, on in chosen(trials, searcher.widths).items()]
     ladder = _ladder(

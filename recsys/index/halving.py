@@ -106,7 +106,7 @@ class Bench(Generic[Spec]):
         *,
         num_queries: int,
         repeats: int = 1,
-        exact_ks: bool = False,
+        exact_ks: Callable[[Spec], bool] = lambda _spec: False,
         progress: Callable[[float], None] = lambda _share: None,
     ) -> list[Trial[Spec]]:
         """Time every spec at the largest k, and take every overlap.
@@ -115,7 +115,8 @@ class Bench(Generic[Spec]):
             specs: the ways to search.
             num_queries: how many of the queries, the first of one fixed order.
             repeats: passes through them.
-            exact_ks: search for each smaller k anew, as a request for it does, instead of cutting the longest answer.
+            exact_ks: whether a spec searches for each smaller k anew, as a request for it does; otherwise its longest
+                answer is cut.
             progress: called with the share that is done.
         """
         queries, ks = np.sort(self.queries[:num_queries]), self.truth.ks
@@ -124,7 +125,7 @@ class Bench(Generic[Spec]):
                 self.search, specs, queries=queries, k=ks[-1], repeats=repeats, order=self._order, progress=progress
             )
             overlap_RQK = [
-                self._overlap(spec, timed.rows_RQK[r], queries, exact_ks=exact_ks) for r, spec in enumerate(specs)
+                self._overlap(spec, timed.rows_RQK[r], queries, exact_ks=exact_ks(spec)) for r, spec in enumerate(specs)
             ]
         return [
             Trial(
