@@ -20,12 +20,12 @@ from jaxtyping import Float
 from recsys.errors import ConfigError
 from recsys.index import frontier
 from recsys.index.checks import check_queries
-from recsys.index.halving import FLOORS, Bench, Trial, costs
+from recsys.index.halving import FLOORS, Bench, Trial, costs, pass_s
 from recsys.index.intervals import mean_interval, percentile_interval
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.searcher import Searcher
 from recsys.index.specs import RungSpec
-from recsys.index.timing import WARMED, LadderSearch, machine
+from recsys.index.timing import LadderSearch, machine
 from recsys.index.truth import TIE_TOLERANCE, Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
@@ -141,10 +141,8 @@ def calibrate(
     )
     left = _with_necessary(left, specs, rounds, searcher.widths)
     if rounds:
-        per_query_ms = {trial.spec: float(trial.ms_PQ.mean()) for trial in rounds[0]}
-        per_pass_s = WARMED * sum(per_query_ms[spec] for spec in left) * len(query_QU) / 1e3
-        num_passes = int((budget_s - (perf_counter() - started)) / max(per_pass_s, 1e-9))
-        repeats = max(1, min(repeats, num_passes - (len(ks) - 1)))  # each smaller k takes a pass of its own
+        left_s = budget_s - (perf_counter() - started)
+        repeats = _num_passes(left, rounds[0], num_queries=len(query_QU), num_ks=len(ks), left_s=left_s, most=repeats)
     trials = bench.measure(
         left,
         num_queries=len(query_QU),
@@ -168,6 +166,21 @@ def calibrate(
     }
     progress(1.0)
     return replace(ladder, measured=ladder.measured | found)
+
+
+def _num_passes(
+    specs: Sequence[RungSpec],
+    trials: Sequence[Trial[RungSpec]],
+    *,
+    num_queries: int,
+    num_ks: int,
+    left_s: float,
+    most: int,
+) -> int:
+    """Return how many passes fit into the time left, one at least; each smaller k takes a pass of its own."""
+    of_specs = [trial for trial in trials if trial.spec in set(specs)]
+    fitting = int(left_s / max(pass_s(of_specs, num_queries=num_queries), 1e-9))
+    return max(1, min(most, fitting - (num_ks - 1)))
 
 
 def is_exact(spec: RungSpec, widths: WidthLadder) -> bool:

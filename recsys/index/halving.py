@@ -11,7 +11,7 @@ Shapes: ``ms_PQ`` (passes, queries), ``overlap_QK`` (queries, ks).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from time import perf_counter
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys.index import frontier
-from recsys.index.timing import Search, percentile, time_searches, undisturbed
+from recsys.index.timing import WARMED, Search, percentile, time_searches, undisturbed
 from recsys.index.truth import Truth
 
 Spec = TypeVar("Spec")
@@ -183,12 +183,17 @@ class Bench(Generic[Spec]):
             rounds.append(trials)
             places = _survivors(trials, num=max(keep, math.ceil(len(left) / ETA)))
             num_queries = min(num_queries * ETA, len(self.queries))
-            takes_s = sum(trials[place].p50_ms for place in places) * num_queries / 1e3
+            takes_s = pass_s((trials[place] for place in places), num_queries=num_queries)
             if len(places) > keep and perf_counter() - started + takes_s > budget_s:
                 places = _survivors(trials, num=keep)
                 progress(1.0)
             left = [left[place] for place in places]
         return left, rounds
+
+
+def pass_s(trials: Iterable[Trial[Any]], *, num_queries: int) -> float:
+    """Return about how many seconds one pass of these specs through so many queries takes, by their trials."""
+    return WARMED * sum(float(trial.ms_PQ.mean()) for trial in trials) * num_queries / 1e3
 
 
 def _survivors(trials: Sequence[Trial[Any]], *, num: int) -> list[int]:

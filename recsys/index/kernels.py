@@ -32,8 +32,8 @@ _NUM_AHEAD = 6
 """Candidates whose vectors are asked for before they are needed."""
 _PAGE = 256
 _LEAST = np.int32(-(2**31))
-_LARGEST_WEIGHT = np.float32(2**13)
-"""Times a byte, summed over 2,048 columns, it stays within 32 bits."""
+_LARGEST_WEIGHT, _LARGEST_SUM = 2**13, (2**31 - 1) // 127
+"""Of whole numbers that bytes are multiplied with, each, and all together: their sum stays within 32 bits."""
 _SEEDS = 2
 """Items, for each that is to be found, whose full scores set a certified search's bar."""
 
@@ -278,7 +278,8 @@ def _as_whole(query_r: Any, scale_r: Any, weight_r: Any) -> Any:
     largest = np.float32(0)
     for column in range(len(query_r)):
         largest = max(largest, abs(query_r[column] * scale_r[column]))
-    factor = _LARGEST_WEIGHT / largest if largest > 0 else np.float32(1)
+    most = np.float32(min(_LARGEST_WEIGHT, _LARGEST_SUM // len(query_r)))
+    factor = most / largest if largest > 0 else np.float32(1)
     for column in range(len(query_r)):
         weight_r[column] = np.rint(query_r[column] * scale_r[column] * factor)
     return factor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -30,8 +29,6 @@ def naive_bilateral(problem, user_VU, item_SD, *, temperatures, ratio, weight):
     return torch.stack(losses)
 
 
-# A third of the examples: what it is compared with goes user by user.
-@hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 3)
 @given(problem=problems(), ratio=st.floats(0.3, 3), weight=st.floats(0.5, 2))
 def test_bilateral_softmax_equals_the_paper(problem, ratio, weight):
     temperatures, _ = settings(problem)

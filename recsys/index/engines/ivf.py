@@ -76,9 +76,10 @@ class IvfIndex:
             index.implem = _NEAREST_FIRST
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
-        base_Cw = index.quantizer.reconstruct_n(0, cells.key[1])
-        self._base_Cw = base_Cw if spec.code in ("rabitq", "pq2", "pq4") else None
-        self._share_C = _known_shares(base_Cw, cells.centres)
+        self._base_Cw = self._share_C = None
+        if spec.code in ("rabitq", "pq2", "pq4"):
+            self._base_Cw = index.quantizer.reconstruct_n(0, cells.key[1])
+            self._share_C = _known_shares(self._base_Cw, cells.centres)
 
     @classmethod
     def build(

@@ -49,3 +49,12 @@ def test_centres_of_zeros_are_equally_near():
     found, products = cells_of(np.zeros((4, 8), dtype=np.float32)).nearest(unit(1, 8, seed=1), 3)
     assert found.tolist() == [[0, 1, 2]]
     assert products.tolist() == [[0, 0, 0]]
+
+
+def test_products_of_very_wide_vectors_stay_within_their_bits():
+    # All columns alike: every byte and every weight is the largest, and all of them add up.
+    width = 20_000
+    centres = np.full((3, width), width**-0.5, dtype=np.float32) * np.array([[0.5], [1], [-1]], dtype=np.float32)
+    found, products = cells_of(centres).nearest(centres[1:2], 3)
+    assert found.tolist() == [[1, 0, 2]]
+    np.testing.assert_allclose(products, [[1, 0.5, -1]], atol=0.01)
