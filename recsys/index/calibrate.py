@@ -158,7 +158,9 @@ def calibrate(
         "calibration_seconds": perf_counter() - started,
         "budget_seconds": budget_s,
         "widths_on_no_frontier": [
-            width for width in searcher.widths if not any(r.on_frontier and r.width == width for r in rungs)
+            width
+            for width in sorted({spec.width for spec in specs})
+            if not any(rung.on_frontier and rung.width == width for rung in rungs)
         ],
         "trials": [
             [{"rung": trial.spec.name, **trial.summary()} for trial in one_round] for one_round in [*rounds, trials]
@@ -201,7 +203,7 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
             points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
         points.update(reaching)
         points.add(exact)
-        others = {_best_of_width(trials, width) for width in widths} if len(trials) > 1 else set()
+        others = {_best_of_width(trials, width) for width in {trial.spec.width for trial in trials}}
         others = {i for i in others if trials[i].spec.width not in {trials[j].spec.width for j in points}}
         if len(points) + len(others) <= MAX_RUNGS:
             break

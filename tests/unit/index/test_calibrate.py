@@ -6,10 +6,13 @@ import pytest
 
 from recsys.errors import ConfigError, WidthError
 from recsys.index.build import build_for, build_searcher
-from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS, calibrate, measure_ladder, usable_ks
+from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS, _num_passes, calibrate, measure_ladder, usable_ks
+from recsys.index.halving import Bench
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
+from recsys.index.timing import LadderSearch
+from recsys.index.truth import Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
 
@@ -231,3 +234,39 @@ def test_twice_the_same_ladder_within_noise(searcher, crowd):
 def test_something_exact_must_be_on_offer(searcher, crowd):
     with pytest.raises(ConfigError, match="got none that is exact"):
         calibrated(searcher, crowd, specs=[RungSpec(engine="exact", width=8)])
+
+
+def test_only_rungs_that_are_not_exact_are_searched_again_for_a_smaller_k(searcher, crowd, monkeypatch):
+    asked, search = [], LadderSearch.__call__
+
+    def noted(self, query, spec, k):
+        asked.append((spec.name, k))
+        return search(self, query, spec, k)
+
+    monkeypatch.setattr(LadderSearch, "__call__", noted)
+    other = RungSpec(engine="exact", width=8, rerank=40)
+    ladder = calibrated(searcher, crowd, specs=[FULL, other], ks=(5, 20), repeats=1)
+    assert asked.count((other.name, 5)) == 64
+    assert asked.count((FULL.name, 5)) == 0
+    assert by_name(ladder)["exact16"].overlap == {5: 1.0, 20: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("left_s", "num_ks", "passes"), [(9.1, 1, 9), (9.1, 2, 8), (9.1, 3, 7), (99, 1, 20), (1.5, 2, 1), (-3, 1, 1)]
+)
+def test_as_many_passes_as_fit_after_one_for_each_smaller_k(searcher, crowd, left_s, num_ks, passes):
+    other = RungSpec(engine="exact", width=8, rerank=40)
+    truth = Truth.find(crowd, searcher.store_ND, ks=(20,))
+    bench = Bench(LadderSearch(searcher, crowd, None), truth, size_bytes=searcher.size_bytes, seed=1)
+    trials = bench.measure([FULL, other], num_queries=8)
+    for trial in trials:
+        trial.ms_PQ[:] = 8 / 9
+    # A pass of one of the two through a thousand queries takes a second.
+    found = _num_passes([other], trials, num_queries=1000, num_ks=num_ks, left_s=left_s, most=20)
+    assert found == passes
+
+
+def test_a_width_that_is_not_on_offer_is_not_on_the_ladder_either(searcher, crowd):
+    ladder = calibrated(searcher, crowd, specs=[FULL, RungSpec(engine="exact", width=8)], repeats=1)
+    assert {rung.width for rung in ladder.rungs} == {8, 16}
+    assert 4 not in ladder.measured["widths_on_no_frontier"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys.index.halving import Bench
+from recsys.index.halving import Bench, pass_s
 from recsys.index.truth import Truth
 
 
@@ -60,13 +60,37 @@ def test_few_ways_are_not_halved(truth):
 
 
 def test_no_round_starts_that_would_pass_the_budget_and_no_more_than_wanted_are_left(truth):
-    ways = [way(20, 0.1 + 0.01 * n) for n in range(30)]
+    slow = [way(20 - n, 2.0 - 0.1 * n) for n in range(10)]
+    useless = [way(1, 0.02) for _ in range(20)]
     told = []
-    # The first round takes 30 * 8 * .25 ms, the second would take 10 * 24 * .15 ms.
-    left, rounds = bench_of(truth).halve(ways, keep=2, budget_s=0.08, progress=told.append)
+    # The first round takes about 10 * 8 * 1.6 ms, the second would take three times as long.
+    left, rounds = bench_of(truth).halve([*useless, *slow], keep=2, budget_s=0.4, progress=told.append)
     assert len(rounds) == 1
     assert len(left) == 2
     assert told[-1] == 1.0
+
+
+def test_a_pass_takes_the_time_of_its_calls_and_of_those_that_warm_the_caches(truth):
+    trials = bench_of(truth).measure([way(20, 1.0), way(20, 3.0)], num_queries=16)
+    for trial in trials:
+        trial.ms_PQ[:] = trial.spec.ms
+    assert pass_s(trials, num_queries=1000) == pytest.approx(4.0 * 9 / 8)
+    assert pass_s([], num_queries=1000) == 0
+
+
+def test_a_smaller_k_is_searched_for_anew_where_that_is_asked_for(truth):
+    asked = []
+
+    def search(query, spec, k):
+        asked.append((spec.name, k))
+        return truth.exact_QK[query][:k]
+
+    again, cut = way(20, 1), way(19, 1)
+    bench = Bench(search, truth, size_bytes=lambda spec: spec.size, seed=1)
+    trials = bench.measure([again, cut], num_queries=8, exact_ks=lambda spec: spec is again)
+    assert all(trial.overlap == {5: 1.0, 20: 1.0} for trial in trials)
+    assert asked.count((again.name, 5)) == 8
+    assert asked.count((cut.name, 5)) == 0
 
 
 def test_progress_never_goes_back(truth):
