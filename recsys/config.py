@@ -68,6 +68,8 @@ class ModelConfig:
     """Share of each tower's hidden units, and of the sequence encoder's, that are dropped in training."""
     input_dropout: float = 0.0
     """Share of each tower's inputs, coordinates of pooled embeddings, that are dropped in training: for small logs."""
+    item_input_dropout: float | None = None
+    """That share of the item tower's inputs, where it is another one; none means ``input_dropout`` there too."""
     item_id_dropout: float = 0.0
     """Share of items whose id is hidden from the item tower in a training step, so that features alone can place new
     items."""
@@ -106,8 +108,9 @@ class ModelConfig:
             f"false with history {self.history}: only the sequence encoder has one",
         )
         self._check_projection()
-        for name in ("dropout", "input_dropout", "item_id_dropout"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        for name in ("dropout", "input_dropout", "item_input_dropout", "item_id_dropout"):
+            given = getattr(self, name)
+            _require(given is None or 0 <= given < 1, name, given, "at least 0 and below 1")
         _require(
             self.history != "none" or self.user_id,
             "history",
@@ -246,9 +249,13 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    rows: Literal["auto", "event"] = "auto"
+    """What a training row is. ``auto``: an event of a log with an order, a window of events for a sequence encoder,
+    else a user with all their events. ``event``: an event also where the tower reads no history, as matrix
+    factorisation is commonly trained. A user's vector then moves once for each of their events instead of once in an
+    epoch: slower per epoch, and better in the end where vectors of users and items are all there is."""
     batch_size: int = 1024
-    """Rows per step, over all processes: events of a log with an order, windows of events for a sequence encoder, else
-    users (see `recsys.data.batches`)."""
+    """Rows per step, over all processes."""
     num_micro_batches: int = 1
     """Micro-batches that a process takes its part of a step through the towers in, one after another. Gradients
     accumulate, and memory holds the activations of one at a time; each is encoded twice, the second time going
@@ -302,7 +309,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_micro_batches", "epochs", "patience", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("precision", "table_optimizer", "table_precision", "rate_schedule"):
+        for name in ("rows", "precision", "table_optimizer", "table_precision", "rate_schedule"):
             known = typing.get_args(typing.get_type_hints(TrainConfig)[name])
             _require(getattr(self, name) in known, name, getattr(self, name), f"one of {', '.join(known)}")
         _require(
@@ -313,6 +320,12 @@ class TrainConfig:
         )
         for name in ("table_learning_rate", "dense_learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(
+            self.rows == "auto" or self.model.history == "none",
+            "rows",
+            self.rows,
+            f"auto with history {self.model.history}, which says what a row is",
+        )
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         vectors, ids = self.pretrained_items, self.pretrained_ids
         _require(vectors is None or ids is not None, "pretrained_ids", ids, "a file of ids for pretrained_items")
@@ -323,7 +336,7 @@ class TrainConfig:
             given = getattr(self, name)
             _require(given is None or given > 0, name, given, "above 0")
         _require(
-            self.recency_half_life is None or self.model.history in ("mean", "attention"),
+            self.recency_half_life is None or self.rows == "event" or self.model.history in ("mean", "attention"),
             "recency_half_life",
             self.recency_half_life,
             f"none with history {self.model.history}: its rows are of many events",

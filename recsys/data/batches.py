@@ -5,7 +5,8 @@ ranges of the item column (`recsys.data.rows`). Four kinds of rows come of that:
 
 * The log has an order: one row per event, the item that was chosen, after everything the same user did before.
 * The tower reads no history: rows of the same user would be alike, so there is one, with all the user's items as its
-  positives. What a loss computes per row, it then computes once per user instead of once per event.
+  positives. What a loss computes per row, it then computes once per user instead of once per event. Where that is not
+  wanted, since a user's vector then moves once in an epoch, it is one row per event again.
 * The tower reads a sequence: one row per window of a user's events (`recsys.data.windows`). It makes a vector at every
   position, whose positive is the event after it.
 * The log has no order: one row per user again, whose items every epoch splits at random into a history and positives.
@@ -80,6 +81,7 @@ class TrainingEvents:
         dataset: a prepared dataset.
         longest: items of history to give at most; 0 for a tower that reads none.
         by_position: whether the tower makes a vector at every position of a history, the start included.
+        single_events: whether rows are of single events for a tower that reads no history too.
         max_events_per_user: make positives only of each user's latest events (of so many at most, where the log has
             no order); None means of all.
         include_validation: learn from the validation split too.
@@ -94,13 +96,15 @@ class TrainingEvents:
         *,
         longest: int,
         by_position: bool = False,
+        single_events: bool = False,
         max_events_per_user: int | None = None,
         include_validation: bool = False,
         half_life: float | None = None,
         seed: int,
     ) -> None:
         assert dataset.ordered or not by_position, "by_position: got a dataset without an order"
-        by_event = dataset.ordered and longest > 0 and not by_position
+        assert longest == 0 or not single_events, "single_events: got a tower that reads histories"
+        by_event = single_events or (dataset.ordered and longest > 0 and not by_position)
         assert half_life is None or (by_event and dataset.has_times), "half_life: got rows of many events"
         log = dataset.log(*(("train", "validation") if include_validation else ("train",)))
         self._log, self._longest, self._by_position, self._seed = log, longest, by_position, seed

@@ -7,9 +7,9 @@ formulae:
   0.2 kB for each event that is sorted at a time, 0.2 kB for each user and item, and 0.3 GB for libraries;
 * training does, per row of a batch, 6 operations per coordinate of the full width for each of the batch's positives and
   drawn negatives, and 6 per weight of each tower; it reaches a fifth of the speed of bare products, since it also looks
-  up rows, draws, moves and normalises. A row is an event; or a user with all of their items, where no history is read;
-  or, in a log without times, a user with half of them. It takes 4 bytes per coordinate of each table, and more for its
-  optimizer, 100 bytes per user, and 1 GB for libraries; events stay on disk.
+  up rows, draws, moves and normalises. A row is an event; or a user with all of their items, where no history is read
+  and rows are not asked to be events; or, in a log without times, a user with half of them. It takes 4 bytes per
+  coordinate of each table, and more for its optimizer, 100 bytes per user, and 1 GB for libraries; events stay on disk.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def estimate_costs(
         max_rows: events that are sorted at a time.
     """
     model = config.model
-    by_user = model.history == "none" or not ordered
+    by_user = config.rows == "auto" and (model.history == "none" or not ordered)
     num_rows = num_users if by_user else num_events
     per_user = num_events / num_users * (1 if model.history == "none" else 0.5)
     positives = config.batch_size * (per_user if by_user else 1)

@@ -62,7 +62,8 @@ class Tower(nn.Module):
         for hidden in config.hidden:
             layers += [nn.Linear(width, hidden), nn.GELU(), RowDropout(config.dropout)]
             width = hidden
-        self.input_dropout = RowDropout(config.input_dropout)
+        own = config.item_input_dropout if side == "item" else None
+        self.input_dropout = RowDropout(config.input_dropout if own is None else own)
         self.deep = nn.Sequential(*layers)
         widths = config.ladder
         out_features = widths.query_size if side == "user" else widths.full

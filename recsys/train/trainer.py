@@ -159,6 +159,7 @@ class Trainer:
             dataset,
             longest=model.longest_history,
             by_position=model.history == "sequence",
+            single_events=self.config.rows == "event",
             max_events_per_user=self.config.max_events_per_user,
             include_validation=self.config.include_validation,
             half_life=self.config.recency_half_life,

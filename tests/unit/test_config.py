@@ -127,6 +127,9 @@ def test_a_missing_file_is_named(tmp_path):
             lambda: ModelConfig(projection=False, hidden=(), embedding_dim=32, history="none", user_id=True),
             "embedding_dim: got 32, expected the full width, 128 without projection",
         ),
+        (lambda: TrainConfig(rows="event"), "rows: got 'event', expected auto with history mean"),
+        (lambda: TrainConfig(rows="user"), "rows: got 'user', expected one of auto, event"),
+        (lambda: ModelConfig(item_input_dropout=1.0), "item_input_dropout: got 1.0, expected at least 0 and below 1"),
         (lambda: TrainConfig(recency_half_life=0.0), "recency_half_life: got 0.0, expected above 0"),
         (
             lambda: TrainConfig(recency_half_life=9.0, model=ModelConfig(history="none", user_id=True)),

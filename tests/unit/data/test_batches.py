@@ -156,6 +156,19 @@ def test_users_of_a_tower_without_history_are_one_row_each(dataset):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+def test_a_tower_without_history_may_have_a_row_for_every_event(dataset, monkeypatch, ordered):
+    monkeypatch.setitem(dataset.manifest, "ordered", ordered)
+    log = dataset.events("train")
+    events = TrainingEvents(dataset, longest=0, single_events=True, max_events_per_user=7, seed=1)
+    seen = list(all_rows(all_batches(events, batch_size=len(events))))
+    assert all(history == [] and len(positives) == 1 for _, history, positives in seen)
+    latest = [(user, item) for user in np.unique(log.user) for item in log.item[log.user == user][-7:]]
+    assert sorted((user, item) for user, _, (item,) in seen) == sorted(latest)
+    counts = np.bincount([item for _, item in latest], minlength=events.num_items)
+    np.testing.assert_allclose(events.item_rate, counts / len(latest), atol=1e-12)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize(("longest", "most"), [(0, None), (0, 3), (5, None), (5, 3)])
 def test_an_item_is_a_positive_as_often_as_is_said(dataset, monkeypatch, ordered, longest, most):
     monkeypatch.setitem(dataset.manifest, "ordered", ordered)

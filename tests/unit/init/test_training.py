@@ -61,6 +61,12 @@ def test_training_by_user_is_estimated_by_users():
     assert by_user.max_epochs == 60
 
 
+def test_rows_of_single_events_are_estimated_by_events():
+    by_user = replace(config_of(write_training(GROCERIES)), batch_size=1024)
+    by_user_s, by_event_s = (costs(replace(by_user, rows=rows), ordered=True).epoch_s for rows in ("auto", "event"))
+    assert by_event_s > 1.5 * by_user_s
+
+
 def test_a_vector_per_user_and_adam_take_memory():
     plain = TrainConfig()
     with_users = replace(plain, model=replace(plain.model, user_id=True))
