@@ -11,10 +11,12 @@ import pytest
 from processes import launched
 from torch.distributed.checkpoint import FileSystemReader
 
+from recsys.command import execute
 from recsys.data.dataset import Dataset
 from recsys.evaluate.protocol import evaluate_vectors
 from recsys.evaluate.towers import item_vectors, query_vectors
 from recsys.model.best import load_towers
+from recsys.train.verb import load
 
 SETTINGS = [
     "--device", "cpu", "--batch-size", "64", "--model.widths", "4", "8", "--model.embedding-dim", "8",
@@ -89,8 +91,8 @@ def test_a_batch_that_processes_cannot_share_is_refused(simulated, tmp_path):
 
 
 def test_one_process_goes_on_where_two_stopped(run, simulated):
-    finished = torchrun(1, "--dataset", str(simulated), "--out", str(run), "--epochs", "3", "--resume")
-    assert finished.returncode == 0, finished.stderr
+    words = [*SETTINGS, "--dataset", str(simulated), "--out", str(run), "--epochs", "3", "--resume"]
+    execute("recsys.train", "Train the towers in this process.", load, words)
     history = progress(run)["history"]
     assert len(history) == 3
     assert history[2]["loss"]["8"] < history[0]["loss"]["8"]
