@@ -229,9 +229,13 @@ def test_windows_are_batched_by_length_over_all_ranks(dataset):
     assert max(num_positives) <= min(num_positives) + 2 * 20
 
 
-@pytest.mark.parametrize("by_position", [False, True])
-def test_ranks_share_out_the_batches_of_one(dataset, by_position):
-    events = TrainingEvents(dataset, longest=20, by_position=by_position, seed=1)
+@pytest.mark.parametrize(
+    "rows",
+    [{"longest": 20}, {"longest": 20, "by_position": True}, {"longest": 0}, {"longest": 0, "single_events": True}],
+)
+def test_ranks_share_out_the_batches_of_one(dataset, rows):
+    by_position = rows.get("by_position", False)
+    events = TrainingEvents(dataset, seed=1, **rows)
     whole, *ranks = (
         all_batches(events, rank=rank, world_size=world_size, batch_size=30)
         for rank, world_size in ((0, 1), (0, 3), (1, 3), (2, 3))
