@@ -35,8 +35,8 @@ from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs
 from recsys.model.losses.threads import on_threads
 from recsys.widths import WidthLadder
 
-_TILE = 1 << 22
-"""Logits of a tile, of all widths: 16 MiB, within what the cores of a processor share as a cache."""
+_TILE = 1 << 23
+"""Logits of a tile, of all widths: 32 MiB, within what the cores of a processor share as a cache."""
 
 _Way = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 
