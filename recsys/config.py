@@ -253,7 +253,7 @@ class TrainConfig:
     """What a training row is. ``auto``: an event of a log with an order, a window of events for a sequence encoder,
     else a user with all their events. ``event``: an event also where the tower reads no history, as matrix
     factorisation is commonly trained. A user's vector then moves once for each of their events instead of once in an
-    epoch: slower per epoch, and better in the end where vectors of users and items are all there is."""
+    epoch: slower per epoch, and part of what Gowalla's best figures were reached with (`docs/quality.md`)."""
     batch_size: int = 1024
     """Rows per step, over all processes."""
     num_micro_batches: int = 1

@@ -7,6 +7,20 @@ import socket
 import subprocess
 import sys
 
+WITHOUT_TORCHREC = """
+import sys
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torchrec", "fbgemm_gpu"):
+            raise ImportError(f"{name} is blocked")
+
+
+sys.meta_path.insert(0, Blocker())
+"""
+"""The beginning of a program for `python -c` that then runs as if TorchRec were not installed."""
+
 
 def free_port() -> int:
     with socket.socket() as free:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from processes import WITHOUT_TORCHREC
 
 from recsys.errors import ConfigError
 from recsys.testing import small_bundle
@@ -35,17 +36,7 @@ def start(*arguments: str, code: str | None = None) -> Iterator[subprocess.Popen
             process.kill()
 
 
-WITHOUT_TORCHREC = """
-import sys
-
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torchrec", "fbgemm_gpu"):
-            raise ImportError(f"{name} is blocked")
-
-
-sys.meta_path.insert(0, Blocker())
+SERVER = """
 from serving.server import main
 
 main()
@@ -53,7 +44,7 @@ main()
 
 
 class TestProcess:
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, None), (signal.SIGINT, WITHOUT_TORCHREC)])
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, None), (signal.SIGINT, WITHOUT_TORCHREC + SERVER)])
     def test_it_says_where_it_listens_answers_and_stops_on_a_signal(self, bundles, tmp_path, number, code):
         port_file = tmp_path / "port"
         with start("--bundles", str(bundles), "--port", "0", "--port-file", str(port_file), code=code) as process:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from processes import WITHOUT_TORCHREC
 
 from recsys import artifact
 from recsys.bundle import Bundle, current_version, open_current
@@ -298,13 +299,7 @@ def test_a_killed_publisher_changes_nothing_and_its_remains_are_swept(dataset, t
     assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name, "CURRENT", "PREVIOUS"}
 
 
-WITHOUT_TORCHREC = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torchrec", "fbgemm_gpu"):
-            raise ImportError(f"{name} is blocked")
-sys.meta_path.insert(0, Blocker())
+OPEN_AND_SEARCH = """
 import numpy as np
 from pathlib import Path
 from recsys.bundle import Bundle
@@ -321,7 +316,10 @@ def test_torchrec_is_not_needed_to_open_and_search(tmp_path):
     histories = ("mean", "attention", "sequence")
     bundles = [str(small_bundle(tmp_path, history=history)) for history in histories]
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCHREC, *bundles], check=False, capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_TORCHREC + OPEN_AND_SEARCH, *bundles],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert ran.stdout.splitlines() == [f"{history} 3 2" for history in histories], ran.stderr
 

@@ -70,6 +70,22 @@ def test_every_kind_of_loss_learns(simulated, tmp_path, loss):
         assert history[-1]["validation"][width]["ndcg@10"] > 0
 
 
+@pytest.mark.parametrize("half_life", [None, 0.3])
+def test_without_histories_rows_are_users_or_single_events_as_asked(simulated, tmp_path, half_life):
+    log = Dataset(simulated).events("train")
+    settings = {"model": replace(CONFIG.model, history="none", user_id=True), "batch_size": 50, "epochs": 2}
+    of_rows = {"auto": {}, "event": {"rows": "event", "recency_half_life": half_life}}
+    steps = {}
+    for rows, changes in of_rows.items():
+        folder = train(options(simulated, tmp_path / rows, **settings, **changes))
+        steps[rows] = json.loads((newest(folder) / "progress.json").read_text())["total_steps"]
+        first, last = (record["loss"]["8"] for record in record_of(folder))
+        assert last < first
+    assert steps["auto"] == 2 * (len(np.unique(log.user)) // 50)
+    all_events = 2 * (len(log.item) // 50)
+    assert steps["event"] == all_events if half_life is None else steps["auto"] < steps["event"] < all_events
+
+
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])
 def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
     settings = {"table_optimizer": optimizer, "rate_schedule": "cosine", "patience": 9}
