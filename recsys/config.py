@@ -53,6 +53,10 @@ class ModelConfig:
     history_windows: tuple[int, ...] = (1, 5, 50)
     """With ``mean`` and ``attention``, the last n items of a history, averaged for each n: short windows say what now,
     long ones who. Attention may do without."""
+    history_features: tuple[int, ...] = ()
+    """With ``mean`` and ``attention``, also the features of the last n items of a history, averaged for each n: what
+    was chosen says something by its kind too, where each item was seen too seldom to speak for itself. None: a
+    history's items are known by their ids alone. The towers then keep all items' features as they were in training."""
     sequence_length: int = 200
     """The last items of a history that attention or the sequence encoder reads."""
     num_blocks: int = 2
@@ -93,6 +97,15 @@ class ModelConfig:
             windows,
             "positive, strictly increasing",
         )
+        windows = self.history_features
+        rising = all(low < high for low, high in itertools.pairwise(windows))
+        _require(min(windows, default=1) > 0 and rising, "history_features", windows, "positive, strictly increasing")
+        _require(
+            not windows or self.history in ("mean", "attention"),
+            "history_features",
+            windows,
+            f"none with history {self.history}",
+        )
         for name in ("sequence_length", "num_blocks", "num_heads"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(
@@ -121,7 +134,7 @@ class ModelConfig:
     def _check_projection(self) -> None:
         if self.projection:
             return
-        num_inputs = len(self.windows) + (self.encoded_history > 0) + self.user_id
+        num_inputs = len(self.windows) + len(self.history_features) + (self.encoded_history > 0) + self.user_id
         for name, expected, fits in (
             ("hidden", "none", not self.hidden),
             ("head", "tied", self.head == "tied"),
@@ -138,7 +151,7 @@ class ModelConfig:
     @property
     def longest_history(self) -> int:
         """The last items of a history that the user tower reads at most."""
-        return max(self.encoded_history, *self.windows, 0)
+        return max(self.encoded_history, *self.windows, *self.history_features, 0)
 
     @property
     def encoded_history(self) -> int:

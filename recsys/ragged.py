@@ -71,6 +71,11 @@ class Ragged:
         """Return the lists at ``rows``, in that order, without a Python loop."""
         return gather_ranges(self.values, self.offsets[rows], self.offsets[np.asarray(rows) + 1])
 
+    def through(self, lists: Ragged) -> Ragged:
+        """Return, for each list of places in ``lists``, the values of all those lists, one after another."""
+        found = lists.take(self.values)
+        return Ragged(found.values, found.offsets[self.offsets])
+
     def last(self, n: int) -> Ragged:
         """Return the last ``n`` entries of each list (all of a shorter one)."""
         if len(self) == 1:  # a request's: a slice says it all

@@ -92,7 +92,7 @@ def small_towers(dataset: Dataset, *, seed: int = 1, **settings: Any) -> Exporte
     config = ModelConfig(**(small | settings))
     torch.manual_seed(seed)
     layout = Layout(config=config, num_items=dataset.num_items, num_users=dataset.num_users, specs=dataset.specs)
-    return ExportedTowers(layout)
+    return ExportedTowers(layout, dataset.feature_lists("item"))
 
 
 def small_bundle(root: Path, *, num_users: int = 60, num_items: int = 80, seed: int = 1, **settings: Any) -> Path:

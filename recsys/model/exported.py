@@ -38,15 +38,20 @@ class ExportedTowers(nn.Module):
 
     Args:
         layout: tables and inputs; weights start random until `load_state_dict`.
+        item_features: of all items, by name, as `FeatureSpec.encode` gives them. Kept by towers that read those of the
+            items in histories; others need none.
 
     Attributes:
         layout: the same.
         widths: the trained widths.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, item_features: Mapping[str, Ragged] | None = None) -> None:
         super().__init__()
         self.layout = layout
+        kept = _kept(layout)
+        assert item_features is not None or not kept, "item_features: got none for towers that keep them"
+        self._item_features = {name: (item_features or {})[name] for name in kept}
         self.widths = layout.config.ladder
         # Tables lie in one array, so that one lookup serves all inputs: for a single user calls cost more than rows.
         self._row_RE = torch.randn(sum(layout.tables.values()), layout.config.embedding_dim)
@@ -86,7 +91,7 @@ class ExportedTowers(nn.Module):
             ``(batch, query size)`` float32: a unit vector of full width, or, with a head per width, one for each width,
             narrowest first. An empty history without features gives what was trained on users' very first events.
         """
-        bags = self.layout.user_bags(history, features or {}, users, times)
+        bags = self.layout.user_bags(history, features or {}, users, times, item_features=self._item_features)
         if HISTORY not in bags:
             return self._encode("user", bags, len(history), batch=_BATCH)
         # The lists of a batch are padded to its longest, so lists of like length go together.
@@ -138,7 +143,11 @@ class ExportedTowers(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and layout (JSON) into an existing folder."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
+        content = {name: value.contiguous() for name, value in self.state_dict().items()}
+        for name, lists in self._item_features.items():
+            values, offsets = _list_names(name)
+            content |= {values: torch.from_numpy(lists.values), offsets: torch.from_numpy(lists.offsets)}
+        save_file(content, folder / WEIGHTS)
         (folder / LAYOUT).write_text(json.dumps(self.layout.to_json(), indent=2) + "\n")
 
     @classmethod
@@ -149,8 +158,22 @@ class ExportedTowers(nn.Module):
             ArtifactError: a file is missing or damaged, or weights and layout do not belong together.
         """
         try:
-            towers = cls(Layout.from_json(json.loads((folder / LAYOUT).read_text())))
-            towers.load_state_dict(load_file(folder / WEIGHTS))
+            layout, content = Layout.from_json(json.loads((folder / LAYOUT).read_text())), load_file(folder / WEIGHTS)
+            item_features = {
+                name: Ragged(*(content.pop(part).numpy() for part in _list_names(name))) for name in _kept(layout)
+            }
+            towers = cls(layout, item_features)
+            towers.load_state_dict(content)
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(f"{folder}: not a pair of exported towers: {error}") from error
         return towers
+
+
+def _kept(layout: Layout) -> list[str]:
+    """Return the features of items that the towers have to keep."""
+    return [spec.name for spec in layout.item_specs] if layout.config.history_features else []
+
+
+def _list_names(feature: str) -> tuple[str, str]:
+    """Return what the values and the offsets of a kept feature are called among the weights."""
+    return f"item_features.{feature}.values", f"item_features.{feature}.offsets"

@@ -64,6 +64,7 @@ class Layout:
         inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.windows]
         if self.config.user_id:
             inputs.append(Input("user_id", USER_TABLE))
+        inputs += [Input(name, _feature_table(spec)) for name, _, spec in self._history_features()]
         return (*inputs, *self._features("user"))
 
     @cached_property
@@ -84,6 +85,19 @@ class Layout:
         """What the item tower sees, in the order it is concatenated."""
         return (Input("item_id", ITEM_TABLE), *self._features("item"))
 
+    def _history_features(self) -> list[tuple[str, int, FeatureSpec]]:
+        """Return the inputs of features of a history's items: name, window and feature."""
+        return [
+            (f"history_{window}_{spec.name}", window, spec)
+            for window in self.config.history_features
+            for spec in self.item_specs
+        ]
+
+    @property
+    def item_specs(self) -> list[FeatureSpec]:
+        """The features of items."""
+        return [spec for spec in self.specs if spec.side == "item"]
+
     def _features(self, side: Side) -> list[Input]:
         return [Input(_feature_table(spec), _feature_table(spec)) for spec in self.specs if spec.side == side]
 
@@ -93,6 +107,8 @@ class Layout:
         features: Mapping[str, Ragged],
         users: np.ndarray | None = None,
         times: Ragged | None = None,
+        *,
+        item_features: Mapping[str, Ragged] | None = None,
     ) -> dict[str, Ragged]:
         """Return each user input's rows, and those that a history encoder reads.
 
@@ -101,8 +117,11 @@ class Layout:
             features: per feature name, per example, rows as `FeatureSpec.encode` gives them; a missing one is empty.
             users: per example, the user's row or `UNKNOWN`; None means all unknown. Read only with ``user_id``.
             times: per example, the times of the history's items; None means all unknown. Read only with ``time_bias``.
+            item_features: by name, of all items. Read only with ``history_features``.
         """
         bags = {f"history_{window}": history.last(window) for window in self.config.windows}
+        for name, window, spec in self._history_features():
+            bags[name] = history.last(window).through((item_features or {})[spec.name])
         if self.config.encoded_history:
             bags[HISTORY] = history.last(self.config.encoded_history)
         if self.config.time_bias and times is not None:

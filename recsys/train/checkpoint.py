@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from recsys import artifact
 from recsys.errors import TrainingError
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
+from recsys.ragged import Ragged
 from recsys.train.claim import changes_of, writing
 from recsys.train.process import Process
 from recsys.train.run_folder import (
@@ -81,9 +82,18 @@ def load_checkpoint(run: Path, sharded: Sharded) -> Progress:
     return load_progress(checkpoint)
 
 
-def export_towers(layout: Layout, sharded: Sharded, process: Process) -> ExportedTowers | None:
-    """Collect the trained weights into plain towers; every rank must call, rank 0 gets them."""
-    towers = ExportedTowers(layout) if process.is_first else None
+def export_towers(
+    layout: Layout, sharded: Sharded, process: Process, item_features: Mapping[str, Ragged] | None = None
+) -> ExportedTowers | None:
+    """Collect the trained weights into plain towers; every rank must call, rank 0 gets them.
+
+    Args:
+        layout: tables and inputs.
+        sharded: what was trained.
+        process: this one.
+        item_features: of all items, for towers that read those of histories' items.
+    """
+    towers = ExportedTowers(layout, item_features) if process.is_first else None
     own = {} if towers is None else towers.state_dict()
     # One after another into their places: tables may be a large part of what memory holds.
     for name, value in sharded.model.state_dict().items():

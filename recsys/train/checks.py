@@ -47,7 +47,8 @@ def check_readable(config: TrainConfig, dataset: Dataset) -> None:
         raise DataError(
             f"projection: got false, expected true: {dataset.path} has features, such as {dataset.specs[0].name!r}"
         )
-    if model.item_id_dropout > 0 and not any(spec.side == "item" for spec in dataset.specs):
-        raise DataError(
-            f"item_id_dropout: got {model.item_id_dropout}, expected 0: the items of {dataset.path} have no features"
-        )
+    if any(spec.side == "item" for spec in dataset.specs):
+        return
+    for name, expected in (("item_id_dropout", "0"), ("history_features", "none")):
+        if got := getattr(model, name):
+            raise DataError(f"{name}: got {got}, expected {expected}: the items of {dataset.path} have no features")

@@ -332,7 +332,9 @@ class Trainer:
         item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
         batch = make_batch(
             self.layout,
-            self.layout.user_bags(examples.history, user_features, examples.user, examples.time),
+            self.layout.user_bags(
+                examples.history, user_features, examples.user, examples.time, item_features=self.item_features
+            ),
             self.layout.item_bags(items, item_features),
             BatchParts(examples.lists, samples.vectors, samples.encoded),
         )
@@ -357,7 +359,7 @@ class Trainer:
         Without validation the last towers are the best.
         """
         progress = self.progress
-        towers = export_towers(self.layout, self.sharded, self.process)
+        towers = export_towers(self.layout, self.sharded, self.process, self.item_features)
         validated = self.validation.of(towers)
         record = record | validated
         score = self.process.broadcast(self.validation.deciding(validated))

@@ -34,7 +34,8 @@ def assert_exported_as_sharded(dataset, folder, device, config, *, num_items):
     )
     users = queries.user[:50].copy()
     user_features = {name: lists.take(users) for name, lists in dataset.feature_lists("user").items()}
-    item_features = {name: lists.take(items) for name, lists in dataset.feature_lists("item").items()}
+    all_item_features = dataset.feature_lists("item")
+    item_features = {name: lists.take(items) for name, lists in all_item_features.items()}
     users[7] = -1
     with silenced(), joined(device.type) as process:
         settings = TrainConfig(model=config, loss=LossConfig(num_batch_negatives=0))
@@ -45,11 +46,13 @@ def assert_exported_as_sharded(dataset, folder, device, config, *, num_items):
                     parameter.add_(torch.randn_like(parameter))  # some start at zero
         sharded.model.eval()
         batch = make_batch(
-            layout, layout.user_bags(history, user_features, users, times), layout.item_bags(items, item_features)
+            layout,
+            layout.user_bags(history, user_features, users, times, item_features=all_item_features),
+            layout.item_bags(items, item_features),
         )
         with torch.no_grad():
             user_VD, item_SD = (vector.cpu() for vector in sharded.model(batch.to(process.device)))
-        export_towers(layout, sharded, process).save(folder)
+        export_towers(layout, sharded, process, all_item_features).save(folder)
     if config.history == "sequence":
         user_VD = user_VD[last_places(torch.from_numpy(history.last(config.sequence_length).lengths))]
     towers = ExportedTowers.load(folder)
@@ -72,6 +75,8 @@ def test_exported_vectors_equal_the_sharded_models(simulated, tmp_path, device, 
     [
         {"history": "attention", "history_windows": ()},
         {"history": "attention", "history_windows": (1, 4), "user_id": True},
+        {"history": "attention", "history_windows": (), "history_features": (2,)},
+        {"history": "mean", "history_windows": (1,), "history_features": (1, 9), "user_id": True},
         {"history": "sequence"},
         {"history": "sequence", "time_bias": True, "user_id": True, "num_heads": 4},
         {"history": "sequence", "sequence_length": 3, "num_blocks": 1},

@@ -108,6 +108,11 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: ModelConfig(embedding_dim=6), "embedding_dim: got 6, expected a multiple of 4"),
         (lambda: ModelConfig(history_windows=(5, 1)), "history_windows: got"),
         (lambda: ModelConfig(history_windows=()), "history_windows: got"),
+        (lambda: ModelConfig(history_features=(5, 1)), r"history_features: got \(5, 1\), expected positive, strictly"),
+        (
+            lambda: ModelConfig(history="sequence", history_features=(1,)),
+            r"history_features: got \(1,\), expected none with history sequence",
+        ),
         (lambda: ModelConfig(history="lstm"), "history: got 'lstm', expected one of mean, attention, sequence, none"),
         (lambda: ModelConfig(history="sequence", sequence_length=0), "sequence_length: got 0, expected above 0"),
         (lambda: ModelConfig(history="sequence", num_blocks=0), "num_blocks: got 0, expected above 0"),

@@ -47,6 +47,18 @@ def test_bags_hold_the_windows_and_features():
     assert lists(bags["user_age"]) == [[2], [], [0]]
 
 
+def test_bags_hold_the_features_of_the_last_items():
+    made = layout(history_features=(2, 9))
+    genres = Ragged.from_lists([[0], [], [1, 2], *[[2]] * 7])
+    history = Ragged.from_lists([[0, 2, 1], [], [1]])
+    bags = made.user_bags(history, {}, item_features={"genres": genres})
+    assert lists(bags["history_2_genres"]) == [[1, 2], [], []]
+    assert lists(bags["history_9_genres"]) == [[0, 1, 2], [], []]
+    sharing = [source.name for source in made.user_inputs if source.table == "item_genres"]
+    assert sharing == ["history_2_genres", "history_9_genres"]
+    assert made.config.longest_history == 9
+
+
 def test_missing_features_and_unknown_items_are_empty_bags():
     assert lists(layout().user_bags(Ragged.from_lists([[1]]), {})["user_age"]) == [[]]
     assert lists(layout().item_bags(np.array([3, -1]), {})["item_id"]) == [[3], []]

@@ -8,7 +8,7 @@ from recsys.bundle import Bundle
 from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.ragged import Ragged
-from recsys.testing import small_dataset, small_towers
+from recsys.testing import small_bundle, small_dataset, small_towers
 from serving.budget import Budget
 from serving.engine import Engine
 from serving.query import BatchQuery, Query, User
@@ -61,3 +61,14 @@ def test_the_order_of_a_history_counts(bundle):
         for history in (items, items[::-1])
     )
     assert not np.allclose(forwards, backwards, atol=1e-4)
+
+
+def test_a_history_comes_with_the_features_of_its_items(tmp_path):
+    bundle = Bundle.open(small_bundle(tmp_path, history_features=(3,)))
+    row = bundle.users.vocabulary.row("u3")
+    group = bundle.towers.specs[-1].values[bundle.users.features(row)["group"][0][0]]
+    given = User(history=bundle.items.ids(bundle.users.history(row)), features={"group": [group]})
+    users = [given, User(id="u3")]
+    answer = Engine(bundle).recommend_batch(BatchQuery(users=users, k=10, budget=EXACT, exclude_seen=False))
+    assert answer.candidates[0].item_ids == answer.candidates[1].item_ids
+    assert answer.candidates[0].scores == best_scores(bundle, row, times=None)

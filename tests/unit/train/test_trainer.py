@@ -239,6 +239,7 @@ def test_steps_between_checkpoints_must_be_positive(simulated, tmp_path):
             "projection: got false, expected true: .* has features, such as",
         ),
         ({"item_id_dropout": 0.5}, {"features": []}, "item_id_dropout: got 0.5, expected 0: .* have no features"),
+        ({"history_features": (5,)}, {"features": []}, r"history_features: got \(5,\), expected none: .* have no feat"),
     ],
 )
 def test_what_a_dataset_lacks_is_said_before_training_starts(simulated, tmp_path, monkeypatch, model, lacking, message):
