@@ -54,9 +54,10 @@ class ModelConfig:
     """With ``mean`` and ``attention``, the last n items of a history, averaged for each n: short windows say what now,
     long ones who. Attention may do without."""
     history_features: tuple[int, ...] = ()
-    """With ``mean`` and ``attention``, also the features of the last n items of a history, averaged for each n: what
-    was chosen says something by its kind too, where each item was seen too seldom to speak for itself. None: a
-    history's items are known by their ids alone. The towers then keep all items' features as they were in training."""
+    """With ``mean`` and ``attention``, also the features of the last n items of a history, for each n one mean per
+    feature over all the values that they have: what was chosen says something by its kind too, where each item was seen
+    too seldom to speak for itself. The towers then keep all items' features as they were in training. None: a history's
+    items are known by their ids alone."""
     sequence_length: int = 200
     """The last items of a history that attention or the sequence encoder reads."""
     num_blocks: int = 2

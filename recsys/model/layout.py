@@ -64,7 +64,7 @@ class Layout:
         inputs = [Input(f"history_{window}", ITEM_TABLE) for window in self.config.windows]
         if self.config.user_id:
             inputs.append(Input("user_id", USER_TABLE))
-        inputs += [Input(name, _feature_table(spec)) for name, _, spec in self._history_features()]
+        inputs += [Input(name, _feature_table(spec)) for name, _, spec in self._history_features]
         return (*inputs, *self._features("user"))
 
     @cached_property
@@ -85,6 +85,7 @@ class Layout:
         """What the item tower sees, in the order it is concatenated."""
         return (Input("item_id", ITEM_TABLE), *self._features("item"))
 
+    @cached_property
     def _history_features(self) -> list[tuple[str, int, FeatureSpec]]:
         """Return the inputs of features of a history's items: name, window and feature."""
         return [
@@ -93,7 +94,7 @@ class Layout:
             for spec in self.item_specs
         ]
 
-    @property
+    @cached_property
     def item_specs(self) -> list[FeatureSpec]:
         """The features of items."""
         return [spec for spec in self.specs if spec.side == "item"]
@@ -120,7 +121,7 @@ class Layout:
             item_features: by name, of all items. Read only with ``history_features``.
         """
         bags = {f"history_{window}": history.last(window) for window in self.config.windows}
-        for name, window, spec in self._history_features():
+        for name, window, spec in self._history_features:
             bags[name] = history.last(window).through((item_features or {})[spec.name])
         if self.config.encoded_history:
             bags[HISTORY] = history.last(self.config.encoded_history)

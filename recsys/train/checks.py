@@ -47,8 +47,7 @@ def check_readable(config: TrainConfig, dataset: Dataset) -> None:
         raise DataError(
             f"projection: got false, expected true: {dataset.path} has features, such as {dataset.specs[0].name!r}"
         )
-    if any(spec.side == "item" for spec in dataset.specs):
-        return
+    has_item_features = any(spec.side == "item" for spec in dataset.specs)
     for name, expected in (("item_id_dropout", "0"), ("history_features", "none")):
-        if got := getattr(model, name):
+        if (got := getattr(model, name)) and not has_item_features:
             raise DataError(f"{name}: got {got}, expected {expected}: the items of {dataset.path} have no features")

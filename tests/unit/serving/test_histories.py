@@ -7,6 +7,7 @@ import torch
 from recsys.bundle import Bundle
 from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
+from recsys.model.exported import ExportedTowers
 from recsys.ragged import Ragged
 from recsys.testing import small_bundle, small_dataset, small_towers
 from serving.budget import Budget
@@ -72,3 +73,7 @@ def test_a_history_comes_with_the_features_of_its_items(tmp_path):
     answer = Engine(bundle).recommend_batch(BatchQuery(users=users, k=10, budget=EXACT, exclude_seen=False))
     assert answer.candidates[0].item_ids == answer.candidates[1].item_ids
     assert answer.candidates[0].scores == best_scores(bundle, row, times=None)
+    towers, history = bundle.towers, Ragged.from_lists([bundle.users.history(row)])
+    without = ExportedTowers(towers.layout, {spec.name: Ragged.empty(80) for spec in towers.layout.item_specs})
+    without.load_state_dict(towers.state_dict())
+    assert not np.allclose(towers.encode_users(history), without.encode_users(history), atol=1e-2)

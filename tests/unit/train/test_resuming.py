@@ -164,7 +164,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(finishe
 @pytest.mark.parametrize(
     "model",
     [
-        {"history": "attention", "history_windows": ()},
+        {"history": "attention", "history_windows": (), "history_features": (2, 9)},
         {"history": "sequence", "time_bias": True},
         {"history": "sequence", "sequence_length": 6, "user_id": True, "item_id_dropout": 0.3},
     ],
