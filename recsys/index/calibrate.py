@@ -36,8 +36,13 @@ MIN_QUERIES = 32
 """A frontier that is found on fewer queries says more about them than about the rungs."""
 _ONE_SIDED_95 = 1.645
 """Standard errors."""
-_NOISE = np.log([1.25, 1.1, 1.1, 1.1])
-"""Ratios of what is missed, p50, p99 and bytes below which two rungs are alike."""
+_VARIED = 10
+"""How many rungs at most show what can be had for p99 and bytes too; the rest are steps of overlap and p50."""
+_WORTHWHILE = 0.5
+"""Overlap below which a rung takes no place from others, however fast or small it is."""
+_ALIKE = np.log([1.25, 1.1, 1.25, 2.0])
+"""Ratios of what is missed, p50, p99 and bytes below which two rungs are alike. The first two are what requests climb
+by, and bytes hardly matter between rungs of one bundle, which holds what all of them read."""
 
 
 def usable_ks(ks: Sequence[int], num_items: int) -> list[int]:
@@ -109,10 +114,8 @@ def calibrate(
     """Find the rungs that are on a frontier, and measure those well.
 
     Successive halving drops most rungs on few queries; those that are left answer all queries, as often as the time
-    allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS`: points of the frontiers over overlap@k, p50, p99 and bytes
-    that differ by more than noise, the fastest rung that surely reaches each of `FLOORS` at the largest k, the fastest
-    that is exact by construction, and one rung of each width that is
-    on no frontier, for requests that name it (``on_frontier`` is false: no request climbs to it).
+    allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS` (`chosen`); those of widths that are on no frontier are there
+    for requests that name them (``on_frontier`` is false: no request climbs to them).
 
     Args:
         searcher: indexes for all the rungs.
@@ -137,7 +140,7 @@ def calibrate(
     if not any(is_exact(spec, searcher.widths) for spec in specs):
         raise ConfigError(f"specs: got none that is exact, expected an exact scan at full width {searcher.widths.full}")
     left, rounds = bench.halve(
-        specs, keep=2 * MAX_RUNGS, budget_s=budget_s / 2, progress=lambda share: progress(0.5 * share)
+        specs, keep=3 * MAX_RUNGS, budget_s=budget_s / 2, progress=lambda share: progress(0.5 * share)
     )
     left = _with_necessary(left, specs, rounds, searcher.widths)
     if rounds:
@@ -191,14 +194,21 @@ def is_exact(spec: RungSpec, widths: WidthLadder) -> bool:
 
 
 def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, bool]:
-    """Return the places of the trials that make the ladder, in order, and whether each is on a frontier."""
+    """Return the places of the trials that make the ladder, in order, and whether each is on a frontier.
+
+    They are the fastest that surely reaches each of `FLOORS` at the largest k, the fastest that is exact by
+    construction, some points of the frontiers over overlap@k, p50, p99 and bytes, one rung of each width, and, where
+    places are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
+    """
     cost = costs(trials, tail=True)
     exact = min(
         (place for place, trial in enumerate(trials) if is_exact(trial.spec, widths)), key=lambda i: trials[i].p50_ms
     )
     reaching = _fastest_reaching(trials)
-    for most in range(MAX_RUNGS, len(cost) - 1, -1):
-        points = set(frontier.thin(cost, most=most, cells=_NOISE))
+    worthwhile = [place for place, trial in enumerate(trials) if trial.overlap[trial.ks[-1]] >= _WORTHWHILE]
+    worthwhile_cost = [cost_TO[worthwhile] for cost_TO in cost]
+    for most in range(_VARIED, len(cost) - 1, -1):
+        points = {worthwhile[i] for i in frontier.thin(worthwhile_cost, most=most, cells=_ALIKE)}
         if len(points) < MIN_RUNGS:
             points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
         points.update(reaching)
@@ -207,6 +217,8 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
         others = {i for i in others if trials[i].spec.width not in {trials[j].spec.width for j in points}}
         if len(points) + len(others) <= MAX_RUNGS:
             break
+    most = MAX_RUNGS - len(others)
+    points.update(frontier.spread(cost[-1][:, :2], first=sorted(points), among=worthwhile, most=most, cells=_ALIKE[:2]))
     dominated = np.all([frontier.is_dominated(cost_TO) for cost_TO in cost], axis=0)
     return {i: i in points and (i == exact or not dominated[i]) for i in sorted(points | others)}
 

@@ -5,7 +5,8 @@ the logarithms of milliseconds and bytes.
 
 Sources: non-dominated sorting and crowding distance, Deb et al., *NSGA-II* (IEEE Trans. Evol. Comp. 2002); a grid that
 keeps one point of each cell, Laumanns et al., *Combining Convergence and Diversity in Evolutionary Multiobjective
-Optimization* (Evol. Comp. 2002).
+Optimization* (Evol. Comp. 2002); farthest-first traversal, Gonzalez, *Clustering to Minimize the Maximum Intercluster
+Distance* (Theor. Comp. Sci. 1985).
 
 Shapes: ``cost_PO`` (points, objectives).
 """
@@ -110,6 +111,34 @@ def thin(
             _one_per_cell(cost_PO, kept_P, cells * coarseness) for cost_PO, kept_P in zip(costs, kept_of, strict=True)
         ]
     return kept
+
+
+def spread(
+    cost_PO: Float[np.ndarray, "points objectives"],
+    *,
+    first: Sequence[int],
+    among: Sequence[int],
+    most: int,
+    cells: Float[np.ndarray, " objectives"],
+) -> list[int]:
+    """Return the places of ``first`` and of points of the frontier beside them, the farthest from all others first.
+
+    Args:
+        cost_PO: the objectives.
+        first: the points that are there already, at least one.
+        among: the points that may be added, where they are on the frontier.
+        most: how many points there may be, with those.
+        cells: the smallest difference of each objective that is not noise: no point is added that differs by less in
+            all of them from one that is there.
+    """
+    is_dominated_P, unit_PO, chosen = is_dominated(cost_PO), cost_PO / cells, list(first)
+    offered_P = np.array([place for place in among if not is_dominated_P[place]], dtype=np.int64)
+    apart_P = np.min([np.abs(unit_PO[offered_P] - unit_PO[place]).max(axis=1) for place in chosen], axis=0)
+    while len(chosen) < most and apart_P.max(initial=0) >= 1:
+        farthest = offered_P[apart_P.argmax()]
+        chosen.append(int(farthest))
+        apart_P = np.minimum(apart_P, np.abs(unit_PO[offered_P] - unit_PO[farthest]).max(axis=1))
+    return sorted(chosen)
 
 
 def _one_per_cell(

@@ -6,8 +6,8 @@ import pytest
 
 from recsys.errors import ConfigError, WidthError
 from recsys.index.build import build_for, build_searcher
-from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS, _num_passes, calibrate, measure_ladder, usable_ks
-from recsys.index.halving import Bench
+from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS, _num_passes, calibrate, chosen, measure_ladder, usable_ks
+from recsys.index.halving import Bench, Trial
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
@@ -152,6 +152,42 @@ def test_no_queries_or_bad_ones_are_refused(searcher, queries):
         measure(searcher, queries[:0], [FULL])
     with pytest.raises(WidthError, match="norm 2"):
         measure(searcher, 2 * queries, [FULL])
+
+
+def trial(spec, *, overlap, ms, size_bytes):
+    return Trial(
+        spec=spec,
+        ks=(20,),
+        queries=np.arange(40),
+        rows_QK=np.zeros((40, 20), dtype=np.int64),
+        overlap_QK=np.full((40, 1), overlap),
+        ms_PQ=np.full((1, 40), ms),
+        size_bytes=size_bytes,
+        disturbed_share=0.0,
+    )
+
+
+def test_places_go_to_small_steps_and_none_to_what_finds_next_to_nothing():
+    missed = np.geomspace(0.4, 0.002, 60)
+    steps = [
+        trial(RungSpec(engine="ivf", width=16, nprobe=n), overlap=1 - share, ms=0.1 / share**0.3, size_bytes=10_000)
+        for n, share in enumerate(missed, start=1)
+    ]
+    poor = [
+        trial(RungSpec(engine="ivf", width=8, code="sq8", nprobe=n), overlap=n / 50, ms=n / 1e3, size_bytes=100 * n)
+        for n in range(1, 20)
+    ]
+    only = trial(RungSpec(engine="exact", width=4), overlap=0.1, ms=1.0, size_bytes=1)
+    trials = [trial(FULL, overlap=1.0, ms=9.0, size_bytes=20_000), *steps, *poor, only]
+    found = chosen(trials, WIDTHS)
+    assert len(found) == MAX_RUNGS
+    kept = [trials[place] for place, on in found.items() if on]
+    assert kept[0].spec == FULL
+    assert {one.spec.width for one in kept} == {16}
+    assert sorted(trials[place].spec.width for place, on in found.items() if not on) == [4, 8]
+    ms = np.sort([one.p50_ms for one in kept])
+    # Twelve steps cover a factor of 4.9 in time: 1.16 each where all are equal.
+    assert (ms[1:-1] / ms[:-2]).max() < 1.35
 
 
 @pytest.fixture(scope="module")

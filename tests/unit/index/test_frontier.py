@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.index.frontier import best, crowding, is_dominated, objectives, ranks, thin
+from recsys.index.frontier import best, crowding, is_dominated, objectives, ranks, spread, thin
 
 STAIRS = np.array([[1.0, 4.0], [2.0, 2.0], [4.0, 1.0], [3.0, 3.0], [4.0, 4.0]])
 
@@ -53,3 +53,21 @@ def test_thinning_leaves_few_points_that_stand_for_all():
 def test_what_differs_by_noise_is_kept_once():
     cost = np.array([[0.0, 0.0], [0.01, -0.01], [0.02, -0.02], [-1.0, 1.0]])
     assert thin([cost - 5], most=10, cells=np.array([0.1, 0.1])) == pytest.approx([0, 3])
+
+
+def test_steps_are_spread_between_those_there_are():
+    time = np.linspace(0, 8, 81)
+    cost = np.column_stack([-time, time])
+    cells = np.array([0.1, 0.1])
+    assert time[spread(cost, first=[0, 80], among=range(81), most=5, cells=cells)].tolist() == [0, 2, 4, 6, 8]
+    assert time[spread(cost, first=[0, 80], among=range(41), most=4, cells=cells)].tolist() == [0, 2, 4, 8]
+    assert spread(cost, first=[0, 80], among=[], most=5, cells=cells) == [0, 80]
+    dominated = np.vstack([cost, [[-4.0, 9.0]]])
+    assert 81 not in spread(dominated, first=[0, 80], among=range(82), most=82, cells=cells)
+
+
+def test_no_step_is_added_that_differs_by_noise():
+    time = np.array([0.0, 0.05, 1.0, 1.05])
+    cost = np.column_stack([-time, time])
+    assert spread(cost, first=[0], among=range(4), most=4, cells=np.array([0.1, 0.1])) == [0, 3]
+    assert spread(cost, first=[1, 2], among=range(4), most=2, cells=np.array([0.01, 0.01])) == [1, 2]
