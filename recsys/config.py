@@ -299,6 +299,10 @@ class TrainConfig:
     """Whether rates stay as they are or fall along half a cosine, step by step, to nothing at the end of ``epochs``."""
     weight_decay: float = 1e-2
     """AdamW's decay."""
+    averaged_epochs: int = 1
+    """Make towers of the mean of the weights that the last epochs, about so many, ended with; older ones fade. Where
+    rates stay as they are it takes out of weights what falling rates would, and training may go on. Takes one more copy
+    of tables. 1: the last weights as they are."""
     include_validation: bool = False
     """Train on the validation split too, for all ``epochs``, and keep the last towers: for a final model, once
     validation has chosen everything, the number of epochs too."""
@@ -321,7 +325,7 @@ class TrainConfig:
     """``cpu``, ``cuda``, or ``auto``: CUDA where there is a device."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_micro_batches", "epochs", "patience", "validation_users"):
+        for name in ("batch_size", "num_micro_batches", "epochs", "patience", "averaged_epochs", "validation_users"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("rows", "precision", "table_optimizer", "table_precision", "rate_schedule"):
             known = typing.get_args(typing.get_type_hints(TrainConfig)[name])

@@ -29,7 +29,7 @@ from recsys.train.run_folder import (
     load_progress,
     newest_checkpoint,
 )
-from recsys.train.sharding import Sharded, gather
+from recsys.train.sharding import AVERAGE, Sharded, gather
 
 _MODEL = "model.json"
 _KEPT = 2
@@ -78,14 +78,17 @@ def load_checkpoint(run: Path, sharded: Sharded) -> Progress:
     if changes := changes_of(json.loads((checkpoint / _MODEL).read_text()), sharded.described):
         raise TrainingError(f"{checkpoint}: got a checkpoint of another model: {'; '.join(map(str, changes))}")
     sharded.dense_optimizer.init_state()
-    dcp.load(sharded.tensors(), checkpoint_id=checkpoint)
-    return load_progress(checkpoint)
+    progress, tensors = load_progress(checkpoint), sharded.tensors()
+    if not progress.num_averaged:  # a mean that somebody wants now begins with the next epoch
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(AVERAGE)}
+    dcp.load(tensors, checkpoint_id=checkpoint)
+    return progress
 
 
 def export_towers(
     layout: Layout, sharded: Sharded, process: Process, item_features: Mapping[str, Ragged] | None = None
 ) -> ExportedTowers | None:
-    """Collect the trained weights into plain towers; every rank must call, rank 0 gets them.
+    """Collect the weights, or their means, into plain towers; every rank must call, rank 0 gets them.
 
     Args:
         layout: tables and inputs.
@@ -96,7 +99,7 @@ def export_towers(
     towers = ExportedTowers(layout, item_features) if process.is_first else None
     own = {} if towers is None else towers.state_dict()
     # One after another into their places: tables may be a large part of what memory holds.
-    for name, value in sharded.model.state_dict().items():
+    for name, value in sharded.kept.items():
         plain = gather(value, process)
         if plain is not None:
             own.pop(name.replace("tables.embedding_bags.", "tables.")).copy_(plain)

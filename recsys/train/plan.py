@@ -133,7 +133,7 @@ def plan_tables(layout: Layout, config: TrainConfig, process: Process) -> Plan:
     """
     with torch.device("meta"):
         model = TwoTower(layout, device=torch.device("meta"), table_precision=config.table_precision)
-    towers_bytes, export_bytes = _beside_tables(model, layout, process)
+    towers_bytes, export_bytes = _beside_tables(model, layout, config, process)
     usable = tuple(int((1 - _RESERVE) * left) for left in process.each(available_bytes(process)))
     free = [max(0, most - towers_bytes - (rank == 0) * export_bytes) for rank, most in enumerate(usable)]
     is_spread = config.table_optimizer in FUSED_OPTIMIZERS
@@ -161,20 +161,22 @@ def plan_tables(layout: Layout, config: TrainConfig, process: Process) -> Plan:
 
 
 def _row_bytes(layout: Layout, config: TrainConfig) -> int:
-    """Return the bytes of a row with its optimizer's state, which is float32, and with the gradient that Adam reads."""
+    """Return the bytes of a row, its mean, its optimizer's float32 state, and the gradient that Adam reads."""
     dim = layout.config.embedding_dim
     num_state = {"rowwise_adagrad": 1, "adagrad": dim, "adam": (_NUM_LEARNED - 1) * dim}[config.table_optimizer]
-    return _TABLE_BYTES[config.table_precision] * dim + _NUMBER_BYTES * num_state
+    num_copies = 2 if config.averaged_epochs > 1 else 1
+    return num_copies * _TABLE_BYTES[config.table_precision] * dim + _NUMBER_BYTES * num_state
 
 
-def _beside_tables(model: TwoTower, layout: Layout, process: Process) -> tuple[int, int]:
+def _beside_tables(model: TwoTower, layout: Layout, config: TrainConfig, process: Process) -> tuple[int, int]:
     """Return the bytes of what is not a table, and of plain towers in the first process."""
     num_weights = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("tables."))
     is_alone = process.world_size == 1 and process.device.type == "cpu"
     # Plain towers are on the host, whose memory the tables' device need not share. Shards pass through the device.
     num_rows = sum(layout.tables.values()) if process.device.type == "cpu" else 0
     num_rows += 0 if is_alone else max(layout.tables.values())
-    return num_weights * _NUMBER_BYTES * _NUM_LEARNED, num_rows * layout.config.embedding_dim * _NUMBER_BYTES
+    num_copies = _NUM_LEARNED + (config.averaged_epochs > 1)
+    return num_weights * _NUMBER_BYTES * num_copies, num_rows * layout.config.embedding_dim * _NUMBER_BYTES
 
 
 def _spread(

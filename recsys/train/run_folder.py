@@ -35,6 +35,7 @@ class Progress:
         best: best validation score so far, and None before the first.
         stale_epochs: passes since then.
         history: one record of scores per finished pass.
+        num_averaged: passes whose last weights are in the mean that towers are made of; 0 where there is none.
     """
 
     epoch: int = 0
@@ -44,6 +45,7 @@ class Progress:
     best: float | None = None
     stale_epochs: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    num_averaged: int = 0
 
 
 def read_progress(run: Path) -> Progress | None:

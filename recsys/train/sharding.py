@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,14 @@ from recsys.config import Precision, TrainConfig
 from recsys.model.layout import Layout
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.two_tower import Batch, TwoTower
+from recsys.train.averaging import WeightAverage
 from recsys.train.initial import initialise_tables
 from recsys.train.plan import FUSED_OPTIMIZERS, SHARDERS, Plan
 from recsys.train.pretrained import Pretrained
 from recsys.train.process import Process
+
+AVERAGE = "average/"
+"""What the names of means of weights begin with."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Sharded:
             needs no call: it runs in the backward pass.
         precision: in what the towers compute.
         described: what the tensors' names and sizes follow from, as plain values.
+        average: the mean of the weights that towers are made of; None where they are made of the weights themselves.
     """
 
     model: DistributedModelParallel
@@ -44,6 +50,13 @@ class Sharded:
     dense_optimizer: KeyedOptimizerWrapper
     precision: Precision
     described: dict[str, Any]
+    average: WeightAverage | None = None
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """The weights that towers are made of, by name."""
+        weights: Mapping[str, Any] = self.model.state_dict() if self.average is None else self.average.tensors
+        return weights
 
     @property
     def plain_loss(self) -> MatryoshkaLoss:
@@ -66,9 +79,11 @@ class Sharded:
         self.model.fused_optimizer.zero_grad()  # which is how it takes its rate to the kernel
 
     def tensors(self) -> dict[str, Any]:
-        """Return every tensor that training changes, by name: weights and both optimizers' state, not copied."""
+        """Return every tensor that training changes, by name, not copied: weights, means, both optimizers' state."""
         state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         state |= {f"loss/{name}": value for name, value in self.loss.state_dict().items()}
+        if self.average is not None:
+            state |= {f"{AVERAGE}{name}": value for name, value in self.average.tensors.items()}
         for kind, optimizer in (("tables", self.model.fused_optimizer), ("dense", self.dense_optimizer)):
             for parameter, values in optimizer.state_dict()["state"].items():
                 state |= {f"{kind}_optimizer/{parameter}/{name}": value for name, value in values.items()}
@@ -93,8 +108,14 @@ def shard(
     if list(loss.parameters()):
         # Its queue of negatives is the same in all processes anyway.
         loss = DistributedDataParallel(loss, broadcast_buffers=False)
+    is_averaged = config.averaged_epochs > 1
     return Sharded(
-        parallel, loss, _dense_optimizer(parallel, loss, config), config.precision, _described(layout, config)
+        parallel,
+        loss,
+        _dense_optimizer(parallel, loss, config),
+        config.precision,
+        _described(layout, config),
+        WeightAverage(parallel.state_dict(), window=config.averaged_epochs) if is_averaged else None,
     )
 
 

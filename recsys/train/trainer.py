@@ -359,6 +359,7 @@ class Trainer:
         Without validation the last towers are the best.
         """
         progress = self.progress
+        self._average()
         towers = export_towers(self.layout, self.sharded, self.process, self.item_features)
         validated = self.validation.of(towers)
         record = record | validated
@@ -373,6 +374,13 @@ class Trainer:
         progress.history.append(record)
         save_checkpoint(self.run_folder, self.sharded, progress, self.process)
         return record
+
+    def _average(self) -> None:
+        """Take the weights that an epoch ends with into their mean, if that is what towers are made of."""
+        sharded, num_before = self.sharded, self.progress.num_averaged
+        self.progress.num_averaged = 0 if sharded.average is None else num_before + 1
+        if sharded.average is not None:
+            sharded.average.add(sharded.model.state_dict(), num_before=num_before)
 
     def _by_width(self, values: Sequence[_T]) -> dict[str, _T]:
         return dict(zip(map(str, self.widths), values, strict=True))

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from processes import launched
+from training_runs import weights
 
 from benchmarks._curves import follow
 from recsys.config import LossConfig, ModelConfig, TrainConfig
@@ -31,6 +33,7 @@ CONFIGS = {
         ),
         num_micro_batches=3,
         rate_schedule="cosine",
+        averaged_epochs=2,
         epochs=2,
     ),
     # Which of two that are all but equally near is taken depends on the last digit, and what follows then parts:
@@ -121,6 +124,11 @@ def test_a_run_changes_its_number_of_processes(simulated, shared, tmp_path):
     np.testing.assert_allclose(curve_of(folder / "from-one"), whole[half:], rtol=1e-5)
     np.testing.assert_allclose(curve_of(folder / "to-one"), whole[:half], rtol=1e-5)
     np.testing.assert_allclose(in_one(job(simulated, folder / "to-one", config, resume=True)), whole[half:], rtol=1e-5)
+    # Of the mean of both epochs' weights, in which another number of processes has the first.
+    expected = weights(tmp_path / "whole")
+    for run in ("from-one", "to-one"):
+        for name, weight in weights(folder / run).items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.deep

@@ -80,6 +80,7 @@ def test_a_missing_file_is_named(tmp_path):
             )
             for name in ("num_batch_negatives", "queue_size", "num_hard_negatives")
         ),
+        (lambda: TrainConfig(averaged_epochs=0), "averaged_epochs: got 0, expected above 0"),
         (
             lambda: TrainConfig(batch_size=8, loss=LossConfig(num_batch_negatives=9)),
             "loss.num_batch_negatives: got 9, expected at most 8, the rows of a batch",
