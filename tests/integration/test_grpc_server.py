@@ -204,19 +204,32 @@ class TestBusyServer:
             assert len(first.result().items) == 5
 
     def test_where_too_many_are_inside_calls_are_refused_unread_but_for_those_that_need_no_turn(self, bundles):
-        with busy_server(bundles, max_waiting=1) as busy, ThreadPoolExecutor(2) as pool:
-            waiting = [pool.submit(busy.client.recommend, user_id=f"u{place}", k=5) for place in range(2)]
-            nonsense = partial(busy.client.recommend, user_id="", k=0)
-            while not unread(busy.server):
-                with pytest.raises((ServingError, RequestError)) as failed:
-                    nonsense()
-            assert failed.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert failed.value.retry_after_ms is not None
+        with busy_server(bundles, max_waiting=1) as busy, ThreadPoolExecutor(5) as pool:
+            waiting, is_refused = pool.submit(busy.client.recommend, user_id="u2", k=5), threading.Event()
+
+            def insist():
+                """Ask what is refused once it is read, until somebody is refused without that."""
+                while not is_refused.is_set():
+                    try:
+                        busy.client.recommend(user_id="", k=0)
+                    except ServingError as error:
+                        is_refused.set()
+                        return error
+                    except RequestError:
+                        pass
+                return None
+
+            # With the call at work and the one that waits, four at a time are more than may be there.
+            asking = [pool.submit(insist) for _ in range(4)]
+            errors = [error for call in asking if (error := call.result()) is not None]
+            assert {error.code for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert all(error.retry_after_ms is not None for error in errors)
+            assert unread(busy.server) == len(errors)
             assert busy.client.describe(deadline_ms=20_000).num_items == 1000
             busy.release.set()
-            wait(waiting)
+            assert len(waiting.result().items) == 5
             assert len(busy.client.recommend(user_id="u3", k=5).items) == 5
-        assert busy.answered[-1] == "u3"
+        assert busy.answered == ["u2", "u3"]
 
     def test_stopping_refuses_new_calls_and_lets_those_in_flight_finish(self, bundles):
         with busy_server(bundles) as busy:
