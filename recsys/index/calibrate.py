@@ -114,8 +114,8 @@ def calibrate(
     """Find the rungs that are on a frontier, and measure those well.
 
     Successive halving drops most rungs on few queries; those that are left answer all queries, as often as the time
-    allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS` (`chosen`); those of widths that are on no frontier are there
-    for requests that name them (``on_frontier`` is false: no request climbs to them).
+    allows. On the ladder stay `MIN_RUNGS` to `MAX_RUNGS` (`chosen`); some are there for requests that name their width
+    alone (``on_frontier`` is false: no request climbs to them).
 
     Args:
         searcher: indexes for all the rungs.
@@ -197,8 +197,8 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
     """Return the places of the trials that make the ladder, in order, and whether each is on a frontier.
 
     They are the fastest that surely reaches each of `FLOORS` at the largest k, the fastest that is exact by
-    construction, some points of the frontiers over overlap@k, p50, p99 and bytes, one rung of each width, and, where
-    places are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
+    construction, some points of the frontiers over overlap@k, p50, p99 and bytes, each width's best, and, where places
+    are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
     """
     cost = costs(trials, tail=True)
     exact = min(
@@ -213,8 +213,7 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
             points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
         points.update(reaching)
         points.add(exact)
-        others = {_best_of_width(trials, width) for width in {trial.spec.width for trial in trials}}
-        others = {i for i in others if trials[i].spec.width not in {trials[j].spec.width for j in points}}
+        others = {_best_of_width(trials, width) for width in {trial.spec.width for trial in trials}} - points
         if len(points) + len(others) <= MAX_RUNGS:
             break
     most = MAX_RUNGS - len(others)

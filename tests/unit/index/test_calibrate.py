@@ -190,6 +190,21 @@ def test_places_go_to_small_steps_and_none_to_what_finds_next_to_nothing():
     assert (ms[1:-1] / ms[:-2]).max() < 1.35
 
 
+def test_each_width_keeps_its_best_for_requests_that_name_it():
+    steps = [
+        trial(
+            RungSpec(engine="exact", width=8, rerank=50 * n, store=store), overlap=0.9 + n / 100, ms=n, size_bytes=size
+        )
+        for n in range(1, 9)
+        for store, size in (("sq8", 10_000), ("fp16", 11_000))
+    ]
+    best = trial(RungSpec(engine="exact", width=8, rerank=450), overlap=0.999, ms=9.5, size_bytes=30_000)
+    trials = [trial(FULL, overlap=1.0, ms=9.0, size_bytes=20_000), *steps, best]
+    found = chosen(trials, WIDTHS)
+    assert found[len(trials) - 1] is False
+    assert len(found) <= MAX_RUNGS
+
+
 @pytest.fixture(scope="module")
 def crowd():
     return unit(64, 16, seed=5)
