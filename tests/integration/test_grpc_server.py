@@ -205,7 +205,8 @@ class TestBusyServer:
 
     def test_where_too_many_are_inside_calls_are_refused_unread_but_for_those_that_need_no_turn(self, bundles):
         with busy_server(bundles, max_waiting=1) as busy, ThreadPoolExecutor(5) as pool:
-            waiting, is_refused = pool.submit(busy.client.recommend, user_id="u2", k=5), threading.Event()
+            waiting = pool.submit(busy.client.recommend, user_id="u2", k=5)
+            is_refused, wrong_fields = threading.Event(), []
 
             def insist():
                 """Ask what is refused once it is read, until somebody is refused without that."""
@@ -215,8 +216,8 @@ class TestBusyServer:
                     except ServingError as error:
                         is_refused.set()
                         return error
-                    except RequestError:
-                        pass
+                    except RequestError as error:
+                        wrong_fields.append(error.field)  # this one was read
                 return None
 
             # With the call at work and the one that waits, four at a time are more than may be there.
@@ -225,6 +226,7 @@ class TestBusyServer:
             assert {error.code for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert all(error.retry_after_ms is not None for error in errors)
             assert unread(busy.server) == len(errors)
+            assert set(wrong_fields) <= {"k"}
             assert busy.client.describe(deadline_ms=20_000).num_items == 1000
             busy.release.set()
             assert len(waiting.result().items) == 5
