@@ -42,22 +42,22 @@ def staged(target: Path, *, replace: bool = False) -> Iterator[Path]:
     if target.exists() and (not replace or not target.is_dir()):
         raise ArtifactError(f"{target}: already exists; remove it, choose another place, or pass --overwrite")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging, lock = _claim(target)
-    try:
-        yield staging
-        assert (staging / MANIFEST).exists(), "a staged folder must be sealed"
-        _sync_tree(staging)
-        if target.exists():
-            _exchange(staging, target)
+    staging = target.parent / f"{_STAGING_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
+    with contextlib.ExitStack() as held:
+        try:  # from before the folder is made: Ctrl-C may come between any two steps
+            _claim(staging, held)
+            yield staging
+            assert (staging / MANIFEST).exists(), "a staged folder must be sealed"
+            _sync_tree(staging)
+            if target.exists():
+                _exchange(staging, target)
+                shutil.rmtree(staging, ignore_errors=True)
+            else:
+                staging.rename(target)
+            sync_path(target.parent)
+        except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
-        else:
-            staging.rename(target)
-        sync_path(target.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
+            raise
 
 
 def seal(folder: Path, kind: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -172,14 +172,13 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _claim(target: Path) -> tuple[Path, int]:
-    """Make and lock a temporary folder beside ``target``, after removing those whose makers died."""
-    with locked(target.parent):  # so that nobody finds the new folder before it has its own lock
-        for left in target.parent.glob(f"{_STAGING_PREFIX}*"):
+def _claim(staging: Path, held: contextlib.ExitStack) -> None:
+    """Make a temporary folder and lock it for as long as ``held``, after removing those beside it whose makers died."""
+    with locked(staging.parent):  # so that nobody finds the new folder before it has its own lock
+        for left in staging.parent.glob(f"{_STAGING_PREFIX}*"):
             _remove_abandoned(left)
-        staging = target.parent / f"{_STAGING_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
         staging.mkdir()
-        return staging, _lock(staging)
+        held.callback(os.close, _lock(staging))
 
 
 def _remove_abandoned(folder: Path) -> None:

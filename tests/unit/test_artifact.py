@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -152,6 +154,47 @@ with artifact.staged(Path(sys.argv[1])) as folder:
     (folder / "data.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+# A file that was just opened is closed by the garbage collector, which Python warns of.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("replace", [False, True])
+def test_ctrl_c_between_any_two_steps_leaves_a_whole_folder_or_none(tmp_path, replace):
+    """Python raises KeyboardInterrupt between two instructions: here at each line of the module that a writer runs."""
+    for number in itertools.count():
+        parent = tmp_path / str(number)
+        old = make(parent / "thing", content="old") if replace else None
+        parent.mkdir(exist_ok=True)
+        with interrupted_at(number) as interrupted, contextlib.suppress(KeyboardInterrupt):
+            make(parent / "thing", content="new", replace=replace)
+        left = [path.name for path in parent.iterdir()]
+        assert left in ([], ["thing"]) if old is None else left == ["thing"], interrupted
+        for name in left:
+            artifact.verify(parent / name, artifact.read_manifest(parent / name, "thing"))
+        if not interrupted:
+            break
+    assert number > 30
+
+
+@contextlib.contextmanager
+def interrupted_at(number):
+    """Raise KeyboardInterrupt once, at the line of recsys/artifact.py that is run after so many others; say which."""
+    lines, interrupted = itertools.count(), []
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != artifact.__file__:
+            return None
+        if event == "line" and next(lines) == number:
+            interrupted.append(frame.f_lineno)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield interrupted
+    finally:
+        sys.settrace(before)
 
 
 def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path):
