@@ -102,12 +102,14 @@ def _parse() -> argparse.Namespace:
     add("--budget", type=float, default=600.0, help="seconds that each may take to build and tune (600)")
     add("--repeats", type=int, default=3, help="passes through the users that are measured with (3)")
     add("--only", nargs="*", help="rivals by name, instead of all of them")
+    add("--on-twin", nargs="*", help="those of them that run on the twin's vectors too, instead of all")
     add("--table", action="store_true", help=f"write the recorded figures into {PAGE.name}, no more")
     given = parse(arguments)
     if (given.towers is None) != (given.prepared is None):
         arguments.error("--towers, --prepared: got one of them, expected both or neither")
-    if unknown := set(given.only or ()) - {rival.name for rival in RIVALS}:
-        arguments.error(f"--only: got {sorted(unknown)}, expected some of {[rival.name for rival in RIVALS]}")
+    for option, names in (("--only", given.only), ("--on-twin", given.on_twin)):
+        if unknown := set(names or ()) - {rival.name for rival in RIVALS}:
+            arguments.error(f"{option}: got {sorted(unknown)}, expected some of {[rival.name for rival in RIVALS]}")
     if given.quick:
         given.items, given.queries, given.trials, given.budget, given.repeats = 3000, 60, 24, 2.0, 1
     return given
@@ -134,7 +136,8 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     again = kept / f"in-turns-{digest([[point.who, point.name] for point in leading])}.json"
     in_turns = remembered(again, lambda: measure_in_turns(model(), space, rivals, leading))
     model.cache_clear()
-    on_twin = {} if source.twin is None else _measure_rivals(rivals, twin, kept / "twin")
+    again_on_twin = [rival for rival in rivals if given.on_twin is None or rival.name in given.on_twin]
+    on_twin = {} if source.twin is None else _measure_rivals(again_on_twin, twin, kept / "twin")
     figures = compare(_points([found]), _points(on_twin.values()), in_turns=_points([in_turns]))
     return name, figures | {
         "calibration_minutes": found["calibration_minutes"],
