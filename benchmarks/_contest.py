@@ -29,7 +29,7 @@ from recsys.index.halving import Bench, Trial, costs
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
-from recsys.index.timing import LadderSearch
+from recsys.index.timing import LadderSearch, Search, undisturbed
 from recsys.index.truth import Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
@@ -47,7 +47,8 @@ class Contest:
         item_ND: unit item vectors.
         tune_QU: queries that contenders are tuned on.
         test_QU: queries that they are measured on, of other users.
-        target: per test query, the item rows that were held out.
+        label_QU: queries of more users yet, who are not timed: recall of held-out items needs many.
+        target: per such query, the item rows that were held out.
         widths: the trained widths.
         num_trials: ways to search that each contender may try.
         budget_s: seconds that each may take to build and tune.
@@ -58,6 +59,7 @@ class Contest:
     item_ND: np.ndarray
     tune_QU: np.ndarray
     test_QU: np.ndarray
+    label_QU: np.ndarray
     target: Ragged
     widths: WidthLadder
     num_trials: int
@@ -80,19 +82,37 @@ class Contest:
         best_QK, rows_QK = blocked_top_k(query_QD, self.item_ND, k=KS[-1])
         return Truth(query_QD, self.item_ND, best_QK, rows_QK, ks=KS)
 
-    def point(self, trial: Trial[Any], *, who: str, width: int, flat: Trial[Any]) -> Point:
-        """Return what a trial on the test queries shows."""
+    @cached_property
+    def asked(self) -> np.ndarray:
+        """The test queries, and those of `label_QU` after them: what a search answers by number."""
+        return np.concatenate([self.test_QU, self.label_QU])
+
+    @cached_property
+    def exact_recall(self) -> float:
+        """The label recall of the exact answers."""
+        query_QD = query_at(self.label_QU, self.widths.full, self.widths)
+        return label_recall(blocked_top_k(query_QD, self.item_ND, k=KS[-1])[1], self.target)
+
+    def point(self, trial: Trial[Any], *, who: str, width: int, flat: Trial[Any], search: Search[Any]) -> Point:
+        """Return what a trial on the test queries shows, and what ``search`` finds of other users' held-out items."""
         return Point(
             who=who,
             name=trial.spec.name,
             width=width,
             overlap=trial.overlap[KS[-1]],
-            recall=label_recall(trial.rows_QK, self.target.take(trial.queries)),
+            recall=self._recall(trial, search),
             p50_ms=trial.p50_ms,
             p99_ms=trial.p99_ms,
             flat_p50_ms=flat.p50_ms,
             bytes_per_item=trial.size_bytes / len(self.item_ND),
         )
+
+    def _recall(self, trial: Trial[Any], search: Search[Any]) -> float:
+        if trial.overlap[KS[-1]] == 1:  # what is exact takes long, and is known
+            return self.exact_recall
+        queries = range(len(self.test_QU), len(self.asked))
+        with undisturbed():
+            return label_recall(np.stack([search(query, trial.spec, KS[-1]) for query in queries]), self.target)
 
 
 def label_recall(rows_QK: np.ndarray, target: Ragged) -> float:
@@ -164,8 +184,9 @@ def _measure(
 ) -> list[Point]:
     """Measure rungs, and ways of rivals by their indexes, on the test queries in turns with the exact scan."""
     everybody = {_FLAT.rival: {_FLAT.build: FlatView(contest.item_ND)}, **indexes}
-    searches = {name: RivalSearch(built, contest.testing.query_QD) for name, built in everybody.items()}
-    search = _InTurns(LadderSearch(searcher, contest.test_QU, None), searches)
+    asked_QD = query_at(contest.asked, contest.widths.full, contest.widths)
+    searches = {name: RivalSearch(built, asked_QD) for name, built in everybody.items()}
+    search = _InTurns(LadderSearch(searcher, contest.asked, None), searches)
     bench: Bench[RungSpec | Way] = Bench(search, contest.testing, size_bytes=search.size_bytes, seed=contest.seed)
     flat, *trials = bench.measure([_FLAT, *specs, *ways], num_queries=len(contest.test_QU), repeats=contest.repeats)
     return [
@@ -174,6 +195,7 @@ def _measure(
             who=trial.spec.rival if isinstance(trial.spec, Way) else "ours",
             width=contest.widths.full if isinstance(trial.spec, Way) else trial.spec.width,
             flat=flat,
+            search=search,
         )
         for trial in trials
     ]
@@ -211,7 +233,7 @@ def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:
     ways = [way for build in indexes for way in rival.ways(build, len(contest.item_ND), KS[-1])]
     random = np.random.default_rng(contest.seed)
     drawn = sorted(random.choice(len(ways), min(len(ways), contest.num_trials), replace=False))
-    bench = _bench(contest, contest.tuning, indexes)
+    bench = _bench(contest, contest.tuning, contest.tune_QU, indexes)
     left, _ = bench.halve(
         [ways[place] for place in drawn], keep=2 * MAX_RUNGS, budget_s=contest.budget_s - (perf_counter() - started)
     )
@@ -220,9 +242,11 @@ def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:
     minutes = (perf_counter() - started) / 60
     indexes = {build: indexes[build] for build in {way.build for way in left}}
     gc.collect()
-    bench = _bench(contest, contest.testing, indexes)
-    trials = bench.measure([_FLAT, *left], num_queries=len(contest.test_QU), repeats=contest.repeats)
-    points = [contest.point(one, who=rival.name, width=contest.widths.full, flat=trials[0]) for one in trials[1:]]
+    bench = _bench(contest, contest.testing, contest.asked, indexes)
+    flat, *trials = bench.measure([_FLAT, *left], num_queries=len(contest.test_QU), repeats=contest.repeats)
+    points = [
+        contest.point(one, who=rival.name, width=contest.widths.full, flat=flat, search=bench.search) for one in trials
+    ]
     return {
         "points": [point.plain() for point in points],
         "builds": notes,
@@ -246,6 +270,7 @@ def _build(contest: Contest, rival: Rival, settings: Sequence[Any]) -> tuple[dic
     return indexes, notes
 
 
-def _bench(contest: Contest, truth: Truth, indexes: dict[int, Index]) -> Bench[Way]:
-    search = RivalSearch({_FLAT.build: FlatView(contest.item_ND), **indexes}, truth.query_QD)
+def _bench(contest: Contest, truth: Truth, asked_QU: np.ndarray, indexes: dict[int, Index]) -> Bench[Way]:
+    asked_QD = query_at(asked_QU, contest.widths.full, contest.widths)
+    search = RivalSearch({_FLAT.build: FlatView(contest.item_ND), **indexes}, asked_QD)
     return Bench(search, truth, size_bytes=search.size_bytes, seed=contest.seed)

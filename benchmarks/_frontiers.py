@@ -27,7 +27,7 @@ class Point:
         name: the rung, or the rival's build and effort.
         width: of the scan.
         overlap: share of the exact full-width top 100 found.
-        recall: share of the held-out interactions found in the top 100.
+        recall: share of the held-out interactions of other users, of many more, found in the top 100.
         p50_ms: median call, one query on one thread.
         p99_ms: 99th percentile.
         flat_p50_ms: the exact scan's median, timed in turns with it.

@@ -56,6 +56,7 @@ RIVALS: tuple[type[Rival], ...] = (
     libraries.ScalableVS,
 )
 _IN_MEMORY = 2_000_000
+_SETTINGS = ("num_items", "queries", "label_users", "trials", "budget_s", "repeats")
 HEADLINES = (
     "best_at_099",
     *(f"speed_ratio_to_best_rival_at_{key}" for key in ("095", "099", "0999")),
@@ -98,6 +99,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--prepared", type=Path, help="prepared dataset folder that --towers and --twin were trained on")
     add("--queries", type=int, default=512, help="users to tune on, and users to measure with (512 each)")
+    add("--label-users", type=int, default=4096, help="more users, for the recall of held-out items (4096)")
     add("--trials", type=int, default=2000, help="ways to search that each contender may try (2000)")
     add("--budget", type=float, default=600.0, help="seconds that each may take to build and tune (600)")
     add("--repeats", type=int, default=3, help="passes through the users that are measured with (3)")
@@ -123,7 +125,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
         raise ConfigError(f"items: got {num_items}, expected at least the {len(source.dataset.items)} that are trained")
     name = f"{source.name}-{num_items}"
     space = LadderSpace(max_trials=given.trials)
-    settings = [num_items, given.queries, given.trials, given.budget, given.repeats]
+    settings = [num_items, given.queries, given.label_users, given.trials, given.budget, given.repeats]
     kept = work / "ladder" / f"{name}-{digest(source.key, settings, to_mapping(space))}"
     rivals = [rival() for rival in RIVALS if given.only is None or rival.name in given.only]
     model, twin = (
@@ -151,7 +153,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
         "rivals_on_twin": on_twin,
         "in_turns": in_turns["points"],
         "space": to_mapping(space),
-        "settings": dict(zip(("num_items", "queries", "trials", "budget_s", "repeats"), settings, strict=True)),
+        "settings": dict(zip(_SETTINGS, settings, strict=True)),
         "memory": "bytes of an index written to disk (ours: of the arrays that are read), rerank store included",
     }
 
@@ -210,9 +212,10 @@ def _source(given: argparse.Namespace, work: Path) -> _Source:
 def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace, path: Path) -> Contest:
     """Return the vectors and the queries; large catalogues lie on disk."""
     queries = dataset.queries("test")
-    if len(queries) < 2 * given.queries:
-        raise ConfigError(f"queries: got {given.queries}, expected at most half of the {len(queries)} test users")
-    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: 2 * given.queries])
+    timed = 2 * given.queries
+    if len(queries) <= timed:
+        raise ConfigError(f"queries: got {given.queries}, expected less than half of the {len(queries)} test users")
+    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: timed + given.label_users])
     query_QU = unit_queries(query_vectors(towers, chosen, dataset.feature_lists("user")), towers.widths)
     item_ND = item_vectors(towers, dataset.feature_lists("item"))
     if given.items > len(item_ND):
@@ -222,8 +225,9 @@ def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace
     return Contest(
         item_ND=item_ND,
         tune_QU=query_QU[: given.queries],
-        test_QU=query_QU[given.queries :],
-        target=chosen.target.take(np.arange(given.queries, 2 * given.queries)),
+        test_QU=query_QU[given.queries : timed],
+        label_QU=query_QU[timed:],
+        target=chosen.target.take(np.arange(timed, len(chosen))),
         widths=towers.widths,
         num_trials=given.trials,
         budget_s=given.budget,

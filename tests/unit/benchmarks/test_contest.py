@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks._contest import Contest, measure_in_turns, measure_ours
+from benchmarks._contest import Contest, label_recall, measure_in_turns, measure_ours
 from benchmarks._frontiers import Point
 from benchmarks.rivals import RivalSearch
 from benchmarks.rivals.faiss_indexes import PQ, Flat
@@ -17,13 +17,14 @@ SPACE = LadderSpace(engines=("exact", "ivf"), codes=("sq8",), levels=(0,), reran
 @pytest.fixture(scope="module")
 def contest():
     random = np.random.default_rng(1)
-    vector_ND = random.standard_normal((1100, 16)).astype(np.float32)
+    vector_ND = random.standard_normal((1130, 16)).astype(np.float32)
     vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
-    targets = Ragged.from_lists([[row, row + 1] for row in range(40)])
+    targets = Ragged.from_lists([[row, 3 * row] for row in range(30)])
     return Contest(
         item_ND=vector_ND[:1000],
         tune_QU=vector_ND[1000:1040],
-        test_QU=vector_ND[1060:],
+        test_QU=vector_ND[1060:1100],
+        label_QU=vector_ND[1100:],
         target=targets,
         widths=WidthLadder((8, 16)),
         num_trials=6,
@@ -56,14 +57,25 @@ def test_who_leads_is_built_and_measured_again_as_before(contest):
         )  # fmt: skip
     settings = rival.builds(1000, 16)
     alone = RivalSearch(
-        {build: rival.build(contest.item_ND, settings[build], seed=1) for build in builds}, contest.test_QU
+        {build: rival.build(contest.item_ND, settings[build], seed=1) for build in builds}, contest.asked
     )
     for way in chosen:
         rows_QK = np.stack([alone(query, way, 100) for query in range(40)])
         overlap = contest.testing.overlap(rows_QK, k=100, queries=np.arange(40)).mean()
         assert again[way.name].overlap == pytest.approx(overlap)
+        others_QK = np.stack([alone(query, way, 100) for query in range(40, 70)])
+        assert again[way.name].recall == label_recall(others_QK, contest.target)
         assert again[way.name].bytes_per_item == alone.size_bytes(way) / 1000
     assert len({one.flat_p50_ms for one in again.values()}) == 1
+
+
+def test_recall_is_of_other_users_than_those_who_are_timed(contest):
+    score_QN = contest.label_QU @ contest.item_ND.T
+    found = np.argsort(-score_QN, axis=1)[:, :100]
+    held = [np.isin(contest.target[user], rows).mean() for user, rows in enumerate(found)]
+    exact = next(one for one in points_of(measure_ours(contest, SPACE)) if one.name == "exact16")
+    assert exact.overlap == 1
+    assert exact.recall == pytest.approx(np.mean(held))
 
 
 def test_where_no_rival_leads_ours_is_measured_alone(contest):
