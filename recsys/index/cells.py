@@ -26,7 +26,9 @@ MIN_ITEMS_PER_CELL = 39
 """Fewest training vectors per cell that FAISS's k-means takes without a warning."""
 MIN_ITEMS_FOR_IVF = MIN_CELLS * MIN_ITEMS_PER_CELL
 """Catalogues smaller than this (624 items) are only scanned: too few items to train cells on, and nothing to save."""
-_NUM_ITERATIONS = 10
+_NUM_ITERATIONS = 5
+"""Of k-means. By hand, on 200,000 items of 128 dimensions in 2,048 cells: for the same share of the best 100, cells of
+10 iterations make a search scan 1% fewer items, of 20 another .3%, and cells of 3 2% more."""
 
 Key = tuple[int, int]
 """Routing width and number of cells: indexes that agree in both share their cells."""
