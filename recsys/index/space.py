@@ -37,7 +37,7 @@ class LadderSpace:
     levels: tuple[int, ...] = (0, 8)
     """Panorama's levels, of full-width float32 scans; 0 scans without."""
     probe_shares: tuple[float, ...] = tuple(2.0 ** (half / 2) for half in range(-16, -1))
-    """Cells scanned (ivf), as shares of all cells: up to half of them, which in a small catalogue is what .999 takes."""
+    """Cells scanned (ivf), as shares of all cells: up to half, which is what .999 takes in a small catalogue."""
     efs: tuple[int, ...] = (64, 128, 256, 512)
     """Lengths of the list that a walk keeps (hnsw), where at least as long as what it must find."""
     reranks: tuple[float, ...] = (0, 1.5, 2, 3, 4, 6, 8)
