@@ -36,7 +36,7 @@ _LANES, _FEW_LANES = 32, 8
 """Whole numbers that are multiplied at once: as many as vector units hold, and of what is left over."""
 _PAGE = 256
 _LEAST = np.int32(-(2**31))
-_LARGEST_WEIGHT, _LARGEST_SUM = 2**13, (2**31 - 1) // 127
+_LARGEST_WEIGHT, _LARGEST_SUM = 2**15 - 1, (2**31 - 1) // 127
 """Of whole numbers that bytes are multiplied with, each, and all together: their sum stays within 32 bits."""
 _SEEDS = 2
 """Items, for each that is to be found, whose full scores set a certified search's bar."""
@@ -331,7 +331,8 @@ def best_candidates(
         scores_BC: their scores on the columns below ``start``, read if that is positive.
         start: first column to be read.
         stop: width of the score.
-        scale_D: what a step of each column's bytes is worth; empty if codes are no bytes.
+        scale_D: what a step of each column's bytes is worth; empty if codes are no bytes. A query's weights of bytes
+            are rounded to a 32,767th of the largest, which is far finer than the bytes are.
         shrink_B: what a known score is multiplied with: the norm of the query below ``start``; nothing if empty.
         enter_N: what it is multiplied with too: the norms of the items below ``start``; none if empty.
         leave_N: what the new score is divided by: the norms of the items below ``stop``; by nothing if empty.
