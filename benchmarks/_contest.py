@@ -29,7 +29,7 @@ from recsys.index.halving import Bench, Trial, costs
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
-from recsys.index.timing import LadderSearch, Search, undisturbed
+from recsys.index.timing import LadderSearch, Search, percentile, time_searches, undisturbed
 from recsys.index.truth import Truth
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder, query_at
@@ -205,10 +205,50 @@ def measure_in_turns(
     contest: Contest, space: LadderSpace, rivals: Sequence[Rival], points: Sequence[Point]
 ) -> dict[str, Any]:
     """Build what these points need, ours and rivals', and measure all of them again in one run."""
+    searcher, specs = _build_ours(contest, space, points)
+    indexes, ways = _build_theirs(contest, rivals, points)
+    gc.collect()
+    return {"points": [point.plain() for point in _measure(contest, searcher, specs, indexes, ways)]}
+
+
+def time_across(
+    model: Contest, twin: Contest, space: LadderSpace, rivals: Sequence[Rival], points: Sequence[Point]
+) -> dict[str, float]:
+    """Build what these points need, ours over the model's vectors and rivals' over its twin's; return each one's p50.
+
+    All take turns, each with the vectors and the queries of its side.
+    """
+    searcher, specs = _build_ours(model, space, points)
+    indexes, ways = _build_theirs(twin, rivals, points)
+    gc.collect()
+    query_QD = query_at(twin.test_QU, twin.widths.full, twin.widths)
+    searches = {name: RivalSearch(built, query_QD) for name, built in indexes.items()}
+    everybody: list[RungSpec | Way] = [*specs, *ways]
+    with undisturbed():
+        timed = time_searches(
+            _InTurns(LadderSearch(searcher, model.test_QU, None), searches),
+            everybody,
+            queries=np.arange(len(model.test_QU)),
+            k=KS[-1],
+            repeats=model.repeats,
+            order=np.random.default_rng(model.seed),
+            progress=lambda _share: None,
+        )
+    return {spec.name: percentile(ms_PQ, 50) for spec, ms_PQ in zip(everybody, timed.ms_RPQ, strict=True)}
+
+
+def _build_ours(contest: Contest, space: LadderSpace, points: Sequence[Point]) -> tuple[Searcher, list[RungSpec]]:
+    names = {point.name for point in points if point.who == "ours"}
+    offered = space.specs(contest.widths, num_items=len(contest.item_ND), k=KS[-1], seed=contest.seed)
+    specs = [spec for spec in offered if spec.name in names]
+    return build_for(contest.item_ND, specs, widths=contest.widths, seed=contest.seed), specs
+
+
+def _build_theirs(
+    contest: Contest, rivals: Sequence[Rival], points: Sequence[Point]
+) -> tuple[dict[str, dict[int, Index]], list[Way]]:
     names = {(point.who, point.name) for point in points}
     num_items, full = len(contest.item_ND), contest.widths.full
-    offered = space.specs(contest.widths, num_items=num_items, k=KS[-1], seed=contest.seed)
-    specs = [spec for spec in offered if ("ours", spec.name) in names]
     indexes: dict[str, dict[int, Index]] = {}
     ways: list[Way] = []
     for rival in rivals:
@@ -218,9 +258,7 @@ def measure_in_turns(
                 built = rival.build(np.ascontiguousarray(contest.item_ND), settings, seed=contest.seed)
                 indexes.setdefault(rival.name, {})[build] = built
                 ways += wanted
-    searcher = build_for(contest.item_ND, specs, widths=contest.widths, seed=contest.seed)
-    gc.collect()
-    return {"points": [point.plain() for point in _measure(contest, searcher, specs, indexes, ways)]}
+    return indexes, ways
 
 
 def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:

@@ -6,7 +6,7 @@ measured at different moments of one machine can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -100,7 +100,9 @@ def frontier_share(ours: Sequence[Point], rivals: Sequence[Point]) -> float | No
     return sum(met) / len(met) if met else None
 
 
-def compare(ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[Point]) -> dict[str, Any]:
+def compare(
+    ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[Point], across_ms: Mapping[str, float]
+) -> dict[str, Any]:
     """Return the figures that the benchmark is known for; None where one side reaches no such overlap or recall.
 
     Args:
@@ -110,6 +112,8 @@ def compare(ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[
             exact scans, less half a percent.
         in_turns: the `leaders` of ours and of all rivals on the same vectors, measured again in one run: what is
             compared at an overlap, and along the rivals' frontier.
+        across_ms: p50 by name of the `fastest_few` of both sides at that recall, measured again in one run; empty
+            without a twin, or where one side does not reach it.
     """
     figures: dict[str, Any] = {}
     our_leaders = [point for point in in_turns if point.who == "ours"]
@@ -121,7 +125,7 @@ def compare(ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[
         figures[f"best_rival_at_{key}"] = best and best.plain()
         figures[f"speed_ratio_to_best_rival_at_{key}"] = mine and best and mine.speedup / best.speedup
         figures[f"bytes_ratio_to_best_rival_at_{key}"] = mine and best and mine.bytes_per_item / best.bytes_per_item
-    figures |= _against_twin(ours, twin)
+    figures |= _against_twin(ours, twin, across_ms)
     certified = [point for point in ours if point.name.startswith("certified")]
     close = [point for point in ours if point.overlap >= 0.99]
     return figures | {
@@ -132,16 +136,29 @@ def compare(ours: Sequence[Point], twin: Sequence[Point], *, in_turns: Sequence[
     }
 
 
-def _against_twin(ours: Sequence[Point], twin: Sequence[Point]) -> dict[str, Any]:
-    if not twin:
+def level_with_twin(ours: Sequence[Point], twin: Sequence[Point]) -> float:
+    """Return the label recall that both sides are held to: that of the worse exact answers, less half a percent."""
+    return _SAME_RECALL * min(_exact_recall(ours), _exact_recall(twin))
+
+
+def fastest_few(points: Sequence[Point], *, recall: float, num: int = 3) -> list[Point]:
+    """Return the fastest points of at least this label recall."""
+    return sorted((point for point in points if point.recall >= recall), key=lambda point: point.p50_ms)[:num]
+
+
+def _against_twin(ours: Sequence[Point], twin: Sequence[Point], across_ms: Mapping[str, float]) -> dict[str, Any]:
+    if not across_ms:
         return {"speed_ratio_to_best_rival_on_twin": None, "twin_recall_level": None}
-    level = _SAME_RECALL * min(_exact_recall(ours), _exact_recall(twin))
-    mine, best = fastest(ours, recall=level), fastest(twin, recall=level)
+    mine, best = (
+        min((point for point in points if point.name in across_ms), key=lambda point: across_ms[point.name])
+        for points in (ours, twin)
+    )
     return {
-        "speed_ratio_to_best_rival_on_twin": mine and best and mine.speedup / best.speedup,
-        "twin_recall_level": level,
-        "best_at_twin_recall": mine and mine.plain(),
-        "best_rival_on_twin": best and best.plain(),
+        "speed_ratio_to_best_rival_on_twin": across_ms[best.name] / across_ms[mine.name],
+        "twin_recall_level": level_with_twin(ours, twin),
+        "best_at_twin_recall": mine.plain(),
+        "best_rival_on_twin": best.plain(),
+        "ms_in_turns_with_twin": dict(across_ms),
     }
 
 

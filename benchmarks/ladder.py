@@ -5,7 +5,8 @@ grown from it (simulated: benchmarks._catalogue says how). Queries are test user
 Everybody is tuned by the same search with the same number of trials and the same time, runs on one thread, and is
 timed in turns with the exact scan: first on these vectors, where those of ours and of rivals that lead are then timed
 in turns with each other, and last (rivals alone) on those of the twin, a model of the same full width that knows no
-prefixes. What was measured is kept in the work folder, so an interrupted run goes on.
+prefixes, where the fastest of both sides that reach the same label recall are timed in turns too. What was measured is
+kept in the work folder, so an interrupted run goes on.
 
 Nobody leaves out items that a user has seen: not every library can.
 """
@@ -26,9 +27,9 @@ from rich.table import Table
 
 from benchmarks._catalogue import Catalogue
 from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
-from benchmarks._contest import Contest, measure_in_turns, measure_ours, measure_rival
+from benchmarks._contest import Contest, measure_in_turns, measure_ours, measure_rival, time_across
 from benchmarks._experiment import SIMULATED, alone, digest, open_dataset, parse, quick_config, remembered, trained
-from benchmarks._frontiers import FLOORS, Point, compare, fastest, leaders
+from benchmarks._frontiers import FLOORS, Point, compare, fastest, fastest_few, leaders, level_with_twin
 from benchmarks._harness import RESULTS, Parts, finish_part, parser, recorded_parts
 from benchmarks._plots import plot_frontier
 from benchmarks.rivals import Rival, faiss_indexes, libraries
@@ -137,10 +138,16 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     leading = [*leaders(_points([found])), *leaders(_points(by_rival.values()))]
     again = kept / f"in-turns-{digest([[point.who, point.name] for point in leading])}.json"
     in_turns = remembered(again, lambda: measure_in_turns(model(), space, rivals, leading))
-    model.cache_clear()
     again_on_twin = [rival for rival in rivals if given.on_twin is None or rival.name in given.on_twin]
     on_twin = {} if source.twin is None else _measure_rivals(again_on_twin, twin, kept / "twin")
-    figures = compare(_points([found]), _points(on_twin.values()), in_turns=_points([in_turns]))
+    ours, theirs = _points([found]), _points(on_twin.values())
+    level = level_with_twin(ours, theirs) if theirs else 0.0
+    few = [fastest_few(side, recall=level) for side in (ours, theirs)]
+    across_ms: dict[str, float] = {}
+    if all(few):
+        across = kept / f"across-{digest([[point.who, point.name] for side in few for point in side])}.json"
+        across_ms = remembered(across, lambda: time_across(model(), twin(), space, rivals, [*few[0], *few[1]]))
+    figures = compare(ours, theirs, in_turns=_points([in_turns]), across_ms=across_ms)
     return name, figures | {
         "calibration_minutes": found["calibration_minutes"],
         "widths_on_no_frontier": found["widths_on_no_frontier"],

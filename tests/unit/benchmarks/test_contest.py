@@ -1,9 +1,11 @@
 """Contenders that are built and measured again: all that were asked for and no others, in turns with one exact scan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from benchmarks._contest import Contest, label_recall, measure_in_turns, measure_ours
+from benchmarks._contest import Contest, label_recall, measure_in_turns, measure_ours, time_across
 from benchmarks._frontiers import Point
 from benchmarks.rivals import RivalSearch
 from benchmarks.rivals.faiss_indexes import PQ, Flat
@@ -76,6 +78,15 @@ def test_recall_is_of_other_users_than_those_who_are_timed(contest):
     exact = next(one for one in points_of(measure_ours(contest, SPACE)) if one.name == "exact16")
     assert exact.overlap == 1
     assert exact.recall == pytest.approx(np.mean(held))
+
+
+def test_both_sides_are_timed_in_turns_each_with_its_own_vectors(contest):
+    ours, rival = points_of(measure_ours(contest, SPACE))[:1], Flat()
+    turned = replace(contest, item_ND=np.ascontiguousarray(contest.item_ND[:, ::-1]), test_QU=contest.test_QU[:, ::-1])
+    way = rival.ways(0, 1000, 100)[0]
+    ms = time_across(contest, turned, SPACE, [rival, PQ()], [*ours, lead(rival.name, way.name)])
+    assert ms.keys() == {ours[0].name, way.name}
+    assert all(0 < one < 1000 for one in ms.values())
 
 
 def test_where_no_rival_leads_ours_is_measured_alone(contest):
