@@ -82,9 +82,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) if given.quick else given.work
         name, figures = measure(given, work)
+        _print(name, figures)
+        finish_part("ladder", name, figures, summary=summary, record=given.record)
+        # Only now: a picture that changed would make the commit that is recorded look changed.
         plot_frontier(name, figures, (RESULTS if given.record else work) / f"ladder-{name}.png")
-    _print(name, figures)
-    finish_part("ladder", name, figures, summary=summary, record=given.record)
 
 
 def _parse() -> argparse.Namespace:
