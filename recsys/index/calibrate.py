@@ -241,14 +241,13 @@ def _with_necessary(
     rounds: Sequence[Sequence[Trial[RungSpec]]],
     widths: WidthLadder,
 ) -> list[RungSpec]:
-    """Add what is measured whatever trials say: the fastest exact rung, and the best rung of a width that has none."""
+    """Add what is measured whatever trials say: the fastest exact rung, and the best rung of each width."""
     exact = [spec for spec in specs if is_exact(spec, widths)]
     if rounds:
         exact = [min((t for t in rounds[0] if is_exact(t.spec, widths)), key=lambda trial: trial.p50_ms).spec]
     wanted = {*exact, *left}
     if rounds:
-        missing = {spec.width for spec in specs} - {spec.width for spec in wanted}
-        wanted |= {rounds[0][_best_of_width(rounds[0], width)].spec for width in missing}
+        wanted |= {rounds[0][_best_of_width(rounds[0], width)].spec for width in {spec.width for spec in specs}}
     return [spec for spec in specs if spec in wanted]
 
 
