@@ -10,8 +10,6 @@ search are described in `recsys.index.engines.certified`; beside them ``edge_L1`
 norms of what is left of the query beyond each edge.
 """
 
-# ruff: noqa: ARG001  what is chosen by types takes the same arguments whatever they are
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -183,58 +181,23 @@ def _as_whole(query_r: Any, scale_r: Any, weight_r: Any) -> Any:
     largest = np.float32(0)
     for column in range(len(query_r)):
         largest = max(largest, abs(query_r[column] * scale_r[column]))
-    most = np.float32(min(_LARGEST_WEIGHT, _LARGEST_SUM // max(len(query_r), 1)))
+    most = np.float32(min(_LARGEST_WEIGHT, _LARGEST_SUM // len(query_r)))
     factor = most / largest if largest > 0 else np.float32(1)
     for column in range(len(query_r)):
         weight_r[column] = np.rint(query_r[column] * scale_r[column] * factor)
     return factor
 
 
-def _weights(query_w: Any, scale_w: Any, code_ND: Any) -> Any:
-    """Return what stored coordinates are multiplied with, and what their sum is multiplied with then."""
-
-
-@extending.overload(_weights, jit_options={"nogil": True, "fastmath": _FAST})
-def _weights_of(query_w: Any, scale_w: Any, code_ND: Any) -> Any:
-    def floats(query_w: Any, scale_w: Any, code_ND: Any) -> Any:
-        return query_w, np.float32(1)
-
-    def wholes(query_w: Any, scale_w: Any, code_ND: Any) -> Any:
-        weight_w = np.empty(len(query_w), dtype=np.int16)
-        return weight_w, np.float32(1) / _as_whole(query_w, scale_w, weight_w)
-
-    return wholes if code_ND.dtype == types.int8 else floats
-
-
-def _two_products(weight_w: Any, code_w: Any, other_w: Any) -> Any:
-    """Return the products of weights with two rows: together, so that more of memory is asked for at once."""
-
-
-@extending.overload(_two_products, jit_options={"nogil": True, "fastmath": _FAST})
-def _two_products_of(weight_w: Any, code_w: Any, other_w: Any) -> Any:
-    def floats(weight_w: Any, code_w: Any, other_w: Any) -> Any:
-        total, other_total = np.float32(0), np.float32(0)
-        for column in range(len(weight_w)):
-            total += weight_w[column] * _number(code_w[column])
-            other_total += weight_w[column] * _number(other_w[column])
-        return total, other_total
-
-    def wholes(weight_w: Any, code_w: Any, other_w: Any) -> Any:
-        return np.float32(_code_product(weight_w, code_w)), np.float32(_code_product(weight_w, other_w))
-
-    return wholes if code_w.dtype == types.int8 else floats
-
-
 @_part
 def _products(
-    query_w: Any, scale_w: Any, code_ND: Any, rows_C: Any, start: int, enter_N: Any, leave_N: Any, score_C: Any
+    query_D: Any, code_ND: Any, rows_C: Any, start: int, stop: int, enter_N: Any, leave_N: Any, score_C: Any
 ) -> None:
-    """Write a query's inner products with the columns from ``start`` on of rows; of row 0 for negative ones.
+    """Write a query's inner products with the columns from ``start`` to ``stop`` of rows; of row 0 for negative ones.
 
-    What `best_candidates` reads of the items afterwards is asked for too.
+    Two at a time, so that more of memory is asked for at once. What `best_candidates` reads of the items afterwards is
+    asked for too.
     """
-    num, stop = len(rows_C), start + len(query_w)
-    weight_w, unit = _weights(query_w, scale_w, code_ND)
+    num, weight_w = len(rows_C), query_D[start:stop]
     enter_N1, leave_N1 = enter_N.reshape((-1, 1)), leave_N.reshape((-1, 1))
     for place in range(0, num, 2):
         for ahead in range(place + _NUM_AHEAD if place else 0, min(place + _NUM_AHEAD + 2, num)):
@@ -246,8 +209,11 @@ def _products(
                 _prefetch(leave_N1, row, 0)
         other = min(place + 1, num - 1)
         code_w, other_w = code_ND[max(rows_C[place], 0), start:stop], code_ND[max(rows_C[other], 0), start:stop]
-        total, other_total = _two_products(weight_w, code_w, other_w)
-        score_C[place], score_C[other] = unit * total, unit * other_total
+        total, other_total = np.float32(0), np.float32(0)
+        for column in range(stop - start):
+            total += weight_w[column] * _number(code_w[column])
+            other_total += weight_w[column] * _number(other_w[column])
+        score_C[place], score_C[other] = total, other_total
 
 
 @_part
@@ -303,8 +269,7 @@ _ANSWERS = _array(types.int64, 2, writable=True), _array(types.float32, 2, writa
 
 def _best_type(code: Any) -> Any:
     whole = types.int64
-    floats = (_FLOATS, _FLOATS, _FLOATS, _FLOATS)
-    return types.void(_MATRIX, _array(code, 2), *_CANDIDATES, whole, whole, *floats, *_ANSWERS)
+    return types.void(_MATRIX, _array(code, 2), *_CANDIDATES, whole, whole, _FLOATS, _FLOATS, _FLOATS, *_ANSWERS)
 
 
 @_compiled(_best_type(types.float32), _best_type(types.uint16), _best_type(types.int8))
@@ -315,7 +280,6 @@ def best_candidates(
     scores_BC: np.ndarray,
     start: int,
     stop: int,
-    scale_D: np.ndarray,
     shrink_B: np.ndarray,
     enter_N: np.ndarray,
     leave_N: np.ndarray,
@@ -325,14 +289,12 @@ def best_candidates(
     """Score candidates on the columns from ``start`` to ``stop`` and write the best of each query into two arrays.
 
     Args:
-        query_BD: queries of at least the width ``stop``.
+        query_BD: queries of at least the width ``stop``, times the scales of the codes' columns if those have any.
         code_ND: float32, the 16 bits of halves, or bytes.
         rows_BC: candidates; negative ones are none.
         scores_BC: their scores on the columns below ``start``, read if that is positive.
         start: first column to be read.
         stop: width of the score.
-        scale_D: what a step of each column's bytes is worth; empty if codes are no bytes. A query's weights of bytes
-            are rounded to a 32,767th of the largest, which is far finer than the bytes are.
         shrink_B: what a known score is multiplied with: the norm of the query below ``start``; nothing if empty.
         enter_N: what it is multiplied with too: the norms of the items below ``start``; none if empty.
         leave_N: what the new score is divided by: the norms of the items below ``stop``; by nothing if empty.
@@ -341,8 +303,7 @@ def best_candidates(
     """
     score_C = np.empty(rows_BC.shape[1], dtype=np.float32)
     for query in range(len(rows_BC)):
-        query_w, scale_w = query_BD[query, start:stop], scale_D[start:stop]
-        _products(query_w, scale_w, code_ND, rows_BC[query], start, enter_N, leave_N, score_C)
+        _products(query_BD[query], code_ND, rows_BC[query], start, stop, enter_N, leave_N, score_C)
         rows_BK[query, :], scores_BK[query, :] = -1, -np.inf
         for place in range(len(score_C)):
             row, score = rows_BC[query, place], score_C[place]

@@ -17,7 +17,7 @@ from recsys.index.kernels import best_candidates
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
 
-_NO_FLOATS = np.empty(0, dtype=np.float32)
+_NO_NORMS = np.empty(0, dtype=np.float32)
 
 
 class Rescorer:
@@ -57,9 +57,11 @@ class Rescorer:
         if widths.head == "per_width":
             known = 0
         query_Bw = checked_query_at(query_BU, width, widths)
-        shrink_B = _NO_FLOATS
+        shrink_B = _NO_NORMS
         if known and widths.norm == "prefix":
             shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
+        if store.scale_D is not None:
+            query_Bw = query_Bw * store.scale_D[:width]
         rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
         scores_BK = np.empty((len(rows_BC), num), dtype=np.float32)
         best_candidates(
@@ -69,10 +71,9 @@ class Rescorer:
             np.ascontiguousarray(scores_BC),
             known,
             width,
-            _NO_FLOATS if store.scale_D is None else store.scale_D,
             shrink_B,
-            store.norm_of.get(known, _NO_FLOATS),
-            store.norm_of.get(width, _NO_FLOATS),
+            store.norm_of.get(known, _NO_NORMS),
+            store.norm_of.get(width, _NO_NORMS),
             rows_BK,
             scores_BK,
         )

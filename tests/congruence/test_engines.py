@@ -87,14 +87,14 @@ def scores(searcher, query_QU, width):
     return (query_at(query_QU, width, searcher.widths) @ truncate(item_ND, width, searcher.widths).T).numpy()
 
 
-def assert_best(found, score_QN, k, *, rounding=ROUNDING):
+def assert_best(found, score_QN, k):
     """Check that an answer holds the k best by these scores, up to rounding, with the right scores."""
     assert (found.rows_BK != NOTHING).all()
     assert all(len(set(rows)) == k for rows in found.rows_BK.tolist())
     own_QK = np.take_along_axis(score_QN, found.rows_BK, axis=1)
-    np.testing.assert_allclose(found.scores_BK, own_QK, atol=rounding)
+    np.testing.assert_allclose(found.scores_BK, own_QK, atol=ROUNDING)
     best_QK = -np.sort(-score_QN, axis=1)[:, :k]
-    np.testing.assert_allclose(own_QK, best_QK, atol=rounding)
+    np.testing.assert_allclose(own_QK, best_QK, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])
@@ -199,9 +199,7 @@ def test_smaller_stores_score_with_the_vectors_that_they_hold(world, store, tole
     np.testing.assert_allclose(held_ND, searcher.store_ND, atol=tolerance)
     rung = RungSpec(engine="ivf", width=scan, routing=8, code="sq8", nprobe=CELLS, rerank=NUM_ITEMS, store=store)
     query_QD = query_at(query_QU, WIDTHS.full, searcher.widths).astype(np.float64)
-    # Weights of bytes are rounded too.
-    rounding = ROUNDING if scale_D is None else 3e-5
-    assert_best(searcher.search(query_QU, k=50, rung=rung), query_QD @ held_ND.T, 50, rounding=rounding)
+    assert_best(searcher.search(query_QU, k=50, rung=rung), query_QD @ held_ND.T, 50)
 
 
 def test_exact_search_equals_the_exact_module(world):

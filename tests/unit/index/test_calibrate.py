@@ -6,7 +6,16 @@ import pytest
 
 from recsys.errors import ConfigError, WidthError
 from recsys.index.build import build_for, build_searcher
-from recsys.index.calibrate import MAX_RUNGS, MIN_RUNGS, _num_passes, calibrate, chosen, measure_ladder, usable_ks
+from recsys.index.calibrate import (
+    MAX_RUNGS,
+    MIN_RUNGS,
+    _num_passes,
+    _with_necessary,
+    calibrate,
+    chosen,
+    measure_ladder,
+    usable_ks,
+)
 from recsys.index.halving import Bench, Trial
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
@@ -203,6 +212,17 @@ def test_each_width_keeps_its_best_for_requests_that_name_it():
     found = chosen(trials, WIDTHS)
     assert found[len(trials) - 1] is False
     assert len(found) <= MAX_RUNGS
+
+
+def test_each_width_s_best_is_measured_last_though_others_of_its_width_are_left():
+    plain, deep, shallow = (RungSpec(engine="exact", width=8, rerank=rerank) for rerank in (0, 400, 50))
+    first = [
+        trial(FULL, overlap=1.0, ms=9.0, size_bytes=20_000),
+        trial(plain, overlap=0.6, ms=1.0, size_bytes=9000),
+        trial(deep, overlap=1.0, ms=8.0, size_bytes=30_000),
+        trial(shallow, overlap=0.9, ms=2.0, size_bytes=30_000),
+    ]
+    assert _with_necessary([FULL, plain], [one.spec for one in first], [first], WIDTHS) == [FULL, plain, deep]
 
 
 @pytest.fixture(scope="module")
