@@ -25,7 +25,7 @@ class Degraded(enum.Enum):
     OVERLOADED = "the server is busy, so a cheaper rung answered than there was time for"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Budget:
     """What one call may spend; at most one of the three. With none, the call's deadline, if any, is the budget.
 
@@ -52,7 +52,7 @@ class Budget:
             raise RequestError("budget.min_overlap", f"got {self.min_overlap}, expected a share above 0 and at most 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Choice:
     """The rung that answers.
 

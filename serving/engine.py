@@ -45,7 +45,7 @@ _MEMORY = 0.05
 """How much each answer counts in the mean of what answers are worth."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Target:
     """One vector to search for: what may be found, and what to say about it.
 
@@ -335,7 +335,7 @@ class Engine:
         self, row_K: Int[np.ndarray, " k"], score_K: Float[np.ndarray, " k"], *, ask: Ask, target: _Target
     ) -> Candidates:
         found = row_K != UNKNOWN
-        if not found.all():
+        if np.count_nonzero(found) < len(found):
             row_K, score_K = row_K[found], score_K[found]
         rows = row_K.tolist()
         return Candidates(

@@ -13,7 +13,7 @@ from serving.query import Filter, shown
 from serving.view import CatalogueView
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Allowed:
     """What a request may get.
 

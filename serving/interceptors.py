@@ -148,22 +148,21 @@ class CallInterceptor(grpc.ServerInterceptor):
                 count("DEADLINE_EXCEEDED")
                 late = "the deadline passed while the call waited for a worker"
                 context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, late)
-            with self._metrics.working():
-                try:
-                    answer = method(request, context)
-                except OverloadedError as error:
-                    count("RESOURCE_EXHAUSTED")
-                    self._metrics.refused(error.refusal.reason, error.priority)
-                    _abort_with(context, _busy(error.refusal.reason, math.ceil(error.refusal.retry_after_ms)))
-                except RequestError as error:
-                    count("INVALID_ARGUMENT", field=error.field)
-                    _abort_with(context, _bad_request(error))
-                except CapacityError as error:
-                    count("FAILED_PRECONDITION")
-                    context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-                except Exception:
-                    count("INTERNAL")
-                    _abort_internal(context)
+            try:
+                answer = method(request, context)
+            except OverloadedError as error:
+                count("RESOURCE_EXHAUSTED")
+                self._metrics.refused(error.refusal.reason, error.priority)
+                _abort_with(context, _busy(error.refusal.reason, math.ceil(error.refusal.retry_after_ms)))
+            except RequestError as error:
+                count("INVALID_ARGUMENT", field=error.field)
+                _abort_with(context, _bad_request(error))
+            except CapacityError as error:
+                count("FAILED_PRECONDITION")
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            except Exception:
+                count("INTERNAL")
+                _abort_internal(context)
             count("OK")
             if (report := getattr(answer, "report", None)) is not None:
                 self._log.answered(name, report)

@@ -6,7 +6,7 @@ A registry of its own, not the process-wide one: several servers may live in one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._calls = Counter("recsys_calls", "Calls that a worker took up.", ["method", "code"], registry=registry)
-        self._working = Gauge("recsys_calls_in_progress", "Calls that are here, at work or waiting.", registry=registry)
+        self._inside = Gauge("recsys_calls_in_progress", "Calls that are here, at work or waiting.", registry=registry)
         self._answer_s = Histogram(
             "recsys_answer_seconds",
             "From a call's arrival until its answer was ready to be sent.",
@@ -168,10 +168,6 @@ class Metrics:
         """Count changed items that were answered for, by what was done to them."""
         self._changes.labels(kind).inc(num)
 
-    def working(self) -> AbstractContextManager[None]:
-        """Count a call as worked on while this lasts."""
-        return self._working.track_inprogress()
-
     def called(self, method: str, code: str) -> None:
         """Count a call that ended with a status code."""
         self._call_of(method, code).inc()
@@ -180,8 +176,9 @@ class Metrics:
         """Count a call that was refused because the server is busy; None for the priority of one that was not read."""
         self._refused.labels(reason.name.lower(), "unread" if priority is None else priority.name.lower()).inc()
 
-    def watch(self, gate: Gate) -> None:
-        """Show how a gate is doing, whenever somebody looks."""
+    def watch(self, gate: Gate, *, num_inside: Callable[[], int]) -> None:
+        """Show how a gate is doing, and how many calls are here, whenever somebody looks."""
+        self._inside.set_function(num_inside)
         self._gate["concurrency_limit"].set_function(lambda: gate.limit)
         self._gate["calls_waiting"].set_function(lambda: gate.num_waiting)
         self._gate["dimmer_level"].set_function(lambda: gate.dimmer_level)

@@ -20,7 +20,7 @@ from serving.query import User, shown
 Features: TypeAlias = Mapping[str, Sequence[int] | np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Profile:
     """What is known of one user.
 

@@ -88,7 +88,6 @@ class Server:
         self.live = LiveBundle(settings.bundles, self._warm_engine)
         self._health = health.HealthServicer()
         gate = Gate(slots=settings.workers, max_waiting=settings.max_waiting, dimmer=settings.dimmer)
-        self.metrics.watch(gate)
         self._spans = spans_from_environment()
         watch = partial(
             CallInterceptor,
@@ -100,16 +99,19 @@ class Server:
         # Threads for all that wait too: a call is read before it is decided about, and a refusal must not wait itself.
         threads = settings.workers + settings.max_waiting + _TO_REFUSE
         pool = Workers(threads, _compute_on_one_thread)
+        self.metrics.watch(gate, num_inside=lambda: pool.num_inside)
 
         def full() -> bool:
             return gate.full(num_inside=pool.num_inside)
 
+        interceptors = [
+            watch(SERVICE, waiting=CandidateServicer.WAITING, full=full, retry_after_ms=gate.retry_after_ms)
+        ]
+        if self.catalogue is not None:
+            interceptors.append(watch(CATALOGUE_SERVICE))
         self._server = grpc.server(
             pool,
-            interceptors=[
-                watch(CATALOGUE_SERVICE),
-                watch(SERVICE, waiting=CandidateServicer.WAITING, full=full, retry_after_ms=gate.retry_after_ms),
-            ],
+            interceptors=interceptors,
             options=server_options(share_port=settings.processes > 1, max_unread=settings.max_unread),
             maximum_concurrent_rpcs=threads,
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
 from functools import partial
+from typing import TypeAlias
 
 import grpc
 
@@ -50,6 +49,10 @@ _PRIORITIES: dict[pb.Priority.ValueType, Priority] = {
     pb.PRIORITY_LOW: Priority.LOW,
 }
 
+_Request: TypeAlias = pb.RecommendRequest | pb.BatchRecommendRequest | pb.SimilarItemsRequest
+
+_NO_FILTER, _NO_BUDGET = Filter(), Budget()
+
 
 class CandidateServicer(CandidateServiceServicer):
     """`CandidateService` over the live bundle: calls wait at a gate for their turn, and answers are counted."""
@@ -69,9 +72,9 @@ class CandidateServicer(CandidateServiceServicer):
             user=_user(request.user),
             k=request.k,
             exclude=request.exclude_item_ids,
-            where=_filter(request.filter),
+            where=_filter(request),
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
-            budget=_budget(request.budget),
+            budget=_budget(request),
             include_titles=request.include_titles,
             priority=_priority(request.priority),
         )
@@ -93,9 +96,9 @@ class CandidateServicer(CandidateServiceServicer):
             users=[_user(user) for user in request.users],
             k=request.k,
             exclude=request.exclude_item_ids,
-            where=_filter(request.filter),
+            where=_filter(request),
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
-            budget=_budget(request.budget),
+            budget=_budget(request),
             include_titles=request.include_titles,
             priority=_priority(request.priority),
         )
@@ -110,7 +113,7 @@ class CandidateServicer(CandidateServiceServicer):
                 cold=each.cold, num_unknown_history_items=each.num_unknown_history_items
             )
             _put_items(candidates, each, packed=packed)
-        response.report.CopyFrom(_report(answer, call))
+        _put_report(response.report, answer, call)
         self._metrics.answered("BatchRecommend", answer, call, time_ms=query.budget.time_ms)
         return response
 
@@ -121,8 +124,8 @@ class CandidateServicer(CandidateServiceServicer):
             item_id=request.item_id,
             k=request.k,
             exclude=request.exclude_item_ids,
-            where=_filter(request.filter),
-            budget=_budget(request.budget),
+            where=_filter(request),
+            budget=_budget(request),
             include_titles=request.include_titles,
             priority=_priority(request.priority),
         )
@@ -133,7 +136,7 @@ class CandidateServicer(CandidateServiceServicer):
         context.add_callback(partial(engine.finished, query, answer, call))
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
-        response.report.CopyFrom(_report(answer, call))
+        _put_report(response.report, answer, call)
         self._metrics.answered("SimilarItems", answer, call, time_ms=query.budget.time_ms)
         return response
 
@@ -171,7 +174,7 @@ def recommend_response(answer: Answer, call: Call, *, packed: bool = False) -> p
         cold=candidates.cold, num_unknown_history_items=candidates.num_unknown_history_items
     )
     _put_items(response, candidates, packed=packed)
-    response.report.CopyFrom(_report(answer, call))
+    _put_report(response.report, answer, call)
     return response
 
 
@@ -183,7 +186,10 @@ def _user(message: pb.User) -> User:
     )
 
 
-def _budget(message: pb.Budget) -> Budget:
+def _budget(request: _Request) -> Budget:
+    if not request.HasField("budget"):
+        return _NO_BUDGET
+    message = request.budget
     return Budget(
         time_ms=message.time_ms if message.HasField("time_ms") else None,
         width=message.width if message.HasField("width") else None,
@@ -191,7 +197,10 @@ def _budget(message: pb.Budget) -> Budget:
     )
 
 
-def _filter(message: pb.Filter) -> Filter:
+def _filter(request: _Request) -> Filter:
+    if not request.HasField("filter"):
+        return _NO_FILTER
+    message = request.filter
     return Filter(
         include_ids=message.include_item_ids,
         include={name: values.values for name, values in message.include.items()},
@@ -206,7 +215,7 @@ def _priority(value: pb.Priority.ValueType) -> Priority:
     return priority
 
 
-def _packed(request: pb.RecommendRequest | pb.BatchRecommendRequest | pb.SimilarItemsRequest) -> bool:
+def _packed(request: _Request) -> bool:
     if request.packed and request.include_titles:
         raise RequestError("include_titles", "got it with packed, expected one of the two: packed items have no titles")
     return request.packed
@@ -218,36 +227,29 @@ def _put_items(
     if packed:
         message.packed_items.CopyFrom(pack(candidates.item_ids, candidates.scores))
         return
-    # Added one by one where they belong: messages that are given to another one are copied into it.
-    titles: Iterable[str | None] = candidates.titles or itertools.repeat(None, len(candidates.item_ids))
+    # Each is made where it belongs, field by field: messages that are given to another one are copied into it, and
+    # arguments by name take twice the time.
     add = message.items.add
-    for item_id, score, title in zip(candidates.item_ids, candidates.scores.tolist(), titles, strict=True):
-        add(item_id=item_id, score=score, title=title)
+    for item_id, score in zip(candidates.item_ids, candidates.scores.tolist(), strict=True):
+        item = add()
+        item.item_id, item.score = item_id, score
+    if candidates.titles is not None:
+        for item, title in zip(message.items, candidates.titles, strict=True):
+            item.title = title
 
 
-def _report(answer: Answer, call: Call) -> pb.SearchReport:
-    rung, timings = answer.rung, answer.timings
-    return pb.SearchReport(
-        width=rung.width,
-        rung=rung.name,
-        engine=_ENGINES[rung.engine],
-        expected_overlap=answer.expected_overlap,
-        nprobe=rung.nprobe,
-        rerank_depth=rung.rerank,
-        timings=pb.Timings(
-            queue_ms=timings.queue_ms,
-            encode_ms=timings.encode_ms,
-            scan_ms=timings.scan_ms,
-            rerank_ms=timings.rerank_ms,
-            total_ms=call.elapsed_ms(),
-        ),
-        bundle_version=answer.bundle_version,
-        num_scored=answer.num_scored,
-        probed_share=answer.probed_share,
-        num_unknown_filter_values=answer.num_unknown_filter_values,
-        predicted_ms=answer.predicted_ms,
-        degraded_reasons=[_REASONS[reason] for reason in answer.degraded],
-    )
+def _put_report(report: pb.SearchReport, answer: Answer, call: Call) -> None:
+    rung, spent, timings = answer.rung, answer.timings, report.timings
+    report.width, report.rung, report.engine = rung.width, rung.name, _ENGINES[rung.engine]
+    report.expected_overlap, report.predicted_ms = answer.expected_overlap, answer.predicted_ms
+    report.nprobe, report.rerank_depth = rung.nprobe, rung.rerank
+    report.num_scored, report.probed_share = answer.num_scored, answer.probed_share
+    report.num_unknown_filter_values = answer.num_unknown_filter_values
+    report.bundle_version = answer.bundle_version
+    report.degraded_reasons.extend(_REASONS[reason] for reason in answer.degraded)
+    timings.queue_ms, timings.encode_ms = spent.queue_ms, spent.encode_ms
+    timings.scan_ms, timings.rerank_ms = spent.scan_ms, spent.rerank_ms
+    timings.total_ms = call.elapsed_ms()
 
 
 def _rung(rung: Rung) -> pb.Rung:

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 WITHOUT_TORCHREC = """
 import sys
@@ -20,6 +22,13 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 """The beginning of a program for `python -c` that then runs as if TorchRec were not installed."""
+
+
+def eventually(holds: Callable[[], bool], *, timeout_s: float = 30.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
 
 
 def free_port() -> int:

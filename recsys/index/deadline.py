@@ -9,7 +9,7 @@ _SPARE = 2.0
 """A search that may take this many times what it usually takes at most is not cut into pieces."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Deadline:
     """The moment by which a search has to have ended, and what is known of how long it takes.
 

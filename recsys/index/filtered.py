@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from jaxtyping import Float
-from numpy import ndarray
+from numpy import count_nonzero, ndarray
 
 from recsys.index.cells import num_cells
 from recsys.index.deadline import Deadline
@@ -64,42 +64,39 @@ def search_filtered(
         WidthError, RequestError: as `Searcher.search`.
     """
     best, spent_ms = None, _NO_TIME
-    unfiltered = len(allowed) == searcher.num_items
+    num_allowed, num_items = len(allowed), searcher.num_items
+    mostly, wanted = 2 * num_allowed > num_items, min(k, num_allowed)
     # What a rung usually takes was measured with the few items left out that somebody has seen, if with any.
-    usual = _columns(rung, searcher, searcher.num_items - (0 if unfiltered else 1))
-    all_columns = _SCATTERED * len(allowed) * searcher.widths.full
-    for effort in _efforts(rung, min(k, len(allowed)), len(allowed), searcher.num_items):
-        columns = _columns(effort, searcher, len(allowed))
-        kept = unfiltered or (best is None and 2 * len(allowed) > searcher.num_items)
-        if not kept and all_columns <= columns:
-            break
+    usual_allowed = num_items - (num_allowed < num_items)
+    all_columns = _SCATTERED * num_allowed * searcher.widths.full
+    for effort in _efforts(rung, wanted, num_allowed, num_items):
+        given = deadline
+        if not (mostly and effort is rung):  # that reads about as much as ever
+            columns = _columns(effort, searcher, num_allowed)
+            if num_allowed < num_items and not (mostly and best is None) and all_columns <= columns:
+                break
+            if deadline is not None:
+                given = deadline.times(columns / _columns(rung, searcher, usual_allowed))
         result = searcher.search(
-            query_BU,
-            k=k,
-            rung=effort,
-            allowed=None if unfiltered else allowed,
-            deadline=None if deadline is None else deadline.times(columns / usual),
+            query_BU, k=k, rung=effort, allowed=None if num_allowed == num_items else allowed, deadline=given
         )
-        enough = result.done_share < 1 or _num_found(result) == len(query_BU) * min(k, len(allowed))
+        enough = result.done_share < 1 or _num_found(result) == len(query_BU) * wanted
         if enough and best is None:
             return result
         spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1] + result.rerank_ms
         best = _fuller(best, result)
         if enough:
             return replace(best, scan_ms=spent_ms[0], rerank_ms=spent_ms[1])
-    result = searcher.score_all(
-        query_BU,
-        k=k,
-        allowed=allowed,
-        deadline=None if deadline is None else deadline.times(all_columns / usual),
-    )
+    if deadline is not None:
+        deadline = deadline.times(all_columns / _columns(rung, searcher, usual_allowed))
+    result = searcher.score_all(query_BU, k=k, allowed=allowed, deadline=deadline)
     spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1]
     best = result if result.done_share == 1 else _fuller(best, result)
     return replace(best, scan_ms=spent_ms[0], rerank_ms=spent_ms[1])
 
 
 def _num_found(result: SearchResult) -> int:
-    return int((result.rows_BK != NOTHING).sum())
+    return int(count_nonzero(result.rows_BK != NOTHING))
 
 
 def _fuller(before: SearchResult | None, after: SearchResult) -> SearchResult:

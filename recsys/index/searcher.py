@@ -40,7 +40,7 @@ _MOST_WAYS = 4096
 """Rungs and ks that are remembered: a request may name any k."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SearchResult:
     """The best items per query, best first.
 

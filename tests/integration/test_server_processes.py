@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
 import pytest
-from processes import WITHOUT_TORCHREC
+from processes import WITHOUT_TORCHREC, eventually
 
 from recsys.errors import ConfigError
 from recsys.testing import small_bundle
@@ -134,13 +133,6 @@ class TestProcesses:
         assert (process.returncode, out) == (2, "")
         assert f"recsys-serve: error: {tmp_path}" in log
         assert "ended with exit code 1 before it answered calls" in log
-
-
-def eventually(holds, *, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return holds()
 
 
 class TestMain:
