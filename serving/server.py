@@ -111,7 +111,7 @@ class Server:
             interceptors.append(watch(CATALOGUE_SERVICE))
         self._server = grpc.server(
             pool,
-            interceptors=interceptors,
+            interceptors=[*interceptors],
             options=server_options(share_port=settings.processes > 1, max_unread=settings.max_unread),
             maximum_concurrent_rpcs=threads,
         )
