@@ -174,7 +174,7 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
         item_ND=Catalogue(item_ND, seed=1).vectors(given.items),
         user_UD=query_vectors(towers, chosen, dataset.feature_lists("user")),
         widths=towers.widths,
-        options=PublishOptions(num_queries=min(256, given.users // 2), budget_s=given.budget, ks=(10, K)),
+        options=PublishOptions(num_queries=min(512, given.users // 2), budget_s=given.budget, ks=(10, K)),
     )
 
 

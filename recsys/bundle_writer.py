@@ -38,7 +38,7 @@ from recsys.users import UserStore, distinct
 class PublishOptions:
     """How a bundle's ladder is measured."""
 
-    num_queries: int = 256
+    num_queries: int = 512
     """Users whose vectors the ladder is measured with; all of them where there are fewer (the table then says so where
     they are too few to rely on)."""
     ks: tuple[int, ...] = (10, 100)

@@ -3,8 +3,8 @@
 As many calls are worked on at once as there are slots. Those that wait are taken by priority, then by who is due first.
 Three things keep the wait short, the gentlest first:
 
-* `Dimmer`: while calls wait, a millisecond of work has a price, what it costs those behind it, so that each call works
-  less. (A dimmer on optional work: brownout, Klein et al., ICSE 2014.)
+* `serving.price.Dimmer`: a slot's time has a price, what it costs those who wait or will come meanwhile, so that each
+  call works less. (A dimmer on optional work: brownout, Klein et al., ICSE 2014.)
 * `Limit`: how many calls may be here. Vegas (Brakmo and Peterson, 1994) as in Netflix's concurrency-limits, except that
   the time without a queue need not be guessed from a minimum: what each call waited is measured.
 * A call is refused as soon as it is clear that not even the cheapest rung would answer it in time.
@@ -20,12 +20,12 @@ import itertools
 import math
 from dataclasses import dataclass
 
-_NEW, _HALF_LIFE_S = 0.02, 0.5
-"""What each call counts, at least, in what is known of who waits; where few come, half is forgotten in this time."""
+from serving.price import FREE, MOST_BEFORE, Dimmer, Price
+
+_NEW = 0.02
+"""What each call counts in the mean of how long calls can wait."""
 _BURST_S = 0.1
 """How long more calls may be here than the limit has it after the last moment that nobody waited."""
-_MOST_BEFORE = 30
-"""Calls that one may have waited for; more would only take longer to forget."""
 _PATIENCE_S = 1.0
 """A call without a limit, or with a later one, counts as lost to its client after this time."""
 _MEMORY = 0.05
@@ -82,7 +82,7 @@ class Ticket:
     useless_s: float = math.inf
     hopeless: bool = False
     started_s: float | None = None
-    price: float = 0.0
+    price: Price = FREE
     refusal: Refusal | None = None
 
     @property
@@ -132,48 +132,6 @@ class Limit:
             self.value = max(self._least, self.value - step / self.value)
 
 
-class Dimmer:
-    """What a millisecond of work costs those who wait behind it, from how many do and how long they can.
-
-    A call delays all that are taken up after it before a slot is free again. Each of those is lost if the delay is all
-    the time that it had left; so a millisecond costs ``x`` of them, the mean over calls of those before it since then,
-    each counting one over the time that the call had. Lost calls make room: one saves the work of one call, and ``x``
-    of them cost ``x / (1 + x * work)`` answers a millisecond. Where nobody waits that is nothing. Where calls wait
-    without an end it is the answers that a slot gives in that time, and then the rung that makes the best of it is the
-    one of the most overlap per second.
-
-    Args:
-        slots: calls that are worked on at once.
-    """
-
-    def __init__(self, *, slots: int) -> None:
-        self._slots = slots
-        self._lost_per_ms = 0.0
-        self._learned_s = -math.inf
-
-    def learn(self, *, num_before: int, had_ms: float, now_s: float) -> None:
-        """Count a call.
-
-        Args:
-            num_before: of the calls that it may have waited for.
-            had_ms: what it could wait when it came.
-            now_s: the time.
-        """
-        lost_per_ms = min(num_before, _MOST_BEFORE) / self._slots / had_ms
-        weight = max(_NEW, 1 - self._left(now_s))
-        self._lost_per_ms += weight * (lost_per_ms - self._lost_per_ms)
-        self._learned_s = now_s
-
-    def level(self, *, work_ms: float, now_s: float) -> float:
-        """Return what a millisecond costs, as a share of the most that it can: 0, up to 1."""
-        lost = self._left(now_s) * self._lost_per_ms * work_ms
-        return lost / (1 + lost)
-
-    def _left(self, now_s: float) -> float:
-        """Return what share of what is known counts still."""
-        return float(0.5 ** ((now_s - self._learned_s) / _HALF_LIFE_S))
-
-
 class Admission:
     """Decides over calls. Not safe for concurrent use.
 
@@ -213,7 +171,7 @@ class Admission:
     def turn_away(self, *, now_s: float) -> None:
         """Note that a call was refused before it was known what it asks for: it would have waited without an end."""
         if self.dimmer is not None:
-            self.dimmer.learn(num_before=_MOST_BEFORE, had_ms=1e3 / self._hurry, now_s=now_s)
+            self.dimmer.learn(num_before=MOST_BEFORE, had_ms=1e3 / self._hurry, now_s=now_s)
 
     def level(self, *, now_s: float) -> float:
         """Return what a millisecond of work costs those who wait, as a share of the most that it can."""
@@ -288,9 +246,10 @@ class Admission:
         if self._working == self._slots:
             self._num_before += 1
         ticket.started_s = now_s
-        if self._mean_used_s:
-            # Threads that take turns make all work longer, and none of it costlier.
-            ticket.price = self.level(now_s=now_s) / (1e3 * self._mean_used_s) / _WORTH[ticket.priority]
+        if self.dimmer is not None and self._mean_used_s:
+            work_ms, used_ms = 1e3 * self._mean_work_s, 1e3 * self._mean_used_s
+            price = self.dimmer.price(work_ms=work_ms, used_ms=used_ms, now_s=now_s)
+            ticket.price = price.times(1 / _WORTH[ticket.priority])
         return ticket
 
     def _refuse(self, ticket: Ticket, reason: Reason, now_s: float) -> Ticket:

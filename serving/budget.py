@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Ladder, Rung, Step
+from serving.price import FREE, Price
 
 
 class Degraded(enum.Enum):
@@ -78,7 +79,7 @@ def choose(
     elapsed_ms: float = 0.0,
     deadline_ms: float | None = None,
     num_searches: int = 1,
-    price: float = 0.0,
+    price: Price = FREE,
 ) -> Choice:
     """Choose the rung that answers a call.
 
@@ -102,7 +103,7 @@ def choose(
         elapsed_ms: already spent since the call arrived.
         deadline_ms: from the call's arrival to its deadline; None when it has none.
         num_searches: searches that the call makes, one after another.
-        price: what a millisecond of a search, as published (p50), costs others, in overlap.
+        price: what searches cost others, in overlap, by how long they were published to take (p50).
 
     Raises:
         RequestError: no rung has the width asked for.
@@ -129,7 +130,7 @@ def choose(
     fitting = _fitting(climb, [num_searches * p99_ms[step.place] for step in climb], left_ms)
     if not fitting:
         return choice(climb[0], Degraded.TIME_TOO_SHORT)
-    chosen = max(fitting, key=lambda step: (_worth(step, price), -step.rung.latency_p99_ms))
+    chosen = max(fitting, key=lambda step: (_worth(step, price, num_searches), -step.rung.latency_p99_ms))
     return choice(chosen, Degraded.OVERLOADED if fitting[-1].overlap > chosen.overlap else None)
 
 
@@ -144,9 +145,9 @@ def _fitting(climb: Sequence[Step], taking_ms: Sequence[float], left_ms: float) 
     return fitting[::-1]
 
 
-def _worth(step: Step, price: float) -> float:
-    """Return the overlap less what the time costs others."""
-    return step.overlap - price * step.rung.latency_p50_ms
+def _worth(step: Step, price: Price, num_searches: int) -> float:
+    """Return the overlap less what the time costs others, for each search."""
+    return step.overlap - price.of(num_searches * step.rung.latency_p50_ms) / num_searches
 
 
 def _finds_most(step: Step) -> tuple[float, float]:

@@ -309,7 +309,7 @@ class Engine:
             elapsed_ms=elapsed_ms,
             deadline_ms=self._deadline_ms(call),
             num_searches=num_searches,
-            price=call.price * self._worth * self.latency.slower(k=ask.k),
+            price=call.price.times(self._worth, pace=self.latency.slower(k=ask.k)),
         )
 
     def _searched(

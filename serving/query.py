@@ -19,6 +19,7 @@ from recsys.errors import RequestError
 from recsys.index.rungs import Rung
 from serving.admission import Priority
 from serving.budget import Budget, Degraded
+from serving.price import FREE, Price
 from serving.settings import Limits
 
 _SHOWN = 60
@@ -172,13 +173,13 @@ class Call:
         arrived_s: when the server got it, before any queueing.
         started_s: when a worker took it up.
         deadline_ms: from its arrival to its deadline; None when it has none.
-        price: what a millisecond of a core costs others, in answers.
+        price: what it costs others that a slot is taken, in answers.
     """
 
     arrived_s: float
     started_s: float
     deadline_ms: float | None = None
-    price: float = 0.0
+    price: Price = FREE
 
     @classmethod
     def now(cls, *, deadline_ms: float | None = None) -> Call:

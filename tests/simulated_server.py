@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.index.rungs import Ladder, Rung
 from serving.admission import Admission, Priority, Ticket
-from serving.budget import Budget, choose
+from serving.budget import Budget, Degraded, choose
 from serving.latency import LatencyModel
 
 K = 100
@@ -136,12 +136,12 @@ class Simulation:
             k=K,
             p99_ms=[ms + OUTSIDE_MS for ms in self.model.answer_ms(k=K)],
             elapsed_ms=waited_ms + OUTSIDE_MS,
-            price=ticket.price * self.worth,
+            price=ticket.price.times(self.worth),
         )
         search_ms = self.slower * choice.rung.latency_p50_ms * self.random.lognormal(0.0, 0.18)
         self.model.searched(choice.rung, k=K, ms=search_ms)
         self.worth += 0.05 * (choice.expected_overlap - self.worth)
-        call.overlap, call.dimmed = choice.expected_overlap, ticket.price > 0
+        call.overlap, call.dimmed = choice.expected_overlap, choice.degraded is Degraded.OVERLOADED
         return OUTSIDE_MS * 2 + search_ms
 
 

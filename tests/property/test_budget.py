@@ -1,6 +1,7 @@
 """Choosing a rung: whatever was measured, more budget never buys less."""
 
 import copy
+import itertools
 import re
 
 import pytest
@@ -10,13 +11,23 @@ from hypothesis import strategies as st
 from recsys.errors import RequestError
 from recsys.testing import ladders
 from serving.budget import Budget, Degraded, choose
+from serving.price import Arrivals, Price
 
 WIDTHS = (16, 32, 64, 128)
 
 times_ms = st.floats(0.001, 1000, allow_nan=False)
 overlaps = st.floats(0, 1)
 ks = st.integers(1, 1000)
-prices = st.just(0.0) | st.floats(0, 10)
+waiting = st.just(0.0) | st.floats(0, 10)
+
+
+@st.composite
+def prices(draw):
+    """Of those that wait and of those that come, most of them sooner lost than any search ends."""
+    had_ms = tuple(sorted(draw(st.lists(st.floats(0.001, 100), max_size=5))))
+    sum_ms = tuple(itertools.accumulate(had_ms, initial=0.0))
+    arrivals = Arrivals(had_ms=had_ms, sum_ms=sum_ms, per_ms=draw(st.floats(0, 1)))
+    return Price(waiting=draw(waiting), arrivals=arrivals)
 
 
 @st.composite
@@ -46,7 +57,7 @@ def choice_of(world, budget, **rest):
     return choose(world[0], budget, p99_ms=world[1], **rest)
 
 
-@given(worlds(), times_ms, times_ms, ks, times_ms, st.integers(1, 9), prices)
+@given(worlds(), times_ms, times_ms, ks, times_ms, st.integers(1, 9), prices())
 def test_a_larger_time_budget_never_gets_less(world, one_ms, other_ms, k, elapsed_ms, num_searches, price):
     low_ms, high_ms = sorted((one_ms, other_ms))
     spent = {"k": k, "elapsed_ms": elapsed_ms, "num_searches": num_searches, "price": price}
@@ -57,7 +68,7 @@ def test_a_larger_time_budget_never_gets_less(world, one_ms, other_ms, k, elapse
     assert more.degraded is not Degraded.TIME_TOO_SHORT or less.degraded is Degraded.TIME_TOO_SHORT
 
 
-@given(worlds(), times_ms, times_ms, ks, prices)
+@given(worlds(), times_ms, times_ms, ks, prices())
 def test_time_already_spent_counts_like_a_smaller_budget(world, time_ms, spent_ms, k, price):
     late = choice_of(world, Budget(time_ms=time_ms + spent_ms), k=k, elapsed_ms=spent_ms, price=price)
     left = choice_of(world, Budget(time_ms=time_ms + spent_ms - spent_ms), k=k, price=price)
@@ -84,7 +95,7 @@ def test_the_choice_fits_and_no_step_that_fits_is_better(world, time_ms, k, num_
     assert not [rung for rung, ms in fitting if rung.overlap_at(k) >= choice.expected_overlap and ms < choice.ms]
 
 
-@given(worlds(), st.none() | times_ms, ks, prices)
+@given(worlds(), st.none() | times_ms, ks, prices())
 def test_a_price_buys_what_is_worth_most_and_says_so_where_it_costs_overlap(world, time_ms, k, price):
     budget = Budget(time_ms=time_ms)
     free, choice = choice_of(world, budget, k=k), choice_of(world, budget, k=k, price=price)
@@ -98,19 +109,20 @@ def test_a_price_buys_what_is_worth_most_and_says_so_where_it_costs_overlap(worl
     assert (choice.rung, choice.ms) in fitting
 
     def worth(rung):
-        return rung.overlap_at(k) - price * rung.latency_p50_ms
+        return rung.overlap_at(k) - price.of(rung.latency_p50_ms)
 
     assert worth(choice.rung) >= max(worth(rung) for rung, _ in fitting) - 1e-9
 
 
-@given(worlds(), times_ms, ks, prices, prices)
+@given(worlds(), times_ms, ks, waiting, waiting)
 def test_a_higher_price_never_buys_more_time(world, time_ms, k, one, other):
     low, high = sorted((one, other))
-    less, more = (choice_of(world, Budget(time_ms=time_ms), k=k, price=price) for price in (high, low))
+    prices = (Price(waiting=each, arrivals=Arrivals()) for each in (high, low))
+    less, more = (choice_of(world, Budget(time_ms=time_ms), k=k, price=price) for price in prices)
     assert less.rung.latency_p50_ms <= more.rung.latency_p50_ms * (1 + 1e-9)
 
 
-@given(worlds(), times_ms, times_ms, ks, prices)
+@given(worlds(), times_ms, times_ms, ks, prices())
 def test_a_deadline_only_cuts_a_time_budget_short(world, time_ms, deadline_ms, k, price):
     both = choice_of(world, Budget(time_ms=time_ms), k=k, deadline_ms=deadline_ms, price=price)
     assert both == choice_of(world, Budget(time_ms=min(time_ms, deadline_ms)), k=k, price=price)
@@ -123,7 +135,7 @@ def test_no_budget_is_an_endless_one(world, k):
     assert choice_of(world, Budget(), k=k) == choice_of(world, Budget(time_ms=1e9), k=k)
 
 
-@given(worlds(), overlaps, overlaps, ks, prices)
+@given(worlds(), overlaps, overlaps, ks, prices())
 def test_a_higher_overlap_floor_never_gets_less(world, one, other, k, price):
     low, high = sorted((max(one, 1e-6), max(other, 1e-6)))
     less = choice_of(world, Budget(min_overlap=low), k=k, price=price)
@@ -141,7 +153,7 @@ def test_a_higher_overlap_floor_never_gets_less(world, one, other, k, price):
         assert more.rung.latency_p99_ms >= less.rung.latency_p99_ms
 
 
-@given(worlds(), st.integers(1, 200), ks, st.none() | times_ms, prices)
+@given(worlds(), st.integers(1, 200), ks, st.none() | times_ms, prices())
 def test_a_width_is_honoured_or_refused(world, width, k, deadline_ms, price):
     of_rung, _ = priced(world, k)
     of_width = [(rung, ms) for rung, ms in of_rung if rung.width == width]
@@ -159,7 +171,7 @@ def test_a_width_is_honoured_or_refused(world, width, k, deadline_ms, price):
             choice_of(world, Budget(width=width), k=k, deadline_ms=deadline_ms, price=price)
 
 
-@given(worlds(), times_ms, ks, prices)
+@given(worlds(), times_ms, ks, prices())
 def test_choosing_is_pure(world, time_ms, k, price):
     before = copy.deepcopy(world)
     first = choice_of(world, Budget(time_ms=time_ms), k=k, price=price)

@@ -4,9 +4,9 @@ import math
 import time
 
 import pytest
-from simulated_server import Simulation, summary
+from simulated_server import Simulation, ladder, summary
 
-from serving.admission import Admission, Dimmer, Limit, Priority, Reason, Ticket
+from serving.admission import Admission, Limit, Priority, Reason, Ticket
 from serving.gate import Gate
 from serving.query import Call
 
@@ -121,7 +121,7 @@ def test_one_client_after_another_waits_for_nobody_however_slowly_threads_take_t
         call = ticket(arrived_s=0.1 * number, due_s=math.inf)
         admission.enter(call, now_s=0.1 * number + 0.05)
         admission.leave(call, now_s=0.1 * number + 0.06)
-    assert call.price == 0
+    assert call.price.of(1) == 0
 
 
 def test_at_the_limit_the_newest_of_the_lowest_priority_goes():
@@ -171,26 +171,13 @@ def queues(admission, *, num, start_s, work_s=0.01):
 def test_time_has_a_price_while_calls_wait_that_is_forgotten_within_seconds():
     admission = Admission(slots=1, max_waiting=20)
     first = queues(admission, num=10, start_s=0.0)
-    assert [call.price for call in first] == sorted(call.price for call in first)
-    assert first[0].price == 0 < first[-1].price < 0.1  # one answer per 10 ms is what there is to lose
+    costs = [call.price.of(1) for call in first]
+    assert costs == sorted(costs)
+    assert costs[0] == 0 < costs[-1] < 0.1  # one answer per 10 ms is what there is to lose
     busy_level = admission.level(now_s=0.1)
     assert 0 < admission.level(now_s=10.0) < busy_level / 50
     longer = queues(admission, num=10, start_s=0.1)
-    assert longer[-1].price > first[-1].price
-
-
-def test_time_costs_more_the_more_calls_wait_and_the_less_they_can():
-    levels = []
-    for num_before, had_ms in ((0, 10.0), (1, 100.0), (1, 10.0), (5, 10.0), (1000, 10.0)):
-        dimmer = Dimmer(slots=1)
-        for _ in range(300):
-            dimmer.learn(num_before=num_before, had_ms=had_ms, now_s=0.0)
-        levels.append(dimmer.level(work_ms=5.0, now_s=0.0))
-    assert levels == sorted(levels)
-    assert levels[0] == 0
-    assert levels[-1] < 1
-    # Each delays one that has 10 ms: .1 of them lost per ms, half a call for the work of one.
-    assert levels[2] == pytest.approx(0.5 / 1.5, rel=0.01)
+    assert longer[-1].price.of(1) > costs[-1]
 
 
 def test_calls_that_are_turned_away_give_time_a_price_though_nobody_waits():
@@ -205,7 +192,7 @@ def test_calls_that_are_turned_away_give_time_a_price_though_nobody_waits():
     admission.leave(working, now_s=0.02)
     following = ticket(0.02)
     admission.enter(following, now_s=0.02)
-    assert following.price > 0
+    assert following.price.of(1) > 0
 
 
 def test_a_gate_counts_who_is_turned_away():
@@ -222,7 +209,7 @@ def test_a_gate_counts_who_is_turned_away():
 def test_without_the_dimmer_time_costs_nothing():
     admission = Admission(slots=1, max_waiting=20, dimmer=False)
     admission.turn_away(now_s=0.0)
-    assert {call.price for call in queues(admission, num=10, start_s=0.0)} == {0.0}
+    assert {call.price.of(1e3) for call in queues(admission, num=10, start_s=0.0)} == {0.0}
     assert admission.level(now_s=1.0) == 0
 
 
@@ -233,7 +220,7 @@ def test_low_priorities_pay_most_for_time_and_high_ones_least():
         queues(admission, num=8, start_s=0.0)
         call = ticket(0.1, priority=priority)
         admission.enter(call, now_s=0.1)
-        prices[priority] = call.price
+        prices[priority] = call.price.of(1)
     assert prices[Priority.LOW] == 4 * prices[Priority.NORMAL] == 16 * prices[Priority.HIGH] > 0
 
 
@@ -277,6 +264,17 @@ def test_simulated_low_priorities_are_refused_first():
         for priority in Priority
     }
     assert answered[Priority.HIGH] > answered[Priority.NORMAL] > answered[Priority.LOW]
+
+
+def test_a_simulated_long_search_is_not_worth_whom_it_would_keep_from_answers():
+    """Few come, so nobody waits for long; but half of them could not wait for the search that finds the last .05%."""
+    rungs = ladder((0.6, 0.5), (0.9995, 1.0), (1.0, 20.0))
+    calls = Simulation(slots=1, rungs=rungs).run(30.0, 20.0)
+    assert summary(calls, 20.0)["attainment"] >= 0.995
+    assert sum(call.overlap == 1 for call in calls[30:]) < 0.02 * len(calls)
+    assert sum(call.code != "OK" for call in calls) < 0.01 * len(calls)
+    alone = Simulation(slots=1, rungs=rungs).run(0.02, 3000.0)
+    assert sum(call.overlap == 1 for call in alone) > 0.3 * len(alone)
 
 
 def test_a_simulated_slow_down_is_learned_and_forgotten():

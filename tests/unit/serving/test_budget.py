@@ -10,6 +10,7 @@ from recsys.index.rungs import Ladder, Rung
 from serving import budget
 from serving.budget import Budget, Degraded
 from serving.latency import LatencyModel
+from serving.price import Arrivals, Price
 
 
 def rung(width: int, p99_ms: float, overlap_10: float, overlap_100: float, **changes: object) -> Rung:
@@ -29,6 +30,10 @@ RERANKED = rung(16, 3.0, 0.99, 0.95, rerank=400, on_ladder=False)
 MIDDLE = rung(64, 2.0, 0.9, 0.85)
 FULL = rung(128, 4.0, 1.0, 1.0)
 LADDER = Ladder(rungs=(NARROW, MIDDLE, RERANKED, FULL), measured={})
+
+
+def each(millisecond: float) -> Price:
+    return Price(waiting=millisecond, arrivals=Arrivals())
 
 
 def choose(ladder: Ladder, spent: Budget, *, k: int, **rest: object) -> budget.Choice:
@@ -124,16 +129,25 @@ def test_a_step_that_became_slower_than_a_better_one_is_passed_over():
 
 def test_a_price_on_time_buys_less_and_says_so_where_it_costs_overlap():
     # Half of the p99 is usual: a step up from NARROW gives .3 for .5 ms, one from MIDDLE .1 for another 1 ms.
-    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.09).degraded is None
-    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.11).rung is MIDDLE
-    assert choose(LADDER, Budget(), k=10, price=0.11).degraded is Degraded.OVERLOADED
-    assert choose(LADDER, Budget(time_ms=9), k=10, price=0.61).rung is NARROW
-    assert choose(LADDER, Budget(time_ms=18), k=10, price=0.61, num_searches=2).rung is NARROW
-    assert choose(LADDER, Budget(time_ms=18), k=10, price=0.59, num_searches=2).rung is MIDDLE
-    assert choose(LADDER, Budget(time_ms=1.5), k=10, price=9.0).degraded is None
-    assert choose(LADDER, Budget(time_ms=0.5), k=10, price=9.0).degraded is Degraded.TIME_TOO_SHORT
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=each(0.09)).degraded is None
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=each(0.11)).rung is MIDDLE
+    assert choose(LADDER, Budget(), k=10, price=each(0.11)).degraded is Degraded.OVERLOADED
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=each(0.61)).rung is NARROW
+    assert choose(LADDER, Budget(time_ms=18), k=10, price=each(0.61), num_searches=2).rung is NARROW
+    assert choose(LADDER, Budget(time_ms=18), k=10, price=each(0.59), num_searches=2).rung is MIDDLE
+    assert choose(LADDER, Budget(time_ms=1.5), k=10, price=each(9.0)).degraded is None
+    assert choose(LADDER, Budget(time_ms=0.5), k=10, price=each(9.0)).degraded is Degraded.TIME_TOO_SHORT
+
+
+def test_time_costs_nothing_until_those_that_come_cannot_wait_so_long():
+    come = Arrivals(had_ms=(1.5,), sum_ms=(0.0, 1.5), per_ms=0.2)
+    less, more = (Price(arrivals=come, weight=weight) for weight in (0.9, 1.1))
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=less).rung is FULL  # .1 of overlap for .09 of an answer's
+    assert choose(LADDER, Budget(time_ms=9), k=10, price=more).rung is MIDDLE  # takes 1 ms, so that nobody is lost
+    # Two searches take twice the time, in which a tenth of an answer is lost: a twentieth for each of them.
+    assert choose(LADDER, Budget(time_ms=18), k=10, price=more, num_searches=2).rung is MIDDLE
 
 
 def test_who_names_a_width_or_an_overlap_pays_no_price():
-    assert choose(LADDER, Budget(width=128), k=10, price=9.0).rung is FULL
-    assert choose(LADDER, Budget(min_overlap=0.9), k=10, price=9.0).rung is MIDDLE
+    assert choose(LADDER, Budget(width=128), k=10, price=each(9.0)).rung is FULL
+    assert choose(LADDER, Budget(min_overlap=0.9), k=10, price=each(9.0)).rung is MIDDLE

@@ -12,6 +12,7 @@ from recsys.ragged import Ragged
 from recsys.testing import small_bundle
 from serving.budget import Budget, Degraded
 from serving.engine import Engine
+from serving.price import Arrivals, Price
 from serving.query import BatchQuery, Call, Query, SimilarQuery, User
 from serving.settings import Limits
 
@@ -230,7 +231,7 @@ def test_an_engine_learns_how_fast_it_is(engine):
 
 
 def test_a_call_with_a_price_on_time_is_answered_from_below_and_says_so(engine):
-    call = replace(Call.now(), price=1e9)
+    call = replace(Call.now(), price=Price(waiting=1e9, arrivals=Arrivals()))
     answer = engine.recommend(Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000)), call=call)
     assert (answer.rung.name, answer.degraded) == ("ivf4-p1", (Degraded.OVERLOADED,))
 
