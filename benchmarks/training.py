@@ -1,12 +1,18 @@
-"""What all widths cost: whole steps of the trainer, and its loss alone, with six widths and with the full one alone.
+"""What all widths cost, and what they would in plain PyTorch: whole steps of training, and the loss alone.
 
 Steps are those of `recsys train` on a simulated log, from drawing a batch to the optimizers' last word, six widths to
-256 beside 256 alone: 4,096 rows, 4,096 uniform negatives, the default towers. The loss alone is timed forward and
-backward on random vectors of that size, beside a loop over widths as sentence-transformers' MatryoshkaLoss runs one:
-every width's vectors cut, scaled, multiplied and put through torch's cross-entropy, one backward pass over all. All
-ways take turns, in an order that is drawn each time; figures are medians over turns, with the quartiles beside them. A
-turn is timed by the clock and by the process's own CPU time, of all its threads, which other processes disturb less:
-where the two ratios disagree on one thread, the machine had other things to do.
+256 beside 256 alone: 4,096 rows, 4,096 uniform negatives, the default towers. Their twin is the same model in plain
+PyTorch (`benchmarks._plain_torch`: EmbeddingBag with sparse gradients, Adagrad, a loop over the six widths), which
+starts from the same weights and draws the same batches in the same way. ``vs_plain_torch`` is how many times as many
+examples a second the trainer takes as the twin. A second twin has the trainer's kind of loss instead of the loop, so
+that one sees how much of that is the loss's doing, and how much is that of tables and of everything else.
+
+The loss alone is timed forward and backward on random vectors of that size, beside a loop over widths as
+sentence-transformers' MatryoshkaLoss runs one: every width's vectors cut, scaled, multiplied and put through torch's
+cross-entropy, one backward pass over all. All ways take turns, in an order that is drawn each time; figures are medians
+over turns, with the quartiles beside them. A turn is timed by the clock and by the process's own CPU time, of all its
+threads, which other processes disturb less: where the two ratios disagree on one thread, the machine had other things
+to do.
 
 Memory is what the resident set grows by at most during the loss, forward and backward, gradients included (Linux). It
 costs no more to measure than two more turns of each way.
@@ -28,6 +34,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +48,7 @@ from torch.nn.functional import cross_entropy, normalize
 from benchmarks._experiment import alone
 from benchmarks._feeding import EVENTS_PER_USER, measure, write_log
 from benchmarks._harness import finish, parser, status_bytes
+from benchmarks._plain_torch import PlainTraining, our_loss, plain_loss
 from recsys.config import LossConfig, ModelConfig, TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.data.options import PrepareOptions
@@ -56,6 +64,8 @@ HEADLINES = (
     "loss_all_widths_vs_one",
     "loss_vs_naive_speedup",
     "loss_memory_vs_naive",
+    "vs_plain_torch",
+    "vs_plain_torch_with_our_loss",
     "examples_per_s",
     "data_wait_share",
     "log_memory_share",
@@ -159,16 +169,27 @@ def _steps(folder: Path, config: TrainConfig, stack: ExitStack, *, quick: bool) 
     stack.enter_context(silenced())
     process = stack.enter_context(joined("cpu"))
     dataset = Dataset(folder / "dataset")
+
+    def trainer_of(name: str, one: TrainConfig) -> Trainer:
+        trainer = Trainer(TrainOptions(dataset=dataset.path, out=folder / name, config=one), dataset, process)
+        trainer.sharded.model.train()
+        return trainer
+
     ways = {}
     configs = {"step, all widths": config, "step, full width": replace(alone(config, config.model.widths[-1]))}
     for name, one in configs.items():
-        trainer = Trainer(TrainOptions(dataset=dataset.path, out=folder / name, config=one), dataset, process)
-        trainer.sharded.model.train()
-        ways[name] = _step_of(trainer)
+        trainer = trainer_of(name, one)
+        ways[name] = _step_of(trainer, partial(trainer.step, done=0.0))
+    for name, loss in {"step, plain torch": plain_loss, "step, plain torch, our loss": our_loss}.items():
+        # A trainer of its own makes the twin's weights and batches: nothing else of it is used.
+        trainer = trainer_of(name, config)
+        ways[name] = _step_of(trainer, PlainTraining(trainer, loss).step)
     return ways
 
 
-def _step_of(trainer: Trainer) -> Way:
+def _step_of(trainer: Trainer, step: Callable[[Inputs], list[float]]) -> Way:
+    """Return what draws the trainer's next batch and learns from it."""
+
     def endless() -> Iterator[Inputs]:
         while True:
             yield from trainer.batches()
@@ -177,7 +198,7 @@ def _step_of(trainer: Trainer) -> Way:
     batches = endless()
 
     def run() -> None:
-        trainer.step(next(batches), 0.0)
+        step(next(batches))
 
     return run
 
@@ -244,6 +265,8 @@ def _headlines(
         "loss_all_widths_vs_one": ratio("loss, all widths", "loss, full width"),
         "loss_vs_naive_speedup": ratio("loss, loop", "loss, all widths"),
         "loss_memory_vs_naive": memory["loss, all widths"] / memory["loss, loop"],
+        "vs_plain_torch": ratio("step, plain torch", "step, all widths"),
+        "vs_plain_torch_with_our_loss": ratio("step, plain torch, our loss", "step, all widths"),
         "examples_per_s": batch / float(np.median(took["step, all widths"]["wall"])),
     }
 

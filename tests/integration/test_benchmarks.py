@@ -109,7 +109,8 @@ def test_ladder():
 def test_training():
     figures = last_line("training")
     assert figures.keys() >= set(TRAINING_HEADLINES)
-    assert all(one["wall"] > 0 for one in (figures["all_widths_vs_one"], figures["loss_vs_naive_speedup"]))
+    ratios = ("all_widths_vs_one", "loss_vs_naive_speedup", "vs_plain_torch", "vs_plain_torch_with_our_loss")
+    assert all(figures[name]["wall"] > 0 for name in ratios)
     assert figures["examples_per_s"] > 0
     assert figures["widths"] == [8, 16, 32]
     assert 0 < figures["data_wait_share"] < 1
