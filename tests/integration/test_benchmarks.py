@@ -8,6 +8,7 @@ from importlib import import_module
 
 import pytest
 
+from benchmarks._peers import PEERS
 from benchmarks.ladder import HEADLINES as LADDER_HEADLINES
 from benchmarks.training import HEADLINES as TRAINING_HEADLINES
 from benchmarks.widths import HEADLINES
@@ -103,6 +104,20 @@ def test_ladder():
     # The exact scan is among the rungs and everyone finds it all.
     assert one["speed_ratio_to_best_rival_at_0999"] > 0
     assert one["speed_ratio_to_best_rival_on_twin"] > 0
+
+
+def test_time_to_quality(printed, monkeypatch):
+    for peer in PEERS:
+        monkeypatch.setattr(peer, "missing", lambda _: "not for this test")
+    figures = printed("time_to_quality")
+    assert figures["simulated"] is True
+    assert figures["dataset"] == "simulated"
+    assert figures["left_out"] == {peer.name: "not for this test" for peer in PEERS}
+    assert figures["time_to_quality_vs_best_peer"] is None
+    ours = figures["contenders"]["ours"]
+    assert ours["reached"] is figures["ours_reached"] is True
+    assert ours["curve"][-1]["recall@20"] >= figures["goal"]["recall@20"]
+    assert ours["curve"][-1]["seconds"] == ours["seconds"] > 0
 
 
 @pytest.mark.deep
