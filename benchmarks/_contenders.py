@@ -105,6 +105,7 @@ def run_ours(contest: Contest, config: TrainConfig) -> Figures:
 
 def run_peer(contest: Contest, peer: Peer) -> Figures:
     """Try a peer's settings and return the best one's figures, with those of all trials."""
+    peer.load()
     given, chosen = contest.given, _matrix(contest.dataset)
 
     def run(settings: Settings, *, trial: bool) -> Figures:

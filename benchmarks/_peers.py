@@ -1,13 +1,14 @@
 """Other libraries' recommenders behind one small interface: settings to try, and a training that stops for checkpoints.
 
 What ranks in each is an inner product, as far as there is one: biases become one more dimension, and a distance that
-orders as an inner product does is written as one. Each library is imported only when it is asked to train.
+orders as an inner product does is written as one. Libraries are imported only where they are asked to train.
 
 Shapes: ``UI`` (users, items), sparse, of ones: who chose what. ``user_UX`` and ``item_NX`` are what is multiplied.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -33,7 +34,7 @@ class Peer(ABC):
     name: ClassVar[str]
     distribution: ClassVar[str]
     modules: ClassVar[tuple[str, ...]]
-    """What has to be installed."""
+    """What has to be installed, and is imported before the clock runs."""
     install: ClassVar[str] = "pip install 'matryoshka-recsys[peers]'"
     trial_share: ClassVar[float] = 1.0
     """Of the seconds of a trial: less where that is enough to see where it ends."""
@@ -48,8 +49,14 @@ class Peer(ABC):
 
     def missing(self) -> str | None:
         """Say why this cannot run here; None if it can."""
-        absent = [module for module in self.modules if importlib.util.find_spec(module) is None]
+        packages = dict.fromkeys(module.partition(".")[0] for module in self.modules)
+        absent = [package for package in packages if importlib.util.find_spec(package) is None]
         return f"{', '.join(absent)} not installed ({self.install})" if absent else None
+
+    def load(self) -> None:
+        """Import everything, which is no part of training."""
+        for module in self.modules:
+            importlib.import_module(module)
 
     def version(self) -> str:
         """Return the library's version."""
@@ -58,7 +65,7 @@ class Peer(ABC):
 
 class _Implicit(Peer):
     distribution: ClassVar[str] = "implicit"
-    modules: ClassVar[tuple[str, ...]] = ("implicit", "threadpoolctl")
+    modules: ClassVar[tuple[str, ...]] = ("implicit.cpu.als", "implicit.cpu.bpr", "threadpoolctl")
 
     @abstractmethod
     def model(self, settings: Settings, *, num_threads: int) -> Any:
@@ -161,7 +168,7 @@ class RecToolsDSSM(Peer):
 
     name: ClassVar[str] = "RecTools DSSM"
     distribution: ClassVar[str] = "rectools"
-    modules: ClassVar[tuple[str, ...]] = ("rectools", "pytorch_lightning", "pandas", "implicit")
+    modules: ClassVar[tuple[str, ...]] = ("pytorch_lightning", "rectools.models.nn.dssm")
     # On Pythons before 3.13 its metadata ask for NumPy below 2, with which nothing else here runs.
     install: ClassVar[str] = "its requirements exclude this project's: CONTRIBUTING.md says how to install it"
 
