@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks._harness import status_bytes
@@ -33,6 +35,8 @@ from recsys.train.trainer import Inputs, Trainer, TrainOptions
 EVENTS_PER_USER = 100
 _PIECE = 10_000
 """Users that are drawn at a time."""
+_IDS = 1_000_000
+"""Ids that are written at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ def write_log(path: Path, *, num_users: int, num_items: int, seed: int = 1) -> P
         for number, name in enumerate(("validation", "test")):
             write_events(folder / f"{name}{SUFFIX}", pieces(1, EVENTS_PER_USER + number))
         for name, num in (("users", num_users), ("items", num_items)):
-            pl.DataFrame({"id": pl.arange(num, eager=True).cast(pl.String)}).write_parquet(folder / f"{name}.parquet")
+            _write_ids(folder / f"{name}.parquet", num)
         content = {
             "name": "simulated-log",
             "simulated": True,
@@ -88,6 +92,13 @@ def write_log(path: Path, *, num_users: int, num_items: int, seed: int = 1) -> P
         }
         artifact.seal(folder, "dataset", content)
     return path
+
+
+def _write_ids(path: Path, num: int) -> None:
+    with pq.ParquetWriter(path, pa.schema([("id", pa.large_string())])) as writer:
+        for start in range(0, num, _IDS):
+            ids = pl.arange(start, min(num, start + _IDS), eager=True).cast(pl.String)
+            writer.write_table(pa.table({"id": pa.array(ids.to_list(), pa.large_string())}))
 
 
 def measure(dataset: Path, out: Path, config: TrainConfig, *, threads: int, steps: int) -> dict[str, float]:

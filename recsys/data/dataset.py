@@ -155,10 +155,11 @@ class Dataset:
 
     def feature_lists(self, side: Side) -> dict[str, Ragged]:
         """Return each feature's embedding rows for all users or items, by feature name."""
+        specs = [spec for spec in self.specs if spec.side == side]
+        if not specs:
+            return {}  # without reading the ids of all users or items
         frame = self.item_frame if side == "item" else self.user_frame
-        return {
-            spec.name: Ragged.from_series(frame[FEATURE_PREFIX + spec.name]) for spec in self.specs if spec.side == side
-        }
+        return {spec.name: Ragged.from_series(frame[FEATURE_PREFIX + spec.name]) for spec in specs}
 
     def events(self, *splits: str) -> Events:
         """Return the events of the splits in memory, each user's in the order of the splits and then of the log."""

@@ -40,26 +40,36 @@ class ExportedTowers(nn.Module):
         layout: tables and inputs; weights start random until `load_state_dict`.
         item_features: of all items, by name, as `FeatureSpec.encode` gives them. Kept by towers that read those of the
             items in histories; others need none.
+        tables: ``(rows, embedding_dim)`` float32 by name, where they lie: they are not copied, and lookups take a call
+            for each input. None: the towers have tables of their own, in one array, so that one lookup serves all
+            inputs: for a single user calls cost more than rows.
 
     Attributes:
         layout: the same.
         widths: the trained widths.
     """
 
-    def __init__(self, layout: Layout, item_features: Mapping[str, Ragged] | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        item_features: Mapping[str, Ragged] | None = None,
+        *,
+        tables: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.layout = layout
         kept = _kept(layout)
         assert item_features is not None or not kept, "item_features: got none for towers that keep them"
         self._item_features = {name: (item_features or {})[name] for name in kept}
         self.widths = layout.config.ladder
-        # Tables lie in one array, so that one lookup serves all inputs: for a single user calls cost more than rows.
-        self._row_RE = torch.randn(sum(layout.tables.values()), layout.config.embedding_dim)
+        self._row_RE: Tensor | None = None
         self._start = dict(zip(layout.tables, accumulate(layout.tables.values(), initial=0), strict=False))
+        if tables is None:
+            row_RE = self._row_RE = torch.randn(sum(layout.tables.values()), layout.config.embedding_dim)
+            tables = {name: row_RE[(start := self._start[name]) : start + rows] for name, rows in layout.tables.items()}
         self.tables = nn.ModuleDict({name: nn.Embedding(0, layout.config.embedding_dim) for name in layout.tables})
-        for name, rows in layout.tables.items():
-            start = self._start[name]
-            self.tables[name].weight = nn.Parameter(self._row_RE[start : start + rows])
+        for name in layout.tables:
+            self.tables[name].weight = nn.Parameter(tables[name], requires_grad=False)
         self.history = history_encoder(layout.config)
         self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
@@ -119,18 +129,24 @@ class ExportedTowers(nn.Module):
         )
         read = [self._encode_histories(bags[HISTORY], bags.get(HISTORY_TIME))] if HISTORY in bags else []
         if inputs:
-            read.append(self._pool([bags[each.name] for each in inputs], [self._start[each.table] for each in inputs]))
+            read.append(self._pool([bags[each.name] for each in inputs], [each.table for each in inputs]))
         vector_BO: np.ndarray = tower(torch.cat(read, dim=-1)).numpy()
         if side == "user":
             return unit_queries(vector_BO, self.widths)
         return truncate(vector_BO, self.widths.full, self.widths)
 
-    def _pool(self, bags: Sequence[Ragged], starts: Sequence[int]) -> Tensor:
+    def _pool(self, bags: Sequence[Ragged], tables: Sequence[str]) -> Tensor:
         """Return, for each example, the means of the rows in each of its bags side by side, zeros for an empty bag."""
-        values = np.concatenate([bag.values + start for bag, start in zip(bags, starts, strict=True)])
+        if self._row_RE is None:
+            means = [
+                _means(self.get_parameter(f"tables.{table}.weight"), bag.values, bag.offsets[:-1])
+                for bag, table in zip(bags, tables, strict=True)
+            ]
+            return torch.cat(means, dim=1)
+        values = np.concatenate([bag.values + self._start[table] for bag, table in zip(bags, tables, strict=True)])
         before = accumulate((len(bag.values) for bag in bags[:-1]), initial=0)
         offsets = np.concatenate([bag.offsets[:-1] + total for bag, total in zip(bags, before, strict=True)])
-        mean_IE = nn.functional.embedding_bag(torch.from_numpy(values), self._row_RE, torch.from_numpy(offsets))
+        mean_IE = _means(self._row_RE, values, offsets)
         return mean_IE.view(len(bags), -1, mean_IE.shape[1]).transpose(0, 1).flatten(1)
 
     def _encode_histories(self, history: Ragged, times: Ragged | None) -> Tensor:
@@ -167,6 +183,11 @@ class ExportedTowers(nn.Module):
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(f"{folder}: not a pair of exported towers: {error}") from error
         return towers
+
+
+def _means(row_RE: Tensor, values: np.ndarray, starts: np.ndarray) -> Tensor:
+    """Return the mean of each bag's rows; bags begin at ``starts``."""
+    return nn.functional.embedding_bag(torch.from_numpy(values), row_RE, torch.from_numpy(starts))
 
 
 def _kept(layout: Layout) -> list[str]:

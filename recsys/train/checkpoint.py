@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 import torch.distributed.checkpoint as dcp
 
 from recsys import artifact
@@ -19,6 +20,7 @@ from recsys.errors import TrainingError
 from recsys.model.exported import ExportedTowers
 from recsys.model.layout import Layout
 from recsys.ragged import Ragged
+from recsys.train.blocks import BlockPlanner
 from recsys.train.claim import changes_of, writing
 from recsys.train.process import Process
 from recsys.train.run_folder import (
@@ -49,7 +51,7 @@ def save_checkpoint(run: Path, sharded: Sharded, progress: Progress, process: Pr
                 shutil.rmtree(left)  # of a process that died over it
             staging.mkdir(parents=True)
         process.wait()
-        dcp.save(sharded.tensors(), checkpoint_id=staging)
+        dcp.save(sharded.tensors(), checkpoint_id=staging, planner=BlockPlanner())
         if process.is_first:
             (staging / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n")
             (staging / _MODEL).write_text(json.dumps(sharded.described, indent=2) + "\n")
@@ -90,19 +92,25 @@ def export_towers(
 ) -> ExportedTowers | None:
     """Collect the weights, or their means, into plain towers; every rank must call, rank 0 gets them.
 
+    Where rank 0 holds float32 tables whole on the CPU, they are the towers' own too: no copies, so what training does
+    next is done to them.
+
     Args:
         layout: tables and inputs.
         sharded: what was trained.
         process: this one.
         item_features: of all items, for towers that read those of histories' items.
     """
-    towers = ExportedTowers(layout, item_features) if process.is_first else None
+    kept = {name.replace("tables.embedding_bags.", "tables."): value for name, value in sharded.kept.items()}
+    tables = {table: gather(kept[f"tables.{table}.weight"], process) for table in layout.tables if process.is_alone}
+    shared = {table: plain for table, plain in tables.items() if plain is not None and plain.dtype == torch.float32}
+    towers = ExportedTowers(layout, item_features, tables=shared or None) if process.is_first else None
     own = {} if towers is None else towers.state_dict()
     # One after another into their places: tables may be a large part of what memory holds.
-    for name, value in sharded.kept.items():
+    for name, value in kept.items():
         plain = gather(value, process)
-        if plain is not None:
-            own.pop(name.replace("tables.embedding_bags.", "tables.")).copy_(plain)
+        if plain is not None and (place := own.pop(name)).data_ptr() != plain.data_ptr():
+            place.copy_(plain)
     assert not own, f"towers: got no weights for {sorted(own)}"
     return towers
 

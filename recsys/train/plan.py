@@ -72,7 +72,8 @@ class Plan:
     Args:
         tables: by name.
         towers_bytes: in each process, of what is not a table: weights, gradients and moments.
-        export_bytes: in the first process, of plain towers, which are made after every epoch.
+        export_bytes: in the first process, of plain towers, which are made after every epoch; 0 where the trained
+            tables are theirs too.
         usable_bytes: in each process, what the above may take: three quarters of what is left.
         sharding: TorchRec's own plan.
     """
@@ -107,12 +108,14 @@ class Plan:
         """Return what a person reads of it."""
         shares = zip(self.needed_bytes, self.usable_bytes, strict=True)
         each = (f"{size_text(one)} of {size_text(most)} in process {rank}" for rank, (one, most) in enumerate(shares))
-        towers, export = size_text(self.towers_bytes), size_text(self.export_bytes)
+        beside = f"towers {size_text(self.towers_bytes)} in each"
+        if self.export_bytes:
+            beside += f"; exporting them {size_text(self.export_bytes)} in process 0"
         total = sum(map(sum, (table.size_bytes for table in self.tables.values())))
         told = {name: one for name, one in self.tables.items() if sum(one.size_bytes) >= _TOLD_SHARE * total}
         size = max(map(len, told))
         lines = [
-            f"memory planned: {', '.join(each)} (towers {towers} in each; exporting them {export} in process 0)",
+            f"memory planned: {', '.join(each)} ({beside})",
             *(
                 f"  table {name:<{size}}  {table.num_rows:>11,} x {table.dim:<4} {table.sharding:<10}  "
                 + " ".join(size_text(one) if one else "-" for one in table.size_bytes)
@@ -171,10 +174,11 @@ def _row_bytes(layout: Layout, config: TrainConfig) -> int:
 def _beside_tables(model: TwoTower, layout: Layout, config: TrainConfig, process: Process) -> tuple[int, int]:
     """Return the bytes of what is not a table, and of plain towers in the first process."""
     num_weights = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("tables."))
-    is_alone = process.world_size == 1 and process.device.type == "cpu"
     # Plain towers are on the host, whose memory the tables' device need not share. Shards pass through the device.
     num_rows = sum(layout.tables.values()) if process.device.type == "cpu" else 0
-    num_rows += 0 if is_alone else max(layout.tables.values())
+    num_rows += 0 if process.is_alone else max(layout.tables.values())
+    if process.is_alone and config.table_precision == "float32":
+        num_rows = 0
     num_copies = _NUM_LEARNED + (config.averaged_epochs > 1)
     return num_weights * _NUMBER_BYTES * num_copies, num_rows * layout.config.embedding_dim * _NUMBER_BYTES
 

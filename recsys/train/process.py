@@ -32,6 +32,11 @@ class Process:
         """Whether this is the process that writes and reports."""
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process has all that is trained, in the host's memory."""
+        return self.world_size == 1 and self.device.type == "cpu"
+
     def broadcast(self, value: float) -> float:
         """Return rank 0's number on every rank."""
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)

@@ -91,9 +91,15 @@ class Sharded:
 
 
 def shard(
-    layout: Layout, config: TrainConfig, process: Process, plan: Plan, *, pretrained: Pretrained | None = None
+    layout: Layout,
+    config: TrainConfig,
+    process: Process,
+    plan: Plan,
+    *,
+    pretrained: Pretrained | None = None,
+    initial: bool = True,
 ) -> Sharded:
-    """Build the model, place it and initialise it.
+    """Build the model, place it and initialise it; without ``initial``, tables are zeros that a checkpoint will fill.
 
     Weights do not depend on the number of processes: every one starts the dense layers from the same seed, and draws
     its rows of the tables as they would be in any other division.
@@ -101,9 +107,10 @@ def shard(
     torch.manual_seed(config.seed)
     is_spread = config.table_optimizer in FUSED_OPTIMIZERS
     parallel = _spread(layout, config, process, plan) if is_spread else _replicate(layout, config, process, plan)
-    weights = parallel.state_dict()
-    tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
-    initialise_tables(tables, seed=config.seed, pretrained=pretrained)
+    if initial:
+        weights = parallel.state_dict()
+        tables = {table: weights[f"tables.embedding_bags.{table}.weight"] for table in layout.tables}
+        initialise_tables(tables, seed=config.seed, pretrained=pretrained)
     loss: MatryoshkaLoss | DistributedDataParallel = MatryoshkaLoss(config.model.ladder, config.loss).to(process.device)
     if list(loss.parameters()):
         # Its queue of negatives is the same in all processes anyway.

@@ -170,9 +170,12 @@ class Trainer:
         # An item that is never a negative needs no true value, only a finite one.
         tiny = np.finfo(np.float32).tiny
         self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
-        self.sharded = shard(self.layout, self.config, process, plan, pretrained=pretrained)
+        self.sharded = shard(self.layout, self.config, process, plan, pretrained=pretrained, initial=is_new)
         self.watch = StepWatch()
+        started = time.perf_counter()
         self.progress = load_checkpoint(self.run_folder, self.sharded)
+        if not is_new:
+            self._tell(f"goes on from step {self.progress.total_steps}, read in {time.perf_counter() - started:.1f} s")
         if changes:
             write_identity(self.run_folder, self._identity(), process)
         if any(change.name not in free for change in changes):
@@ -184,8 +187,12 @@ class Trainer:
         if self.process.is_first:
             with self._writing(PLAN):
                 write_whole(self.run_folder / PLAN, plan.to_json())
-            if not out.quiet:
-                err.print("\n".join(plan.lines()), soft_wrap=True)
+            self._tell("\n".join(plan.lines()))
+
+    def _tell(self, text: str) -> None:
+        """Say something to people, once."""
+        if self.process.is_first and not out.quiet:
+            err.print(text, soft_wrap=True)
 
     def run(self) -> None:
         """Train to the end: the last epoch, or ``patience`` epochs without a better validation score."""

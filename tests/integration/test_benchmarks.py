@@ -68,6 +68,18 @@ def test_search(printed):
 
 
 @pytest.mark.deep
+def test_large_table(printed):
+    figures = printed("large_table")
+    checks = figures.pop("checks")
+    assert not checks.pop("full_size")
+    assert all(checks.values()), checks
+    assert not figures["large_table_ok"]
+    assert 0 < figures["resumed_at_step"] == figures["checkpoint_step"] < figures["steps"]
+    assert figures["checkpoint_bytes"] > figures["table_bytes"] == figures["rows"] * 64 * 4
+    assert figures["peak_bytes"].keys() == {"small table", "killed", "resumed", "never stopped"}
+
+
+@pytest.mark.deep
 def test_serving():
     figures = last_line("serving")
     loads = {point["load"] for point in figures["points"]}

@@ -30,6 +30,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(prepare(options))
 
 
+def test_ids_are_not_read_for_features_that_there_are_not(dataset: Dataset) -> None:
+    fresh = Dataset(dataset.path)
+    assert fresh.feature_lists("item") == fresh.feature_lists("user") == {}
+    assert not {"item_frame", "user_frame"} & vars(fresh).keys()
+
+
 def test_queries_hold_what_came_before_and_what_is_to_be_found(dataset: Dataset) -> None:
     validation, test = dataset.queries("validation"), dataset.queries("test")
     x, y, z = dataset.items.rows("xyz")

@@ -71,6 +71,9 @@ def test_a_plan_counts_what_is_then_held(simulated, process, optimizer, precisio
     planned = sum(table.size_bytes[0] for table in plan.tables.values())
     assert planned == round(tables * with_gradients) if optimizer == "adam" else planned == tables
     assert plan.towers_bytes == round(towers * with_gradients)
+    # Plain towers are float32, and have trained tables that are so too as their own.
+    plain = 4 * 8 * sum(layout.tables.values())
+    assert plan.export_bytes == (0 if precision == "float32" else plain)
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adam"])

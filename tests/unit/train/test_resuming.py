@@ -89,9 +89,12 @@ def test_training_on_validation_is_resumed_too(simulated, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_resuming_after_an_epoch_equals_never_stopping(finished, simulated, tmp_path):
+def test_resuming_after_an_epoch_equals_never_stopping(finished, simulated, tmp_path, capsys):
     train(options(simulated, tmp_path / "run", epochs=1))
+    assert "goes on from" not in capsys.readouterr().err
+    step = json.loads((newest(tmp_path / "run") / "progress.json").read_text())["total_steps"]
     train(options(simulated, tmp_path / "run", resume=True))
+    assert f"goes on from step {step}, read in " in capsys.readouterr().err
     assert record_of(tmp_path / "run") == record_of(finished)
 
 
