@@ -3,7 +3,8 @@
 The whole catalogue is ranked exactly, seen items are left out unless the recipe says otherwise, test is read once per
 seed. Settings stand in benchmarks/configs and were chosen on validation (docs/quality.md says how); so is the
 number of epochs. Where a split is published as train and test alone, validation is cut from train to
-choose the epochs (with the first seed), and what is measured was trained on both for as many.
+choose the epochs (with the first seed), and what is measured was trained on both for as many; or, where the published
+training's own number of epochs is taken (``include_validation``), there is nothing to choose, and no curve.
 
 docs/quality.md says how to read the figures; ``--table`` renews its table from the recorded ones.
 """
@@ -92,7 +93,7 @@ def _measure(dataset: Dataset, benchmark: Benchmark, *, work: Path, seeds: Seque
         curves = [_curve(configs[0], chosen)]
         configs = [replace(config, include_validation=True, epochs=chosen.best_epoch) for config in configs]
     runs = [trained(work, dataset, config) for config in configs]
-    if not benchmark.refit:
+    if not benchmark.refit and not benchmark.train.include_validation:
         curves = [_curve(config, run) for config, run in zip(configs, runs, strict=True)]
     seen = [_read_test(work, dataset, config, run) for config, run in zip(configs, runs, strict=True)]
     by_width = {
