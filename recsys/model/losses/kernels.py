@@ -33,8 +33,12 @@ _intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intri
 
 
 def _part(function: Function) -> Function:
-    """Compile as a part of the kernel that calls it."""
-    return cast("Function", numba.njit(nogil=True, fastmath=_FAST)(function))
+    """Compile as a part of the kernel that calls it.
+
+    Always inlined: otherwise a process that compiles calls the part as it is compiled alone, and one that finds the
+    kernel on disk calls the copy in there, which adds up in another order.
+    """
+    return cast("Function", numba.njit(nogil=True, fastmath=_FAST, forceinline=True)(function))
 
 
 @_intrinsic
@@ -69,7 +73,9 @@ _C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (0.69314686, 0.24022238, 0.055
 """``2**x - 1`` over ``x`` on [-.5, .5], by least squares of the relative error."""
 
 
-@numba.njit(nogil=True, fastmath={"contract"})  # reordered, adding and taking away again would be nothing
+@numba.njit(
+    nogil=True, fastmath={"contract"}, forceinline=True
+)  # reordered, adding and taking away again would be nothing
 def _quick_exp2(exponent: Any) -> Any:
     bounded = _larger(exponent, _LEAST)
     rounded = bounded + _ROUNDING
