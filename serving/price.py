@@ -9,7 +9,7 @@ import itertools
 import math
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _NEW, _HALF_LIFE_S = 0.02, 0.5
 """What each call counts, at least, in what is known of who waits; where few come, half is forgotten in this time."""
@@ -70,7 +70,7 @@ class Price:
 
     def times(self, weight: float, *, pace: float = 1.0) -> Price:
         """Return the price where answers are worth, and milliseconds take, so many times as much."""
-        return replace(self, weight=self.weight * weight, pace=self.pace * pace)
+        return Price(waiting=self.waiting, arrivals=self.arrivals, weight=self.weight * weight, pace=self.pace * pace)
 
 
 FREE = Price(arrivals=Arrivals())

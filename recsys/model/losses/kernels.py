@@ -73,9 +73,8 @@ _C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (0.69314686, 0.24022238, 0.055
 """``2**x - 1`` over ``x`` on [-.5, .5], by least squares of the relative error."""
 
 
-@numba.njit(
-    nogil=True, fastmath={"contract"}, forceinline=True
-)  # reordered, adding and taking away again would be nothing
+# Sums are not reordered here: adding and taking away again would be nothing.
+@numba.njit(nogil=True, fastmath={"contract"}, forceinline=True)
 def _quick_exp2(exponent: Any) -> Any:
     bounded = _larger(exponent, _LEAST)
     rounded = bounded + _ROUNDING
