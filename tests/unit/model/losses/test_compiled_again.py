@@ -14,12 +14,13 @@ import torch
 from recsys.model import MatryoshkaSoftmax
 
 torch.set_num_threads(1)
-random = torch.Generator().manual_seed(1)
-vectors = [torch.randn(256, 64, generator=random).requires_grad_() for _ in range(3)]
-items = [torch.randint(5000, (256,), generator=random) for _ in range(2)]
-loss = MatryoshkaSoftmax((16, 32, 64), temperature=0.07)(*vectors, item_B=items[0], negative_N=items[1])[0]
-loss.backward()
-print(loss.item().hex(), *(hashlib.sha256(one.grad.numpy().tobytes()).hexdigest() for one in vectors))
+for dtype in (torch.float32, torch.float64):
+    random = torch.Generator().manual_seed(1)
+    vectors = [torch.randn(256, 64, generator=random, dtype=dtype).requires_grad_() for _ in range(3)]
+    items = [torch.randint(5000, (256,), generator=random) for _ in range(2)]
+    loss = MatryoshkaSoftmax((16, 32, 64), temperature=0.07)(*vectors, item_B=items[0], negative_N=items[1])[0]
+    loss.backward()
+    print(loss.item().hex(), *(hashlib.sha256(one.grad.numpy().tobytes()).hexdigest() for one in vectors))
 """
 
 
