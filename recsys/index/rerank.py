@@ -13,11 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.index.checks import checked_query_at
-from recsys.index.kernels import best_candidates
+from recsys.index.kernels import read_keys, write_keys
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
 
 _NO_NORMS = np.empty(0, dtype=np.float32)
+_MANY = 8
+"""Of so many times the candidates that are kept, the others are set aside before those are sorted."""
 
 
 class Rescorer:
@@ -29,6 +31,7 @@ class Rescorer:
     """
 
     def __init__(self, store: Store, *, widths: WidthLadder) -> None:
+        assert len(store.code_ND) <= 2**32, "a key has 32 bits for the row"
         self._store = store
         self._widths = widths
 
@@ -62,9 +65,8 @@ class Rescorer:
             shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
         if store.scale_D is not None:
             query_Bw = query_Bw * store.scale_D[:width]
-        rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
-        scores_BK = np.empty((len(rows_BC), num), dtype=np.float32)
-        best_candidates(
+        key_BC = np.empty(rows_BC.shape, dtype=np.int64)
+        write_keys(
             query_Bw,
             store.code_ND,
             np.ascontiguousarray(rows_BC),
@@ -74,7 +76,12 @@ class Rescorer:
             shrink_B,
             store.norm_of.get(known, _NO_NORMS),
             store.norm_of.get(width, _NO_NORMS),
-            rows_BK,
-            scores_BK,
+            key_BC,
         )
+        if num < rows_BC.shape[1] // _MANY:
+            key_BC = np.partition(key_BC, num - 1, axis=1)[:, :num]
+        key_BK = np.ascontiguousarray(np.sort(key_BC, axis=1)[:, :num])
+        rows_BK = np.empty(key_BK.shape, dtype=np.int64)
+        scores_BK = np.empty(key_BK.shape, dtype=np.float32)
+        read_keys(key_BK, rows_BK, scores_BK)
         return rows_BK, scores_BK
