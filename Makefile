@@ -10,7 +10,7 @@ READY := $(VENV)/.ready-$(VARIANT)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-deep check format bench docs protos lock clean
+.PHONY: help setup quickstart test test-deep gpu-check check format bench docs protos lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,10 @@ test: $(READY) ## run the tests
 
 test-deep: $(READY) ## run all tests, the slow and thorough ones too
 	HYPOTHESIS_PROFILE=deep $(PYTEST) --timeout 3600
+
+gpu-check: $(READY) ## on a machine with a GPU (VARIANT=gpu): its tests, then what training and search do there
+	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not deep" -k "cuda or log_sums or fused"
+	$(BIN)/python -m benchmarks.gpu --record
 
 check: $(READY) ## format, lint, types, import contracts, generated stubs
 	$(BIN)/ruff format --check .

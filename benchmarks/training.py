@@ -21,8 +21,6 @@ Feeding is measured last: the first steps over a simulated log of 20 million eve
 users, each in a process of its own. How much more memory the larger one takes, not counting what is mapped, says how
 much of the log is held: ``log_memory_share``, of the bytes that the events have in their files. ``data_wait_share`` of
 the time of the steps is spent waiting for batches (or for moving them to the device).
-
-Shapes: ``user_BD`` (batch, full width), ``item_BD`` the positives, ``negative_ND``; ``shift_BN`` added to logits.
 """
 
 from __future__ import annotations
@@ -30,11 +28,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +36,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
-from benchmarks._experiment import alone
 from benchmarks._feeding import EVENTS_PER_USER, measure, write_log
 from benchmarks._harness import finish, parser, status_bytes
-from benchmarks._plain_torch import PlainTraining, our_loss, plain_loss
+from benchmarks._ways import Way, loss_ways, step_ways, take_turns
 from recsys.config import LossConfig, ModelConfig, TrainConfig
-from recsys.data.dataset import Dataset
-from recsys.data.options import PrepareOptions
-from recsys.data.prepare import prepare
-from recsys.data.synthetic import SimulatedWorld
-from recsys.model import MatryoshkaSoftmax
-from recsys.train.noise import silenced
-from recsys.train.process import joined
-from recsys.train.trainer import Inputs, Trainer, TrainOptions
 
 HEADLINES = (
     "all_widths_vs_one",
@@ -70,8 +53,6 @@ HEADLINES = (
     "data_wait_share",
     "log_memory_share",
 )
-_TEMPERATURE = 0.07
-Way = Callable[[], None]
 
 
 def main() -> None:
@@ -81,7 +62,7 @@ def main() -> None:
     torch.manual_seed(1)
     size = 256 if given.quick else 4096
     widths = (8, 16, 32) if given.quick else (8, 16, 32, 64, 128, 256)
-    losses = _losses(size, widths)
+    losses = loss_ways(size, widths, device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         config = TrainConfig(
             model=ModelConfig(widths=widths),
@@ -90,9 +71,9 @@ def main() -> None:
             epochs=1_000,
             device="cpu",
         )
-        steps = _steps(Path(folder), config, stack, quick=given.quick)
+        steps = step_ways(Path(folder), config, stack, scale=1 if given.quick else 50, twins=True)
         turns = 3 if given.quick else given.turns
-        took = _take_turns(steps | losses, num_turns=turns, seed=1)
+        took = take_turns(steps | losses, num_turns=turns, seed=1)
         memory = {name: _grows(way) for name, way in losses.items()}
         feeding = _feed(Path(folder), config, threads=given.threads, quick=given.quick)
     figures = {
@@ -121,88 +102,6 @@ def _parse() -> Any:
     return given
 
 
-def _losses(size: int, widths: tuple[int, ...]) -> dict[str, Way]:
-    random = torch.Generator().manual_seed(1)
-    user_BD, item_BD, negative_ND = (torch.randn(size, widths[-1], generator=random).requires_grad_() for _ in range(3))
-    item_B, negative_N = (torch.randint(20 * size, (size,), generator=random) for _ in range(2))
-
-    def fused(of: tuple[int, ...]) -> Way:
-        softmax = MatryoshkaSoftmax(of, temperature=_TEMPERATURE)
-        return _backward(
-            lambda: softmax(user_BD, item_BD, negative_ND, item_B=item_B, negative_N=negative_N)[0],
-            (user_BD, item_BD, negative_ND),
-        )
-
-    def naive() -> Tensor:
-        shift_BN = torch.where(item_B[:, None] == negative_N, -torch.inf, 0.0)
-        target_B = torch.zeros(size, dtype=torch.int64)
-        losses = []
-        for width in widths:
-            user_Bw, item_Bw, negative_Nw = (normalize(one[:, :width]) for one in (user_BD, item_BD, negative_ND))
-            positive_B1 = (user_Bw * item_Bw).sum(dim=1, keepdim=True)
-            logits = torch.cat([positive_B1, user_Bw @ negative_Nw.T + shift_BN], dim=1)
-            losses.append(cross_entropy(logits / _TEMPERATURE, target_B))
-        return torch.stack(losses).mean()
-
-    by_loop = _backward(naive, (user_BD, item_BD, negative_ND))
-    return {"loss, all widths": fused(widths), "loss, full width": fused(widths[-1:]), "loss, loop": by_loop}
-
-
-def _backward(loss: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> Way:
-    def run() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-        loss().backward()  # type: ignore[no-untyped-call]
-
-    return run
-
-
-def _steps(folder: Path, config: TrainConfig, stack: ExitStack, *, quick: bool) -> dict[str, Way]:
-    scale = 1 if quick else 50
-    world = SimulatedWorld(num_users=400 * scale, num_items=400 * scale, num_events=8_000 * scale)
-    log = world.write(folder / "log") / "interactions.parquet"
-    prepare(
-        PrepareOptions(
-            out=folder / "dataset", interactions=str(log), time_column="timestamp", protocol="leave-last-out"
-        )
-    )
-    stack.enter_context(silenced())
-    process = stack.enter_context(joined("cpu"))
-    dataset = Dataset(folder / "dataset")
-
-    def trainer_of(name: str, one: TrainConfig) -> Trainer:
-        trainer = Trainer(TrainOptions(dataset=dataset.path, out=folder / name, config=one), dataset, process)
-        trainer.sharded.model.train()
-        return trainer
-
-    ways = {}
-    configs = {"step, all widths": config, "step, full width": replace(alone(config, config.model.widths[-1]))}
-    for name, one in configs.items():
-        trainer = trainer_of(name, one)
-        ways[name] = _step_of(trainer, partial(trainer.step, done=0.0))
-    for name, loss in {"step, plain torch": plain_loss, "step, plain torch, our loss": our_loss}.items():
-        # A trainer of its own makes the twin's weights and batches: nothing else of it is used.
-        trainer = trainer_of(name, config)
-        ways[name] = _step_of(trainer, PlainTraining(trainer, loss).step)
-    return ways
-
-
-def _step_of(trainer: Trainer, step: Callable[[Inputs], list[float]]) -> Way:
-    """Return what draws the trainer's next batch and learns from it."""
-
-    def endless() -> Iterator[Inputs]:
-        while True:
-            yield from trainer.batches()
-            trainer.progress.epoch += 1
-
-    batches = endless()
-
-    def run() -> None:
-        step(next(batches))
-
-    return run
-
-
 def _feed(folder: Path, config: TrainConfig, *, threads: int, quick: bool) -> dict[str, dict[str, float]]:
     """Return what the first steps over two logs cost, a small one and a large one."""
     num_users, steps = (20_000, 4) if quick else (200_000, 40)
@@ -219,22 +118,6 @@ def _feeding_headlines(feeding: dict[str, dict[str, float]]) -> dict[str, float 
     small, large = feeding["small"], feeding["large"]
     held, more = (large[name] - small[name] for name in ("grown_bytes", "log_bytes"))
     return {"data_wait_share": large["data_wait_share"], "log_memory_share": held / more}
-
-
-def _take_turns(ways: dict[str, Way], *, num_turns: int, seed: int) -> dict[str, dict[str, list[float]]]:
-    """Return each way's seconds by each clock, without two turns that warm up."""
-    random, names = np.random.default_rng(seed), list(ways)
-    took: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in names}
-    for turn in range(-2, num_turns):
-        for place in random.permutation(len(names)):
-            name = names[place]
-            clock, cpu = time.perf_counter(), time.process_time()
-            ways[name]()
-            seconds = {"wall": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
-            if turn >= 0:
-                for kind, value in seconds.items():
-                    took[name][kind].append(value)
-    return took
 
 
 def _grows(way: Way) -> int:

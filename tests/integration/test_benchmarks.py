@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 import pytest
+import torch
 
 from benchmarks._peers import PEERS
 from benchmarks.ladder import HEADLINES as LADDER_HEADLINES
@@ -20,9 +21,9 @@ METRIC = {"mean", "interval", "by_seed", "seeds", "must", "aim", "source", "best
 def printed(monkeypatch, capsys):
     """Runs a benchmark in this process, which has imported already what takes long."""
 
-    def run(name):
+    def run(name, *options):
         monkeypatch.delenv("RECSYS_DATASETS", raising=False)
-        monkeypatch.setattr(sys, "argv", [name, "--quick"])
+        monkeypatch.setattr(sys, "argv", [name, "--quick", *options])
         import_module(f"benchmarks.{name}").main()
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -116,6 +117,27 @@ def test_ladder():
     # The exact scan is among the rungs and everyone finds it all.
     assert one["speed_ratio_to_best_rival_at_0999"] > 0
     assert one["speed_ratio_to_best_rival_on_twin"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpu_says_what_it_leaves_out_without_one(printed):
+    figures = printed("gpu")
+    assert figures["device"] == "none"
+    assert figures["skipped"].keys() == {"loss", "step", "ml-1m", "search"}
+    assert set(figures["skipped"].values()) == {"torch finds no CUDA device"}
+
+
+@pytest.mark.deep
+def test_gpu_on_a_cpu_measures_all_that_needs_no_datasets(printed):
+    figures = printed("gpu", "--device", "cpu")
+    assert figures["skipped"].keys() == {"ml-1m"}
+    for precision in ("highest", "high", "medium"):
+        assert (
+            0 < figures["loss"][precision]["share_of_roofline"] < figures["loss"][precision]["share_of_kernel_roofline"]
+        )
+    assert figures["step"]["examples_per_s"] > 0
+    overlaps = {name: one["overlap"] for name, one in figures["search"]["rungs"].items()}
+    assert overlaps["exact32"] == 1 >= overlaps["exact16"] >= overlaps["exact8"] > 0
 
 
 def test_time_to_quality(printed, monkeypatch):
