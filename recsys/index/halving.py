@@ -42,7 +42,6 @@ class Trial(Generic[Spec]):
         spec: the way.
         ks: the k of each overlap.
         queries: which queries were asked.
-        rows_QK: what each of them got at the largest k.
         overlap_QK: share of the exact top-k found.
         ms_PQ: milliseconds of each call.
         size_bytes: memory that a search may read.
@@ -52,7 +51,6 @@ class Trial(Generic[Spec]):
     spec: Spec
     ks: tuple[int, ...]
     queries: Int64[np.ndarray, " queries"]
-    rows_QK: Int64[np.ndarray, "queries k"]
     overlap_QK: Float[np.ndarray, "queries ks"]
     ms_PQ: Float[np.ndarray, "passes queries"]
     size_bytes: int
@@ -133,7 +131,6 @@ class Bench(Generic[Spec]):
                 spec=spec,
                 ks=ks,
                 queries=queries,
-                rows_QK=timed.rows_RQK[r],
                 overlap_QK=overlap_RQK[r],
                 ms_PQ=timed.ms_RPQ[r],
                 size_bytes=self.size_bytes(spec),

@@ -38,7 +38,6 @@ def trial(spec, overlap_Q, *, ms, size_bytes):
         spec=spec,
         ks=(5,),
         queries=queries,
-        rows_QK=np.zeros((QUERIES, 5), dtype=np.int64),
         overlap_QK=np.asarray(overlap_Q)[:, None],
         ms_PQ=np.full((1, QUERIES), ms),
         size_bytes=size_bytes,

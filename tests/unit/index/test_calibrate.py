@@ -168,7 +168,6 @@ def trial(spec, *, overlap, ms, size_bytes):
         spec=spec,
         ks=(20,),
         queries=np.arange(40),
-        rows_QK=np.zeros((40, 20), dtype=np.int64),
         overlap_QK=np.full((40, 1), overlap),
         ms_PQ=np.full((1, 40), ms),
         size_bytes=size_bytes,

@@ -35,13 +35,12 @@ def bench_of(truth):
     return Bench(search, truth, size_bytes=lambda spec: spec.size, seed=1)
 
 
-def test_overlap_time_and_rows_are_measured(truth):
+def test_overlap_and_time_are_measured(truth):
     slow, fast = bench_of(truth).measure([way(10, 0.5), way(20, 0.05)], num_queries=30, repeats=2)
     assert slow.overlap == {5: 1.0, 20: 0.5}
     assert fast.overlap == {5: 1.0, 20: 1.0}
     assert slow.p50_ms == pytest.approx(0.5, rel=0.3)
     assert slow.ms_PQ.shape == (2, 30)
-    assert (slow.rows_QK == fast.rows_QK)[:, :10].all()
     assert slow.summary().keys() == {"num_queries", "overlap", "p50_ms", "p99_ms", "size_bytes"}
 
 
