@@ -26,7 +26,8 @@ class _Handlers(grpc.GenericRpcHandler):
         self._handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._handler if handler_call_details.method == METHOD else None
+        del handler_call_details  # whatever is called
+        return self._handler
 
 
 @contextmanager

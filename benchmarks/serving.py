@@ -10,7 +10,8 @@ has left looks like a late answer from outside (``attainment_seen`` counts it as
 
 Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
 the ladder's slowest step takes (both p99). Servers keep back of a deadline what an answer takes on its way (p99, idle).
-Saturation is the rate of a closed loop of the same calls.
+Saturation is the rate of a closed loop of the same calls. ``tool`` is what the same loads seem to take from a server
+that does nothing: what a latency has of k6 itself.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._echo import METHOD, echo
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
 from benchmarks._harness import RESULTS, finish, parser, server
-from benchmarks._k6 import Call, on_cores, open_loop, pinned, split_cores
+from benchmarks._k6 import Call, on_cores, open_loop, pinned, split_cores, tool_latency
 from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
 from benchmarks._outcomes import K, Seen, Traffic
 from benchmarks._plots import plot_loads
@@ -112,6 +113,18 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
             seconds=max(2.0, given.seconds / 2),
         ).result()
         points = _under_load(servers, traffic, rate, given.seconds, scratch / "k6")
+    with pinned(cores, echo("sync")) as echo_address:
+        tool = {
+            load: tool_latency(
+                echo_address,
+                requests,
+                rate=load * rate,
+                seconds=max(1.0, given.seconds / _ROUNDS),
+                connections=_CONNECTIONS,
+                scratch=scratch / "tool",
+            )
+            for load in LOADS
+        }
     errors = _calibration(bundle, traffic.truth)
     figures = _headlines(points) | costs | {"max_calibration_error": max(errors.values())}
     return figures | {
@@ -125,6 +138,7 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "k": K,
         "steps": {rung.name: [rung.overlap_at(K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
         "calibration_error": errors,
+        "tool": tool,
         "points": points,
     }
 
@@ -327,6 +341,9 @@ def _print(figures: dict[str, Any]) -> None:
         ]
         shown.add_row(f"{point['load']:g}x", point["server"], *cells)
     console.print(shown)
+    for load, one in figures["tool"].items():
+        said = ", ".join(f"{name} {value:.3g}" for name, value in one.items())
+        console.print(f"k6 itself at {load:g}x, from a server that does nothing: {said}", markup=False)
     for name, value in figures.items():
         if isinstance(value, float):
             console.print(f"{name}: {value:.4g}", markup=False)

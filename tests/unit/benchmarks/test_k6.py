@@ -24,13 +24,14 @@ def test_each_call_gets_its_latency_its_status_and_its_items(tmp_path):
     said = [{"place": 2, "status": 0, "items": encoded}, {"place": 0, "status": 8}, {"place": 1, "status": 0}]
     (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in said))
     samples = [
-        {"type": "Metric", "metric": "grpc_req_duration", "data": {}},
-        {"type": "Point", "metric": "grpc_req_duration", "data": {"value": 4.5, "tags": {"place": "2"}}},
-        {"type": "Point", "metric": "grpc_req_duration", "data": {"value": 1.5, "tags": {"place": "0"}}},
-        {"type": "Point", "metric": "iterations", "data": {"value": 3, "tags": {}}},
-        {"type": "Point", "metric": "dropped_iterations", "data": {"value": 2, "tags": {}}},
+        "metric_name,timestamp,metric_value,scenario,extra_tags,metadata",
+        "data_sent,1795987890,33.000000,connect,,",
+        "grpc_req_duration,1795987890,4.500000,load,place=2,",
+        "grpc_req_duration,1795987890,1.500000,load,place=0,",
+        "iterations,1795987890,3.000000,load,,",
+        "dropped_iterations,1795987890,2.000000,load,,",
     ]
-    (tmp_path / "samples").write_text("".join(json.dumps(line) + "\n" for line in samples))
+    (tmp_path / "samples").write_text("\n".join(samples) + "\n")
     replies, num_unsent = _replies(tmp_path / "samples", tmp_path / "log")
     assert num_unsent == 2
     assert [(reply.place, reply.latency_ms, reply.code) for reply in replies] == [
