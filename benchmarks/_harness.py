@@ -93,6 +93,13 @@ def status_bytes(name: str) -> int:
     return 1024 * int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0])
 
 
+def processor_seconds() -> dict[str, float]:
+    """Return what all processors' time went to since the machine started, ``steal`` to other machines (Linux)."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    ticks = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    return {name: int(one) / os.sysconf("SC_CLK_TCK") for name, one in zip(names, ticks, strict=False)}
+
+
 def finish(name: str, figures: dict[str, Any], *, record: bool) -> None:
     """Print the figures as the last line and, if asked, keep them with date, commit, command and hardware."""
     if record:

@@ -11,7 +11,8 @@ has left looks like a late answer from outside (``attainment_seen`` counts it as
 Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
 the ladder's slowest step takes (both p99). Servers keep back of a deadline what an answer takes on its way (p99, idle).
 Saturation is the rate of a closed loop of the same calls. ``tool`` is what the same loads seem to take from a server
-that does nothing: what a latency has of k6 itself.
+that does nothing: what a latency has of k6 itself. ``stolen_share`` is the part of the processors' time under load that
+a hypervisor gave to others: from some hundredths on, calls are late that no server could have answered in time.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks._catalogue import Catalogue
 from benchmarks._configs import Benchmark, benchmark_names, load_benchmark
 from benchmarks._echo import METHOD, echo
 from benchmarks._experiment import SIMULATED, open_dataset, parse, quick_config, trained
-from benchmarks._harness import RESULTS, finish, parser, server
+from benchmarks._harness import RESULTS, finish, parser, processor_seconds, server
 from benchmarks._k6 import Call, on_cores, open_loop, pinned, split_cores, tool_latency
 from benchmarks._load import RECOMMEND, client_process, closed_loop, in_turns
 from benchmarks._outcomes import K, Seen, Traffic
@@ -112,7 +113,9 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
             streams=_STREAMS,
             seconds=max(2.0, given.seconds / 2),
         ).result()
+        before = processor_seconds()
         points = _under_load(servers, traffic, rate, given.seconds, scratch / "k6")
+        after = processor_seconds()
     with pinned(cores, echo("sync")) as echo_address:
         tool = {
             load: tool_latency(
@@ -139,6 +142,7 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "steps": {rung.name: [rung.overlap_at(K), rung.latency_p99_ms] for rung in bundle.ladder.steps},
         "calibration_error": errors,
         "tool": tool,
+        "stolen_share": (after["steal"] - before["steal"]) / (sum(after.values()) - sum(before.values())),
         "points": points,
     }
 
