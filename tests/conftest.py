@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ CHECKED = [
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import what takes long and what is to be checked, in the processes that run tests."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As where a shell started this in the background; whatever tests start would ignore Ctrl-C as well.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", default=None) and not hasattr(config, "workerinput"):
         return  # this one hands them out to others
     import torch
