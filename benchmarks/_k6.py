@@ -34,7 +34,7 @@ _SCRIPT = Path(__file__).with_name("_k6_load.js")
 _METHOD = "serving.v1.CandidateService/Recommend"
 _CONNECT_S = 3
 _MEMORY = "8GiB"
-"""Of k6, past which it collects garbage after all; calls leave some 100 kB each."""
+"""Of k6, past which it collects garbage after all."""
 Started = TypeVar("Started")
 _CODES = {0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 8: "RESOURCE_EXHAUSTED", 14: "UNAVAILABLE"}
 

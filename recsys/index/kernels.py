@@ -299,8 +299,6 @@ def _key(score: Any, row: Any) -> Any:
 _MATRIX, _FLOATS, _WHOLES = _array(types.float32, 2), _array(types.float32, 1), _array(types.int64, 1)
 _CANDIDATES = _array(types.int64, 2), _MATRIX
 _ANSWERS = _array(types.int64, 2, writable=True), _array(types.float32, 2, writable=True)
-
-
 _KEYS = _array(types.int64, 2, writable=True)
 
 

@@ -18,8 +18,10 @@ from recsys.index.store import Store
 from recsys.widths import WidthLadder
 
 _NO_NORMS = np.empty(0, dtype=np.float32)
+_PAGE = 4096
+"""Candidates that are scored at a time: their keys stay in a core's cache until the best of them are known."""
 _MANY = 8
-"""Of so many times the candidates that are kept, the others are set aside before those are sorted."""
+"""Of more than so many times the candidates that are kept, the others are set aside before those are sorted."""
 
 
 class Rescorer:
@@ -65,22 +67,26 @@ class Rescorer:
             shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
         if store.scale_D is not None:
             query_Bw = query_Bw * store.scale_D[:width]
-        key_BC = np.empty(rows_BC.shape, dtype=np.int64)
-        write_keys(
-            query_Bw,
-            store.code_ND,
-            np.ascontiguousarray(rows_BC),
-            np.ascontiguousarray(scores_BC),
-            known,
-            width,
-            shrink_B,
-            store.norm_of.get(known, _NO_NORMS),
-            store.norm_of.get(width, _NO_NORMS),
-            key_BC,
-        )
-        if num < rows_BC.shape[1] // _MANY:
-            key_BC = np.partition(key_BC, num - 1, axis=1)[:, :num]
-        key_BK = np.ascontiguousarray(np.sort(key_BC, axis=1)[:, :num])
+        key_BK = np.empty((len(rows_BC), 0), dtype=np.int64)
+        for start in range(0, rows_BC.shape[1], _PAGE):
+            rows_BP = np.ascontiguousarray(rows_BC[:, start : start + _PAGE])
+            key_BP = np.empty(rows_BP.shape, dtype=np.int64)
+            write_keys(
+                query_Bw,
+                store.code_ND,
+                rows_BP,
+                np.ascontiguousarray(scores_BC[:, start : start + _PAGE]),
+                known,
+                width,
+                shrink_B,
+                store.norm_of.get(known, _NO_NORMS),
+                store.norm_of.get(width, _NO_NORMS),
+                key_BP,
+            )
+            key_BK = np.concatenate([key_BK, key_BP], axis=1) if start else key_BP
+            if key_BK.shape[1] > _MANY * num:
+                key_BK = np.partition(key_BK, num - 1, axis=1)[:, :num]
+        key_BK = np.ascontiguousarray(np.sort(key_BK, axis=1)[:, :num])
         rows_BK = np.empty(key_BK.shape, dtype=np.int64)
         scores_BK = np.empty(key_BK.shape, dtype=np.float32)
         read_keys(key_BK, rows_BK, scores_BK)

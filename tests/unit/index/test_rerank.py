@@ -33,6 +33,28 @@ def scores_at(widths, items, queries, rows, width):
     return np.take_along_axis(query @ item.T, rows, axis=1)
 
 
+@pytest.mark.parametrize("num", [1, 3, 10, 100])
+@pytest.mark.parametrize("num_candidates", [100, 801, 4096, 4097, 9000])
+def test_of_however_many_the_best_are_kept_in_order(num, num_candidates):
+    """Of items that are one of five vectors, so that most scores tie, also across what is scored at a time."""
+    widths, random = WidthLadder((4, 8)), np.random.default_rng(num_candidates)
+    kinds = np.ascontiguousarray(truncate(random.normal(size=(5, 8)).astype(np.float32), 8, widths))
+    kind = random.choice(5, size=9000, p=[0.0004, 0.0096, 0.09, 0.4, 0.5])
+    queries = unit_queries(random.normal(size=(2, 8)).astype(np.float32), widths)
+    rows = np.stack([random.permutation(9000)[:num_candidates] for _ in queries])
+    rows[:, 7] = NOTHING
+    found, scores = rescorer(widths, kinds[kind], "float32").best(
+        queries, rows, np.zeros(rows.shape, dtype=np.float32), known=0, width=8, num=num
+    )
+    for query, candidates, answer, score in zip(queries, rows, found, scores, strict=True):
+        of_kind = kinds.astype(np.float64) @ query
+        there = candidates[candidates != NOTHING]
+        expected = there[np.lexsort((there, -of_kind[kind[there]]))][:num]
+        answer_there = answer[answer != NOTHING]
+        assert answer_there.tolist() == expected.tolist()
+        np.testing.assert_allclose(score[: len(expected)], of_kind[kind[expected]], atol=1e-6)
+
+
 @pytest.mark.parametrize(("code", "tolerance"), [("float32", 1e-6), ("fp16", 1e-3), ("sq8", 2e-2)])
 @pytest.mark.parametrize(("known", "width"), [(0, 4), (0, 12), (0, 40), (4, 12), (4, 40), (12, 40), (40, 40)])
 def test_scores_are_those_of_the_width_however_much_is_known(world, code, tolerance, known, width):
