@@ -160,17 +160,18 @@ def calibrate(
     found = {
         "calibration_seconds": perf_counter() - started,
         "budget_seconds": budget_s,
-        "widths_on_no_frontier": [
-            width
-            for width in sorted({spec.width for spec in specs})
-            if not any(rung.on_frontier and rung.width == width for rung in rungs)
-        ],
+        "widths_on_no_frontier": _widths_on_no_frontier(specs, rungs),
         "trials": [
             [{"rung": trial.spec.name, **trial.summary()} for trial in one_round] for one_round in [*rounds, trials]
         ],
     }
     progress(1.0)
     return replace(ladder, measured=ladder.measured | found)
+
+
+def _widths_on_no_frontier(specs: Sequence[RungSpec], rungs: Sequence[Rung]) -> list[int]:
+    """Return the widths on offer that no rung of a frontier has, narrowest first."""
+    return sorted({spec.width for spec in specs} - {rung.width for rung in rungs if rung.on_frontier})
 
 
 def _num_passes(
