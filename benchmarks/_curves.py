@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.settings import from_mapping
+from recsys.train.inputs import Inputs
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
-from recsys.train.trainer import Inputs, Trainer, TrainOptions
+from recsys.train.trainer import Trainer, TrainOptions
 
 Curve = list[list[float]]
 """By step, the loss at each width."""
@@ -25,9 +27,9 @@ class _Followed(Trainer):
         super().__init__(options, dataset, process)
         self.curve: Curve = []
 
-    def step(self, inputs: Inputs, done: float) -> list[float]:
+    def step(self, batches: Iterator[Inputs]) -> list[float]:
         """Keep what the step returns."""
-        self.curve.append(super().step(inputs, done))
+        self.curve.append(super().step(batches))
         return self.curve[-1]
 
 

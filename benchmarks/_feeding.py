@@ -28,9 +28,10 @@ from recsys.data.dataset import Dataset
 from recsys.data.event_files import SUFFIX, write_events
 from recsys.data.shards import ROW_GROUPS, describe_row_groups
 from recsys.settings import from_mapping, to_mapping
+from recsys.train.inputs import Inputs
 from recsys.train.noise import silenced
 from recsys.train.process import Process, joined
-from recsys.train.trainer import Inputs, Trainer, TrainOptions
+from recsys.train.trainer import Trainer, TrainOptions
 
 EVENTS_PER_USER = 100
 _PIECE = 10_000
@@ -124,12 +125,12 @@ class _Brief(Trainer):
 
     steps_left: int
 
-    def step(self, inputs: Inputs, done: float) -> list[float]:
+    def step(self, batches: Iterator[Inputs]) -> list[float]:
         """Count the step."""
         if self.steps_left == 0:
             raise _DoneError
         self.steps_left -= 1
-        return super().step(inputs, done)
+        return super().step(batches)
 
 
 class _Peak:

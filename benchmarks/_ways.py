@@ -24,9 +24,10 @@ from recsys.data.options import PrepareOptions
 from recsys.data.prepare import prepare
 from recsys.data.synthetic import SimulatedWorld
 from recsys.model import MatryoshkaSoftmax
+from recsys.train.inputs import Inputs
 from recsys.train.noise import silenced
 from recsys.train.process import joined
-from recsys.train.trainer import Inputs, Trainer, TrainOptions
+from recsys.train.trainer import Trainer, TrainOptions
 
 Way = Callable[[], object]
 _TEMPERATURE = 0.07
@@ -107,16 +108,20 @@ def step_ways(folder: Path, config: TrainConfig, stack: ExitStack, *, scale: int
     configs = {"step, all widths": config, "step, full width": alone(config, config.model.widths[-1])}
     for name, one in configs.items():
         trainer = trainer_of(name, one)
-        ways[name] = _step_of(trainer, partial(trainer.step, done=0.0))
+        ways[name] = _step_of(trainer, trainer.step)
     plain = {"step, plain torch": plain_loss, "step, plain torch, our loss": our_loss} if twins else {}
     for name, loss in plain.items():
         # A trainer of its own makes the twin's weights and batches: nothing else of it is used.
         trainer = trainer_of(name, config)
-        ways[name] = _step_of(trainer, PlainTraining(trainer, loss).step)
+        ways[name] = _step_of(trainer, partial(_plain_step, PlainTraining(trainer, loss)))
     return ways
 
 
-def _step_of(trainer: Trainer, step: Callable[[Inputs], list[float]]) -> Way:
+def _plain_step(twin: PlainTraining, batches: Iterator[Inputs]) -> list[float]:
+    return twin.step(next(batches))
+
+
+def _step_of(trainer: Trainer, step: Callable[[Iterator[Inputs]], list[float]]) -> Way:
     """Return what draws the trainer's next batch and learns from it."""
 
     def endless() -> Iterator[Inputs]:
@@ -127,7 +132,7 @@ def _step_of(trainer: Trainer, step: Callable[[Inputs], list[float]]) -> Way:
     batches = endless()
 
     def run() -> None:
-        step(next(batches))
+        step(batches)
 
     return run
 

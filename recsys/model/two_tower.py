@@ -12,15 +12,15 @@ embedding_dim), ``B`` lists.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 from torchrec.modules.embedding_configs import DataType
 
 from recsys.config import TablePrecision
@@ -48,10 +48,11 @@ class Histories:
     length_B: Int[Tensor, " lists"]
     time_T: Int[Tensor, " items"] | None
 
-    def to(self, device: torch.device) -> Histories:
-        """Move to a device."""
-        time_T = None if self.time_T is None else self.time_T.to(device)
-        return Histories(self.place_T.to(device), self.length_B.to(device), time_T)
+    def each(self, change: Callable[[Tensor], Tensor]) -> Histories:
+        """Return the same with each tensor changed, as by moving it to a device."""
+        return Histories(
+            change(self.place_T), change(self.length_B), None if self.time_T is None else change(self.time_T)
+        )
 
     def cut(self, counts: Sequence[int]) -> list[Histories]:
         """Return consecutive lists, so many in each part."""
@@ -112,10 +113,26 @@ class Batch:
     parts: BatchParts
     histories: Histories | None = None
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Move to a device."""
-        histories = None if self.histories is None else self.histories.to(device)
-        return Batch(self.features.to(device), self.num_lists, self.num_samples, self.parts, histories)
+        features = self.features.to(device, non_blocking)
+        return self._with(features, lambda one: one.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Move to memory that a GPU reads by itself."""
+        return self._with(self.features.pin_memory(), Tensor.pin_memory)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory until a stream is done with it."""
+        self.features.record_stream(stream)
+        if self.histories is not None:
+            for one in (self.histories.place_T, self.histories.length_B, self.histories.time_T):
+                if one is not None:
+                    one.record_stream(stream)
+
+    def _with(self, features: KeyedJaggedTensor, change: Callable[[Tensor], Tensor]) -> Batch:
+        histories = None if self.histories is None else self.histories.each(change)
+        return replace(self, features=features, histories=histories)
 
     def cut_lists(self, num_parts: int) -> list[ListsPart]:
         """Return the lists in so many parts, or as many as there are lists."""
@@ -147,7 +164,10 @@ class Batch:
 
 
 class TwoTower(nn.Module):
-    """Embedding tables with mean pooling and two `Tower` modules over them.
+    """Embedding tables with mean pooling and two towers over them.
+
+    What comes after the lookup is a module of its own: TorchRec's pipelines follow a model's forward pass symbolically
+    to where its sharded lookup gets its input, and leave alone what holds no tables.
 
     Args:
         layout: tables and inputs.
@@ -166,14 +186,12 @@ class TwoTower(nn.Module):
         num_micro_batches: int = 1,
     ) -> None:
         super().__init__()
-        self.layout, self._num_micro_batches = layout, num_micro_batches
-        dim = layout.config.embedding_dim
         self.tables = EmbeddingBagCollection(
             device=device,
             tables=[
                 EmbeddingBagConfig(
                     name=table,
-                    embedding_dim=dim,
+                    embedding_dim=layout.config.embedding_dim,
                     num_embeddings=rows,
                     feature_names=[source.name for source in layout.inputs if source.table == table],
                     pooling=PoolingType.MEAN,
@@ -183,13 +201,32 @@ class TwoTower(nn.Module):
                 for table, rows in layout.tables.items()
             ],
         )
+        self.towers = Towers(layout, num_micro_batches=num_micro_batches)
+
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
+        """Return unnormalised vectors of users, one per list or one per position of every list, and of items."""
+        vectors: tuple[Tensor, Tensor] = self.towers(self.tables(batch.features), batch)
+        return vectors
+
+
+class Towers(nn.Module):
+    """The dense part: an encoder of histories where there is one, and a `Tower` for each side.
+
+    Args:
+        layout: inputs.
+        num_micro_batches: as of `TwoTower`.
+    """
+
+    def __init__(self, layout: Layout, *, num_micro_batches: int = 1) -> None:
+        super().__init__()
+        self.layout, self._num_micro_batches = layout, num_micro_batches
         self.history = history_encoder(layout.config)
         self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
-        """Return unnormalised vectors of users, one per list or one per position of every list, and of items."""
-        pooled = self.tables(batch.features).to_dict()
+    def forward(self, looked_up: KeyedTensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what `TwoTower` does, from what the batch's bags pool to."""
+        pooled = looked_up.to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
         items = [pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs]
         if self.training and self.layout.config.item_id_dropout > 0:

@@ -98,6 +98,16 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def may_hang_when_restarted() -> bool:
+    """Whether agents on several machines would let workers that they start again meet where the dead ones did.
+
+    torch 2.13 keeps one store for all restarts, whose old entries new workers take for each other's.
+    """
+    of = os.environ.get
+    num_agents, restarts = int(of("GROUP_WORLD_SIZE", "1")), int(of("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return num_agents > 1 and restarts > 0 and of("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def pick_device(device: str) -> torch.device:
     """Turn a setting into a device; under torchrun each process gets the GPU of its local rank."""
     if device == "cuda" and not torch.cuda.is_available():

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recsys.command import err, out
 from recsys.config import TrainConfig
-from recsys.data.batches import Examples, TrainingEvents
+from recsys.data.batches import TrainingEvents
 from recsys.data.dataset import Dataset
 from recsys.data.negatives import Negatives, NegativeSampler, WholeCatalogue
 from recsys.data.prefetch import prefetched
@@ -25,18 +25,20 @@ from recsys.errors import ConfigError, Interrupted, TrainingError
 from recsys.model.best import TOWERS, save_towers
 from recsys.model.layout import Layout
 from recsys.model.losses.gather import gather_rows
-from recsys.model.losses.samples import Samples, samples_of
-from recsys.model.two_tower import Batch, BatchParts, make_batch
+from recsys.model.losses.samples import Samples
+from recsys.model.two_tower import Batch
 from recsys.settings import to_mapping
 from recsys.train.checkpoint import export_towers, load_checkpoint, save_checkpoint
 from recsys.train.checks import check_divides, check_readable
 from recsys.train.claim import claim, write_identity, write_whole, writing
 from recsys.train.diagnosis import DIVERGED, save_step
+from recsys.train.inputs import Inputs, InputsMaker
 from recsys.train.interrupt import Interrupt
 from recsys.train.noise import silenced
+from recsys.train.pipeline import pipelined
 from recsys.train.plan import Plan, plan_tables
 from recsys.train.pretrained import read_pretrained
-from recsys.train.process import Process, joined
+from recsys.train.process import Process, joined, may_hang_when_restarted
 from recsys.train.progress import Reporter
 from recsys.train.run_folder import PLAN, newest_checkpoint
 from recsys.train.sharding import shard
@@ -108,22 +110,6 @@ def train(options: TrainOptions) -> Path:
     return options.out
 
 
-class Inputs(NamedTuple):
-    """A process's part of a step.
-
-    Args:
-        batch: what is looked up.
-        samples: what the loss knows of the vectors that come of it.
-    """
-
-    batch: Batch
-    samples: Samples
-
-    def to(self, device: torch.device) -> Inputs:
-        """Move to a device."""
-        return Inputs(self.batch.to(device), self.samples.to(device))
-
-
 class Trainer:
     """One run, as seen from one process."""
 
@@ -169,8 +155,15 @@ class Trainer:
         self.negatives = self._negatives()
         # An item that is never a negative needs no true value, only a finite one.
         tiny = np.finfo(np.float32).tiny
-        self.log_expected = np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32)
+        self._inputs = InputsMaker(
+            self.layout,
+            np.log(np.maximum(self.negatives.expected, tiny)).astype(np.float32),
+            user_features=self.user_features,
+            item_features=self.item_features,
+            pinned=process.device.type == "cuda",
+        )
         self.sharded = shard(self.layout, self.config, process, plan, pretrained=pretrained, initial=is_new)
+        self.pipeline = pipelined(self.sharded, process.device, self._forward)
         self.watch = StepWatch()
         started = time.perf_counter()
         self.progress = load_checkpoint(self.run_folder, self.sharded)
@@ -188,6 +181,11 @@ class Trainer:
             with self._writing(PLAN):
                 write_whole(self.run_folder / PLAN, plan.to_json())
             self._tell("\n".join(plan.lines()))
+        if may_hang_when_restarted():
+            self._tell(
+                "workers that are started again may wait for each other for ever: give torchrun on every machine "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+            )
 
     def _tell(self, text: str) -> None:
         """Say something to people, once."""
@@ -237,10 +235,16 @@ class Trainer:
         )
         return map(self._inputs, examples)
 
+    @property
+    def done(self) -> float:
+        """Share of training that lies behind, 0 to 1."""
+        progress, epochs = self.progress, self.config.epochs
+        return progress.epoch / epochs + progress.step / (epochs * self.steps_per_epoch)
+
     def _train_epoch(self, reporter: Reporter, interrupt: Interrupt) -> dict[str, Any]:
         progress, config = self.progress, self.config
         self.sharded.model.train()
-        started, seen = time.perf_counter(), 0
+        started, first = time.perf_counter(), progress.step
         progress.loss_sums = progress.loss_sums or [0.0] * len(self.widths)
         # Examples are positives. Where a row's number of them is random, these are expected ones.
         per_step = round(self.events.item_rate.sum() * config.batch_size)
@@ -248,17 +252,16 @@ class Trainer:
             progress.epoch, num_examples=self.steps_per_epoch * per_step, done=progress.step * per_step
         )
         self.watch = StepWatch()
-        with prefetched(self.batches(), ahead=_AHEAD) as batches:
-            for inputs in self.watch.waits(batches):
-                done = progress.epoch / config.epochs + progress.step / (config.epochs * self.steps_per_epoch)
+        with prefetched(self.batches(), ahead=_AHEAD) as made:
+            batches = self.watch.waits(made)
+            while progress.step < self.steps_per_epoch:
                 if config.rate_schedule == "cosine":
-                    self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * done)))
-                losses = self.step(inputs, done)
+                    self.sharded.scale_rates(0.5 * (1 + math.cos(math.pi * self.done)))
+                losses = self.step(batches)
                 progress.loss_sums = [total + loss for total, loss in zip(progress.loss_sums, losses, strict=True)]
                 progress.step += 1
                 progress.total_steps += 1
                 reporter.step(per_step)
-                seen += inputs.samples.pairs.total
                 every, stop = self.options.checkpoint_every, interrupt.requested()
                 is_due = stop or (every is not None and progress.total_steps % every == 0)
                 if is_due and progress.step < self.steps_per_epoch:
@@ -267,40 +270,42 @@ class Trainer:
                         raise Interrupted(go_on=RESUME)
         return {
             "epoch": progress.epoch,
-            "examples_per_s": seen / (time.perf_counter() - started),
+            "examples_per_s": (progress.step - first) * per_step / (time.perf_counter() - started),
             **self.watch.figures(self.widths, self.process),
             "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
             "temperature": self._by_width(self.sharded.plain_loss.temperature),
             "weight": self._by_width(self.sharded.plain_loss.weights),
         }
 
-    def step(self, inputs: Inputs, done: float) -> list[float]:
-        """Learn from one batch; return the loss at each width.
+    def step(self, batches: Iterator[Inputs]) -> list[float]:
+        """Learn from the next batch; return the loss at each width.
+
+        TorchRec moves up to two batches more to the device, and sends the next one's ids to the processes that hold
+        their rows, while this one is worked on.
 
         Args:
-            inputs: the batch.
-            done: share of training that lies behind, 0 to 1.
+            batches: of one pass, the same at each call; not yet at its end.
 
         Raises:
             TrainingError: the loss is not finite.
         """
-        with self.watch.waiting():
-            batch, samples = inputs.to(self.process.device)
+        return self.pipeline.progress(batches)
+
+    def _forward(self, inputs: Inputs) -> tuple[Tensor, list[float]]:
+        """Return the loss to learn from, and that of each width over all processes."""
+        batch, samples = inputs.batch, inputs.samples
         # What a step draws depends on nothing that came before: it is the same after a stop, and in all processes.
         place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
         torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
-        self.sharded.dense_optimizer.zero_grad()
         user_VU, encoded_ED = self.sharded.encode(batch)
         item_SD = gather_rows(encoded_ED, samples.encoded)
         if self.progress.step + 1 == self.steps_per_epoch:
             self.watch.see(user_VU, item_SD, samples)
-        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples, done=done)
+        loss, loss_L = self.sharded.loss(user_VU, item_SD, samples, done=self.done)
         value, *losses = self.process.mean(torch.cat([loss[None], loss_L]))
         if not math.isfinite(value):
             raise self._diverged(value, losses, batch, samples, {"user_VU": user_VU, "encoded_ED": encoded_ED})
-        loss.backward()
-        self.sharded.dense_optimizer.step()
-        return losses
+        return loss, losses
 
     def _diverged(
         self, value: float, losses: list[float], batch: Batch, samples: Samples, vectors: dict[str, Tensor]
@@ -330,22 +335,6 @@ class Trainer:
             f"{config.table_learning_rate}) or dense_learning_rate (now {config.dense_learning_rate}). The batch is in "
             f"{folder}"
         )
-
-    def _inputs(self, examples: Examples) -> Inputs:
-        vectors_B = examples.history.lengths + 1 if self.config.model.history == "sequence" else 1
-        samples = samples_of(examples, self.log_expected, user_V=np.repeat(examples.user, vectors_B))
-        items = samples.item_S[samples.encoded.own].numpy()
-        user_features = {name: lists.take(examples.user) for name, lists in self.user_features.items()}
-        item_features = {name: lists.take(items) for name, lists in self.item_features.items()}
-        batch = make_batch(
-            self.layout,
-            self.layout.user_bags(
-                examples.history, user_features, examples.user, examples.time, item_features=self.item_features
-            ),
-            self.layout.item_bags(items, item_features),
-            BatchParts(examples.lists, samples.vectors, samples.encoded),
-        )
-        return Inputs(batch, samples)
 
     def _negatives(self) -> Negatives:
         loss = self.config.loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -29,18 +28,12 @@ class StepWatch:
         """Yield the batches, and count the time that each is waited for."""
         iterator = iter(batches)
         while True:
-            with self.waiting():
-                batch = next(iterator, None)
+            before = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited_s += time.perf_counter() - before
             if batch is None:
                 return
             yield batch
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time of the block as waiting for data."""
-        before = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - before
 
     @property
     def wait_share(self) -> float:

@@ -40,11 +40,12 @@ def of_two(port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def agent(agent_words: list[str], log: Path, *words: str) -> subprocess.Popen:
+def agent(agent_words: list[str], log: Path, *words: str, **variables: str) -> subprocess.Popen:
     """Start what one machine would run."""
+    variables = {"OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, "-m", "torch.distributed.run", *agent_words, "-m", "recsys.train", *words]
     with log.open("w") as output:
-        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=output, stderr=output)
+        return subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
 
 
 def losses(run: Path) -> np.ndarray:
@@ -73,20 +74,47 @@ def test_two_agents_meet_and_train_as_one_process(simulated, tmp_path):
     np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-3)
 
 
+def kill_worker_after_a_checkpoint(of: subprocess.Popen, run: Path) -> None:
+    until_s = time.monotonic() + 300
+    while not list(run.glob("checkpoints/step-*")) and of.poll() is None and time.monotonic() < until_s:
+        time.sleep(0.01)
+    psutil.Process(of.pid).children()[-1].kill()
+
+
 @pytest.mark.deep
 def test_a_worker_that_is_killed_is_started_again_and_goes_on_by_itself(simulated, tmp_path):
     run, log = tmp_path / "run", tmp_path / "agent.log"
     restarting = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     one = agent(restarting, log, "--dataset", str(simulated), "--out", str(run), *WORDS)
     try:
-        until_s = time.monotonic() + 300
-        while not list(run.glob("checkpoints/step-*")) and one.poll() is None and time.monotonic() < until_s:
-            time.sleep(0.01)
-        psutil.Process(one.pid).children()[-1].kill()
+        kill_worker_after_a_checkpoint(one, run)
         assert one.wait(timeout=600) == 0, log.read_text()
     finally:
         one.kill()
         one.wait()
     assert "exitcode: -9" in log.read_text()
+    whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=CONFIG))
+    np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-3)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_of_two_agents_that_is_killed_is_started_again(simulated, tmp_path, killed):
+    run, restarting = tmp_path / "run", [*of_two(free_port()), "--max-restarts", "2"]
+    words = ["--dataset", str(simulated), "--out", str(run), *WORDS]
+    logs = [tmp_path / f"agent-{number}.log" for number in range(2)]
+    agents = [agent(restarting, log, *words, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1") for log in logs]
+    try:
+        kill_worker_after_a_checkpoint(agents[killed], run)
+        for one, log in zip(agents, logs, strict=True):
+            assert one.wait(timeout=300) == 0, log.read_text()
+    finally:
+        for one in agents:
+            one.kill()
+            one.wait()
+    assert "exitcode: -9" in logs[killed].read_text()
+    said = "".join(log.read_text() for log in logs)
+    assert "goes on from step" in said
+    assert "for ever" not in said
     whole = train(TrainOptions(dataset=simulated, out=tmp_path / "whole", config=CONFIG))
     np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-3)

@@ -11,6 +11,7 @@ Shapes: ``V`` user vectors, ``S`` distinct items, ``P`` (vector, positive) pairs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,10 +57,10 @@ class Samples:
         """Return the tensors by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def to(self, device: torch.device) -> Samples:
-        """Move to a device."""
-        moved: dict[str, Any] = {name: value.to(device) for name, value in self.tensors().items()}
-        return replace(self, **moved)
+    def each(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        """Return the same with each tensor changed, as by moving it to a device."""
+        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        return replace(self, **changed)
 
 
 def samples_of(

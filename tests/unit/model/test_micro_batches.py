@@ -37,7 +37,7 @@ def one_step(simulated, folder, config):
         trainer = Trainer(TrainOptions(dataset=simulated, out=folder, config=config), Dataset(simulated), process)
         trainer.sharded.model.train()
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = trainer.step(next(trainer.batches()), 0.0)
+            losses = trainer.step(trainer.batches())
         gradients = {name: one.grad for name, one in trainer.sharded.dense_optimizer.params.items()}
         weights = {name: gather(one, process).clone() for name, one in trainer.sharded.model.state_dict().items()}
     return losses, gradients, weights, sum(kept.values())

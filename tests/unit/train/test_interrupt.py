@@ -29,12 +29,12 @@ class Interrupting(Trainer):
 
     at = (3,)
 
-    def step(self, inputs, done):
+    def step(self, batches):
         if self.progress.total_steps + 1 in self.at:
             signal.raise_signal(signal.SIGINT)
             for _ in range(self.at.count(self.progress.total_steps + 1) - 1):
                 signal.raise_signal(signal.SIGINT)
-        return super().step(inputs, done)
+        return super().step(batches)
 
 
 def options(simulated: Path, folder: Path, *, resume: bool = False) -> TrainOptions:

@@ -102,10 +102,10 @@ def test_resuming_within_an_epoch_equals_never_stopping(finished, simulated, tmp
     steps = iter(range(100))
     step = Trainer.step
 
-    def interrupted_step(self, inputs, done):
+    def interrupted_step(self, batches):
         if next(steps) == 12:
             raise KeyboardInterrupt
-        return step(self, inputs, done)
+        return step(self, batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted_step)

@@ -92,9 +92,9 @@ def test_rates_fall_to_nothing(simulated, tmp_path, optimizer):
     moved = []
     step = Trainer.step
 
-    def measured_step(self, inputs, done):
+    def measured_step(self, batches):
         before = {name: value.clone() for name, value in self.sharded.model.state_dict().items()}
-        losses = step(self, inputs, done)
+        losses = step(self, batches)
         after = self.sharded.model.state_dict()
         moved.append({name: float((_plain(after[name]) - _plain(value)).abs().max()) for name, value in before.items()})
         return losses
