@@ -229,7 +229,7 @@ def _read_items(path: Path) -> pl.DataFrame:
 
 def _item_values(path: Path, frame: pl.DataFrame, specs: Sequence[FeatureSpec]) -> dict[str, ItemValues]:
     """Read the readable column beside each feature of items that has values, as `recsys.data.features` leaves it."""
-    wanted = {"categorical": pl.String(), "multi_hot": pl.List(pl.String)}
+    wanted = {"categorical": pl.String(), "multi_hot": pl.List(pl.String), "hashed": pl.List(pl.String)}
     found = {}
     for spec in specs:
         if spec.side == "item" and spec.kind in wanted:

@@ -35,6 +35,7 @@ KINDS: dict[Kind, pb.FeatureKind.ValueType] = {
     "multi_hot": pb.FEATURE_KIND_MULTI_HOT,
     "bucketed": pb.FEATURE_KIND_BUCKETED,
     "text": pb.FEATURE_KIND_TEXT,
+    "hashed": pb.FEATURE_KIND_HASHED,
 }
 _REASONS: dict[Degraded, pb.DegradedReason.ValueType] = {
     Degraded.TIME_TOO_SHORT: pb.DEGRADED_REASON_TIME_TOO_SHORT,

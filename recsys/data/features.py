@@ -12,14 +12,14 @@ import numpy as np
 import polars as pl
 
 from recsys.data.recipes import FeatureRecipe, TableRecipe
-from recsys.data.schema import FEATURE_PREFIX, FeatureSpec, Side, hash_word
+from recsys.data.schema import FEATURE_PREFIX, FeatureSpec, Kind, Side, hash_word
 from recsys.errors import DataError
 from recsys.ragged import Ragged
 
 _WORD = r"[\p{L}\p{N}]+"
 """The same words as `recsys.data.schema.words`: letters and digits of any script, in this engine's syntax."""
 
-_NUM_TEXT_BUCKETS = 4096
+_NUM_BUCKETS: dict[Kind, int] = {"text": 4096, "hashed": 65536}
 _NUM_QUANTILE_BUCKETS = 10
 
 
@@ -82,15 +82,17 @@ def _readable(table: pl.DataFrame, name: str, feature: FeatureRecipe, *, where: 
         if not column.dtype.is_numeric():
             raise DataError(f"{wrong} numbers for the bucketed feature {name!r}")
         return column
-    if feature.kind == "multi_hot" and isinstance(column.dtype, pl.List):
+    takes_several = feature.kind in ("multi_hot", "hashed")
+    if takes_several and isinstance(column.dtype, pl.List):
         return column.cast(pl.List(pl.String)).list.drop_nulls()
-    if feature.kind == "multi_hot" and feature.separator and column.dtype == pl.String:
+    if takes_several and feature.separator and column.dtype == pl.String:
         return column.str.split(feature.separator).list.eval(pl.element().filter(pl.element() != ""))
     if feature.kind == "multi_hot":
         raise DataError(f"{wrong} a list, strings with a separator, or 0/1 columns for the multi_hot feature {name!r}")
     if column.dtype.is_nested() or column.dtype.is_float():
         raise DataError(f"{wrong} strings or integers for the {feature.kind} feature {name!r}")
-    return column.cast(pl.String)
+    plain = column.cast(pl.String)
+    return plain.reshape((-1, 1)).arr.to_list().list.drop_nulls() if feature.kind == "hashed" else plain
 
 
 def _check_ids(given: pl.Series, vocabulary: pl.Series, *, where: str) -> None:
@@ -112,8 +114,8 @@ def _spec(column: pl.Series, feature: FeatureRecipe, *, where: str, side: Side) 
     name, kind = column.name, feature.kind
     if column.null_count() == len(column):
         raise DataError(f"{where}: feature {name!r}: got no value for any {side} of the log; leave it out")
-    if kind == "text":
-        return FeatureSpec(name=name, side=side, kind=kind, num_buckets=feature.num_buckets or _NUM_TEXT_BUCKETS)
+    if kind in _NUM_BUCKETS:
+        return FeatureSpec(name=name, side=side, kind=kind, num_buckets=feature.num_buckets or _NUM_BUCKETS[kind])
     if kind == "bucketed":
         edges = feature.edges or _quantile_edges(column, feature.num_buckets or _NUM_QUANTILE_BUCKETS)
         return FeatureSpec(name=name, side=side, kind=kind, edges=tuple(edges))
@@ -140,8 +142,8 @@ def _encode(column: pl.Series, spec: FeatureSpec) -> pl.Series:
     else:
         several = column.str.to_lowercase().str.extract_all(_WORD) if spec.kind == "text" else column
         lengths, flat = several.list.len().fill_null(0), several.explode(empty_as_null=False, keep_nulls=False)
-    distinct = flat.unique().to_list() if spec.kind == "text" else spec.values
-    rows = [hash_word(word, spec.num_buckets) for word in distinct] if spec.kind == "text" else range(len(distinct))
+    distinct = flat.unique().to_list() if spec.is_hashed else spec.values
+    rows = [hash_word(word, spec.num_buckets) for word in distinct] if spec.is_hashed else range(len(distinct))
     table = pl.DataFrame({"value": distinct, "row": rows}, schema={"value": pl.String, "row": pl.UInt32})
     row = flat.to_frame("value").join(table, on="value", how="left", maintain_order="left")["row"].to_numpy()
     return Ragged.from_lengths(row, lengths.to_numpy().astype(np.int64)).to_series()

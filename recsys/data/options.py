@@ -60,8 +60,8 @@ class PrepareOptions:
     """The item table's column for people to read."""
     item_features: tuple[str, ...] = ()
     """The item table's columns for the model, as NAME:KIND or NAME:KIND:ARGUMENT. Kinds: categorical; multi_hot (a
-    list, or text with the separator ARGUMENT); bucketed (numbers; ARGUMENT: edges such as 18,25,35, else deciles);
-    text."""
+    list, or text with the separator ARGUMENT); hashed (values that are many or still to come; ARGUMENT: how many
+    buckets they share, else 65536); bucketed (numbers; ARGUMENT: edges such as 18,25,35, else deciles); text."""
     user_features: tuple[str, ...] = ()
     """The user table's columns for the model, likewise."""
     protocol: Literal["global-time", "leave-last-out", "published", "strong-generalization"] | None = None
@@ -194,7 +194,7 @@ def _feature(text: str) -> tuple[str, dict[str, Any]]:
     try:
         if argument and kind == "bucketed":
             feature["edges"] = [float(edge) for edge in argument.split(",")]
-        elif argument and kind == "text":
+        elif argument and kind in ("text", "hashed"):
             feature["num_buckets"] = int(argument)
         elif argument:
             feature["separator"] = argument

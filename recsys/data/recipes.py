@@ -115,20 +115,26 @@ class FeatureRecipe:
     """One column of users or items that the model shall see; see `recsys.data.schema.FeatureSpec` for the kinds."""
 
     kind: Kind
-    """``categorical``, ``multi_hot``, ``bucketed`` or ``text``."""
+    """``categorical``, ``multi_hot``, ``hashed``, ``bucketed`` or ``text``."""
     column: str | None = None
     """The column; the feature's name where missing."""
     columns: tuple[str, ...] = ()
     """Of a multi_hot feature: 0/1 columns, each named for one value."""
     separator: str | None = None
-    """Of a multi_hot feature in one string column: what stands between the values."""
+    """Of a multi_hot or hashed feature in one string column: what stands between the values."""
     edges: tuple[float, ...] = ()
     """Of a bucketed feature: increasing inner boundaries; where missing, quantiles of the values that occur."""
     num_buckets: int | None = None
-    """Of a text feature: size of the hash space (4096 where missing). Of a bucketed one without edges: buckets (10)."""
+    """Of a text or hashed feature: size of the hash space (4096 and 65536 where missing). Of a bucketed one without
+    edges: buckets (10)."""
 
     def __post_init__(self) -> None:
-        allowed = {"multi_hot": {"columns", "separator"}, "bucketed": {"edges", "num_buckets"}, "text": {"num_buckets"}}
+        allowed = {
+            "multi_hot": {"columns", "separator"},
+            "hashed": {"separator", "num_buckets"},
+            "bucketed": {"edges", "num_buckets"},
+            "text": {"num_buckets"},
+        }
         given = {name for name in ("columns", "separator", "edges", "num_buckets") if getattr(self, name)}
         if wrong := sorted(given - allowed.get(self.kind, set())):
             raise ConfigError(

@@ -32,7 +32,8 @@ TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 SECONDS_PER_DAY = 86_400
 
 Side = Literal["user", "item"]
-Kind = Literal["categorical", "multi_hot", "bucketed", "text"]
+Kind = Literal["categorical", "multi_hot", "hashed", "bucketed", "text"]
+_HASHED: tuple[Kind, ...] = ("hashed", "text")
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -44,11 +45,12 @@ class FeatureSpec:
     Args:
         name: the feature's and the raw column's name.
         side: whose column it is.
-        kind: ``categorical`` (one of ``values``), ``multi_hot`` (any of ``values``), ``bucketed`` (a number, by
-            ``edges``), or ``text`` (lower-cased words hashed into ``num_buckets``).
+        kind: ``categorical`` (one of ``values``), ``multi_hot`` (any of ``values``), ``hashed`` (any values, of an open
+            vocabulary, hashed into ``num_buckets``), ``bucketed`` (a number, by ``edges``), or ``text`` (lower-cased
+            words, hashed likewise).
         values: the known values, in row order (categorical, multi_hot).
         edges: increasing inner boundaries; a number ``x`` goes to row ``#{edge <= x}`` (bucketed).
-        num_buckets: size of the hash space (text).
+        num_buckets: size of the hash space (hashed, text).
     """
 
     name: str
@@ -64,7 +66,8 @@ class FeatureSpec:
             raise ConfigError(
                 f"feature {self.name}: name: got {self.name!r}, expected one without dots, other than 'id'"
             )
-        needs = {"categorical": self.values, "multi_hot": self.values, "bucketed": self.edges, "text": self.num_buckets}
+        needs: dict[Kind, object] = {"categorical": self.values, "multi_hot": self.values, "bucketed": self.edges}
+        needs |= dict.fromkeys(_HASHED, self.num_buckets)
         if self.kind not in needs:
             raise ConfigError(f"feature {self.name}: kind: got {self.kind!r}, expected one of {list(needs)}")
         if not needs[self.kind]:
@@ -75,9 +78,19 @@ class FeatureSpec:
     @property
     def num_rows(self) -> int:
         """Rows of the feature's embedding table."""
-        if self.kind == "text":
+        if self.is_hashed:
             return self.num_buckets
         return len(self.edges) + 1 if self.kind == "bucketed" else len(self.values)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether rows are buckets, which any value has, also one that was never seen."""
+        return self.kind in _HASHED
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether somebody or something may have several values."""
+        return self.kind in ("multi_hot", "hashed")
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -93,19 +106,21 @@ class FeatureSpec:
             number = float(value)  # type: ignore[arg-type]
             return [] if number != number else [bisect.bisect_right(self.edges, number)]
         several = [str(value)] if isinstance(value, str | int | float) else [str(one) for one in value]
+        if self.kind == "hashed":
+            return [hash_word(one, self.num_buckets) for one in several]
         return [self._row_of[one] for one in several if one in self._row_of]
 
     def encode_values(self, values: Sequence[str]) -> list[int]:
         """Do what `encode` does to strings, as requests and changes of the catalogue give them.
 
         Args:
-            values: any number for a multi-hot feature, else at most one; a number is written in decimal; none means
-                missing.
+            values: any number for a multi-hot or hashed feature, else at most one; a number is written in decimal; none
+                means missing.
 
         Raises:
             DataError: there are several where one is read, or it is no number where a number is read.
         """
-        if self.kind == "multi_hot":
+        if self.takes_several:
             return self.encode(values)
         if len(values) > 1:
             raise DataError(f"got {len(values)} values, expected at most one for a {self.kind} feature")

@@ -134,7 +134,7 @@ def _of_numbers(column: Column, num_rows: int) -> Feature | str:
         return "a number of its own in most rows, as ids are"
     if column.kind == "integer" and (is_id or column.num_distinct <= _FEW):
         if column.num_distinct > _MAX_VALUES * 4:
-            return f"{column.num_distinct:,} different ids are too many to tell items alike"
+            return _of_many(column, num_rows)
         return Feature(kind="categorical", settings={}, reason=f"{column.num_distinct:,} different values")
     if column.num_distinct <= 2:
         return "only two different numbers"
@@ -153,7 +153,15 @@ def _of_text(values: pl.Series, column: Column, num_rows: int) -> Feature | str:
         return Feature(kind="categorical", settings={}, reason=f"{num_distinct:,} different values")
     if num_words >= 2:
         return Feature(kind="text", settings={"num_buckets": 4096}, reason=f"{num_words:.0f} words on average")
-    return f"{num_distinct:,} different values in {num_rows:,} rows, as names or ids have"
+    return _of_many(column, num_rows)
+
+
+def _of_many(column: Column, num_rows: int) -> Feature | str:
+    """Return a hashed feature where many values recur: a row for each would make a table that is soon out of date."""
+    said = f"{column.num_distinct:,} different values in {num_rows:,} rows"
+    if column.num_distinct > _MAX_PATTERN * num_rows:
+        return f"{said}, as names or ids have"
+    return Feature(kind="hashed", settings={"num_buckets": 65_536}, reason=said)
 
 
 def _several(values: pl.Series) -> Feature | None:

@@ -30,7 +30,8 @@ from recsys.progress import Tell, tell_nobody
 from recsys.settings import field_values
 
 _GENERIC = {"interactions", "ratings", "events", "log", "logs", "train", "data", "clicks", "*"}
-_TEXT_ROWS = 4_096
+_ROWS = {"text": 4_096, "hashed": 65_536}
+_MOST_ROWS = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +291,6 @@ def _num_rows(described: Described) -> int:
     """Return about how many rows the tables of the features will have."""
     distinct = {one.name: one.num_distinct for one in described.table.columns}
     return sum(
-        _TEXT_ROWS if feature.kind == "text" else min(distinct.get(name, _TEXT_ROWS), _TEXT_ROWS)
+        _ROWS.get(feature.kind) or min(distinct.get(name, _MOST_ROWS), _MOST_ROWS)
         for name, feature in described.features.items()
     )

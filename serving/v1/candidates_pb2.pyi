@@ -159,6 +159,8 @@ class _FeatureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureKi
     """A number."""
     FEATURE_KIND_TEXT: _FeatureKind.ValueType  # 4
     """Words."""
+    FEATURE_KIND_HASHED: _FeatureKind.ValueType  # 5
+    """Any values, seen in training or not."""
 
 class FeatureKind(_FeatureKind, metaclass=_FeatureKindEnumTypeWrapper):
     """How a feature's values are read."""
@@ -173,6 +175,8 @@ FEATURE_KIND_BUCKETED: FeatureKind.ValueType  # 3
 """A number."""
 FEATURE_KIND_TEXT: FeatureKind.ValueType  # 4
 """Words."""
+FEATURE_KIND_HASHED: FeatureKind.ValueType  # 5
+"""Any values, seen in training or not."""
 Global___FeatureKind: _TypeAlias = FeatureKind  # noqa: Y015
 
 @_typing.final

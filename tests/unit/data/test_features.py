@@ -36,6 +36,9 @@ RECIPE = TableRecipe(
         "colours": FeatureRecipe(kind="multi_hot", columns=("Red", "Blue")),
         "cost": FeatureRecipe(kind="bucketed", column="price", edges=(1.5, 2.0)),
         "shelf": FeatureRecipe(kind="categorical"),
+        "place": FeatureRecipe(kind="hashed", column="shelf", num_buckets=16),
+        "hashed_genres": FeatureRecipe(kind="hashed", column="genres"),
+        "hashed_tags": FeatureRecipe(kind="hashed", column="tags", separator="|", num_buckets=16),
     },
 )
 
@@ -57,6 +60,10 @@ def test_values_are_sorted_and_only_those_of_the_log() -> None:
     assert values["colours"] == ("Blue", "Red")
     assert values["shelf"] == ("10", "9")
     assert frame["feature:cost"].to_list() == [[], [], [1], []]
+    assert frame["place"].to_list() == [["9"], [], ["10"], None]
+    assert {spec.name: spec.num_rows for spec in specs if spec.is_hashed} == {
+        "title": 64, "place": 16, "hashed_genres": 65536, "hashed_tags": 16,
+    }  # fmt: skip
     assert frame["title"].to_list() == [None, "the THE the_end", "Été à Paris, 2 fois", None]
     assert frame["price"].to_list()[2] == 1.5
 

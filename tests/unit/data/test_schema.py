@@ -17,7 +17,11 @@ def test_each_kind() -> None:
     assert [bucketed.encode(one) for one in (0.5, 1, 1.5, 2, float("nan"), None)] == [[0], [1], [1], [2], [], []]
     text = FeatureSpec(name="t", side="item", kind="text", num_buckets=8)
     assert text.encode("Two two") == [hash_word("two", 8)] * 2
-    assert [spec.num_rows for spec in (categorical, several, bucketed, text)] == [2, 2, 3, 8]
+    hashed = FeatureSpec(name="h", side="item", kind="hashed", num_buckets=8)
+    assert hashed.encode(["Two two", "never seen"]) == [hash_word("Two two", 8), hash_word("never seen", 8)]
+    assert [hashed.encode(one) for one in (17, None, [])] == [[hash_word("17", 8)], [], []]
+    assert hashed.encode_values(["a", "b"]) == hashed.encode(["a", "b"])
+    assert [spec.num_rows for spec in (categorical, several, bucketed, text, hashed)] == [2, 2, 3, 8, 8]
 
 
 def test_words_and_hashes_are_fixed() -> None:
@@ -33,6 +37,8 @@ def test_json_round_trip() -> None:
 def test_a_kind_needs_its_settings() -> None:
     with pytest.raises(ConfigError, match="a text feature needs"):
         FeatureSpec(name="t", side="item", kind="text")
+    with pytest.raises(ConfigError, match="a hashed feature needs"):
+        FeatureSpec(name="h", side="item", kind="hashed")
     with pytest.raises(ConfigError, match="kind: got 'words'"):
         FeatureSpec(name="t", side="item", kind="words")  # type: ignore[arg-type]
 

@@ -210,3 +210,32 @@ def test_times_are_found_with_their_unit(tmp_path, values, expected):
     frame.write_parquet(tmp_path / "log.parquet")
     roles = propose(tmp_path, tmp_path / "log.parquet").roles
     assert (roles.time, roles.time_unit) == expected
+
+
+def test_values_that_are_many_but_recur_are_hashed(tmp_path):
+    num_products, draw = 12_000, random.Random(1)
+    products = pl.DataFrame(
+        {
+            "product": [f"p{row}" for row in range(num_products)],
+            "seller": [f"s{row % 5_500}" for row in range(num_products)],
+            "code": [f"c{row}" for row in range(num_products)],
+        }
+    )
+    events = pl.DataFrame(
+        {
+            "customer": [f"u{row % 200}" for row in range(3_000)],
+            "product": [f"p{draw.randrange(num_products)}" for _ in range(3_000)],
+            "time": [f"2024-01-{1 + row % 28:02} 12:00:00" for row in range(3_000)],
+        }
+    )
+    products.write_csv(tmp_path / "products.csv")
+    events.write_csv(tmp_path / "log.csv")
+    proposal = propose(tmp_path, tmp_path / "log.csv", tmp_path / "products.csv")
+    recipe = load_recipe(str(proposal.recipe))
+    assert recipe.items is not None
+    seller = recipe.items.features.pop("seller")
+    assert (seller.kind, seller.num_buckets) == ("hashed", 65_536)
+    assert "code" not in recipe.items.features
+    assert "12,000 different values in 12,000 rows, as names or ids have" in proposal.text
+    (spec,) = (spec for spec in prepared(tmp_path, proposal).specs if spec.name == "seller")
+    assert spec.num_rows == 65_536
