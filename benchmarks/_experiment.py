@@ -14,7 +14,6 @@ import json
 import math
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,14 +82,17 @@ class Trained:
     Args:
         run: its folder; the best towers are in it.
         curve: one record per epoch, as the trainer wrote it: losses, validation metrics by width, energy.
-        seconds: wall-clock of training and validation, less what was done before an interruption.
         commit: of the code that trained.
     """
 
     run: Path
     curve: list[dict[str, Any]]
-    seconds: float
     commit: str
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock of all epochs' steps; of an epoch that was interrupted, from where it was gone on with."""
+        return float(sum(record["seconds"] for record in self.curve))
 
     def encode(self, dataset: Dataset, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
         """Return the queries' and all items' vectors at full width."""
@@ -116,11 +118,10 @@ def trained(work: Path, dataset: Dataset, config: TrainConfig) -> Trained:
         resume = read_progress(run) is not None
         if run.exists() and not resume:
             shutil.rmtree(run)
-        started = time.perf_counter()
         train(TrainOptions(dataset=dataset.path, out=run, resume=resume, config=config))
         progress = read_progress(run)
         assert progress is not None
-        return {"curve": progress.history, "seconds": time.perf_counter() - started, "commit": commit()}
+        return {"curve": progress.history, "commit": commit()}
 
     finished = remembered(run / "finished.json", finish)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)  # gone already where it was finished before

@@ -17,7 +17,7 @@ CONFIG = TrainConfig(
     epochs=3,
     device="cpu",
 )
-TIMES = ("examples_per_s", "data_wait_share")
+TIMES = ("seconds", "examples_per_s", "data_wait_share")
 
 
 def options(simulated, folder, **changes):

@@ -268,9 +268,11 @@ class Trainer:
                     save_checkpoint(self.run_folder, self.sharded, progress, self.process)
                     if stop:
                         raise Interrupted(go_on=RESUME)
+        seconds = time.perf_counter() - started
         return {
             "epoch": progress.epoch,
-            "examples_per_s": (progress.step - first) * per_step / (time.perf_counter() - started),
+            "seconds": seconds,
+            "examples_per_s": (progress.step - first) * per_step / seconds,
             **self.watch.figures(self.widths, self.process),
             "loss": self._by_width([total / progress.step for total in progress.loss_sums]),
             "temperature": self._by_width(self.sharded.plain_loss.temperature),

@@ -51,7 +51,7 @@ def interrupted(given: TrainOptions, at: tuple[int, ...]) -> None:
 def record_of(folder: Path) -> list[dict[str, object]]:
     newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
     history = json.loads((newest / "progress.json").read_text())["history"]
-    times = ("examples_per_s", "data_wait_share")
+    times = ("seconds", "examples_per_s", "data_wait_share")
     return [{name: value for name, value in record.items() if name not in times} for record in history]
 
 

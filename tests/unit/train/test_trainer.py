@@ -166,6 +166,7 @@ def test_same_seed_same_weights(finished, simulated, tmp_path):
 def test_an_epochs_figures_are_recorded_here_and_for_tensorboard(finished):
     record = json.loads((newest(finished) / "progress.json").read_text())["history"][-1]
     assert 0 < record["data_wait_share"] < 1
+    assert record["seconds"] > 0
     assert 0 < record["collision_rate"] < 0.5
     for side in ("user", "item"):
         assert record["block_norm"][side].keys() == {"4", "8"}
