@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
+from torchrec.distributed.types import LazyAwaitable
 from torchrec.modules.embedding_configs import DataType
 
 from recsys.config import TablePrecision
@@ -224,8 +225,10 @@ class Towers(nn.Module):
         self.user_tower = Tower(layout.num_user_vectors, layout.config, side="user")
         self.item_tower = Tower(len(layout.item_inputs), layout.config, side="item")
 
-    def forward(self, looked_up: KeyedTensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what `TwoTower` does, from what the batch's bags pool to."""
+    def forward(
+        self, looked_up: KeyedTensor | LazyAwaitable[KeyedTensor], batch: Batch
+    ) -> tuple[Float[Tensor, "vectors query"], Float[Tensor, "samples full"]]:
+        """Return what `TwoTower` does, of what bags pool to, or of a promise of it, as sharded tables give."""
         pooled = looked_up.to_dict()
         users = [pooled[source.name][: batch.num_lists] for source in self.layout.user_inputs]
         items = [pooled[source.name][: batch.num_samples] for source in self.layout.item_inputs]
