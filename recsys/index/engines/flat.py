@@ -3,16 +3,15 @@
 Each narrow width has its own contiguous copy of truncated vectors, because a scan of prefixes inside wide rows moves as
 much memory as a scan of the wide rows. The scan at full width reads the shared store and needs no copy.
 
-Panorama (Ramani et al., arXiv 2510.00566) keeps vectors in levels and leaves an item as soon as Cauchy-Schwarz shows
-that it cannot be among the best. FAISS cuts equal levels: they begin at every trained width only if the level's width
-divides all of them (`levels_at`). `recsys.index.engines.certified` has no such limit.
+Panorama (Ramani et al., arXiv 2510.00566) keeps vectors in equal levels and leaves an item as soon as Cauchy-Schwarz
+shows that it cannot be among the best. Its copy need not begin with a trained prefix, so it is turned to where most
+energy comes first (`recsys.index.panorama`).
 
 Shapes: ``vector_Nw`` (items, width), ``query_Bw`` (batch, width).
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,9 @@ from recsys.index.checks import checked_query_at
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
 from recsys.index.item_set import ItemSet
+from recsys.index.panorama import turned_panorama
 from recsys.index.specs import IndexSpec, RungSpec
 from recsys.widths import WidthLadder, truncate
-
-
-def levels_at(width: int, widths: WidthLadder) -> int:
-    """Return the fewest equal levels of a width of which one begins at every trained width below it."""
-    return width // math.gcd(*(trained for trained in widths if trained <= width))
 
 
 class FlatIndex:
@@ -54,8 +49,12 @@ class FlatIndex:
         """Copy the vectors that the scan reads."""
         index = None
         if spec.width < widths.full or spec.levels:
-            index = faiss.IndexFlatIPPanorama(spec.width, spec.levels) if spec.levels else faiss.IndexFlatIP(spec.width)
-            index.add(np.ascontiguousarray(truncate(store_ND, spec.width, widths)))
+            vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
+            if spec.levels:
+                index = turned_panorama(vector_Nw, spec.levels)
+            else:
+                index = faiss.IndexFlatIP(spec.width)
+                index.add(vector_Nw)
         return cls(spec, store_ND=store_ND, index=index, widths=widths)
 
     @classmethod
@@ -65,11 +64,20 @@ class FlatIndex:
         if spec.width < widths.full or spec.levels:
             path = folder / f"{spec.name}.faiss"
             index = read_index(path)
-            kind = faiss.IndexFlatIPPanorama if spec.levels else faiss.IndexFlatIP
-            levels = {"levels": (index.n_levels, spec.levels)} if isinstance(index, faiss.IndexFlatIPPanorama) else {}
-            check_index(path, index, kind=kind, width=spec.width, num_items=len(store_ND), **levels)
+            kind = faiss.IndexPreTransform if spec.levels else faiss.IndexFlatIP
+            check_index(path, index, kind=kind, width=spec.width, num_items=len(store_ND))
+            if spec.levels:
+                inner = faiss.downcast_index(index.index)
+                of = {"turns": (index.chain.size(), 1), "levels": (getattr(inner, "n_levels", 0), spec.levels)}
+                check_index(
+                    path, inner, kind=faiss.IndexFlatIPPanorama, width=spec.width, num_items=len(store_ND), **of
+                )
             check_vectors_of(path, index, spec.width, store_ND, widths)
         return cls(spec, store_ND=store_ND, index=index, widths=widths)
+
+    @property
+    def _panorama(self) -> Any:
+        return faiss.downcast_index(self._index.index)
 
     @property
     def size_bytes(self) -> int:
@@ -79,8 +87,8 @@ class FlatIndex:
         num = int(self._index.ntotal)
         if not self.spec.levels:
             return 4 * num * self.spec.width
-        padded = -(-num // self._index.batch_size) * self._index.batch_size
-        return int(4 * padded * (self.spec.width + self.spec.levels + 1))
+        batch = self._panorama.batch_size
+        return int(4 * (-(-num // batch) * batch * (self.spec.width + self.spec.levels + 1) + self.spec.width**2))
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan everything: exact at this width.
@@ -92,10 +100,12 @@ class FlatIndex:
         selector = None if allowed is None else allowed.selector
         if self._vector_Nw is not None:
             return Found(*_scan(query_Bw, self._vector_Nw, num, selector))
-        if num > self._index.batch_size:
-            most = self._index.batch_size
+        if num > (most := self._panorama.batch_size):
             raise RequestError("k", f"got {num} candidates of {effort.name}, expected at most {most} with Panorama")
-        parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        parameters = None
+        if selector is not None:
+            inner = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+            parameters = faiss.SearchParametersPreTransform(index_params=inner)  # type: ignore[call-arg]
         scores_BC, rows_BC = self._index.search(query_Bw, num, params=parameters)
         return Found(rows_BC, scores_BC)
 

@@ -35,6 +35,17 @@ def test_early_energy_is_cheaper_and_one_level_reads_everything():
     assert whole.share == 1.0
 
 
+def test_how_vectors_are_turned_makes_no_difference():
+    query_QD, item_ND = unit_rows(40, spread=0.8, seed=1), unit_rows(3000, spread=0.8, seed=2)
+    turn_DD = np.linalg.qr(np.random.default_rng(3).standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)
+    found, of_turned = (
+        panorama_scan(query_QD, item_ND, k=10),
+        panorama_scan(query_QD @ turn_DD, item_ND @ turn_DD, k=10),
+    )
+    assert of_turned.share == pytest.approx(found.share, rel=1e-3)
+    assert (found.rows_QK == of_turned.rows_QK).mean() > 0.99
+
+
 def test_a_share_is_of_its_own_search_only():
     query_QD, item_ND = unit_rows(10, spread=0.8, seed=1), unit_rows(1000, spread=0.8, seed=2)
     assert panorama_scan(query_QD, item_ND, k=10).share == panorama_scan(query_QD, item_ND, k=10).share
