@@ -135,9 +135,9 @@ def alone(config: TrainConfig, width: int) -> TrainConfig:
     """
     place, loss = config.model.widths.index(width), config.loss
     temperature = loss.temperature if len(loss.temperature) == 1 else (loss.temperature[place],)
-    single = replace(
-        loss, temperature=temperature, weights=(1.0,), learn_weights=False, distillation=0.0, energy_weight=0.0
-    )
+    tying = ("weights", "learn_weights", "distillation", "energy_weight", "energy_decay", "energy_ramp")
+    none: dict[str, Any] = {name: getattr(LossConfig(), name) for name in tying}
+    single = replace(loss, temperature=temperature, **none)
     # Without a projection rows are the vectors, and as wide.
     dim = config.model.embedding_dim if config.model.projection else width
     return replace(config, model=replace(config.model, widths=(width,), embedding_dim=dim), loss=single)
