@@ -58,9 +58,10 @@ def main() -> None:
         dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
         measured = [_measure_seed(work, dataset, replace(config, seed=seed)) for seed in seeds]
         figures = compare(measured, config.model.ladder) | {"seeds": seeds, "config": to_mapping(config)}
+        _print(name, figures)
+        finish_part("widths", name, figures, summary=worst, record=given.record)
+        # Only now: a picture that changed would make the commit that is recorded look changed.
         plot_widths(name, figures, (RESULTS if given.record else work) / f"widths-{name}.png")
-    _print(name, figures)
-    finish_part("widths", name, figures, summary=worst, record=given.record)
 
 
 def _parse() -> argparse.Namespace:
