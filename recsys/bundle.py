@@ -82,7 +82,8 @@ class Bundle:
         history_items: ids to rows of the towers' item table, which histories are made of: ``items`` itself, unless the
             catalogue was changed since the dataset was prepared.
         item_frame: ids and the catalogue's own columns, by item row.
-        item_values: which items have which value, by the name of each categorical or multi-hot feature of items.
+        item_values: which items have which value, by the name of each feature of items that has values (all kinds but
+            numbers and text).
         users: what is known about each user.
         user_vectors: ``(users, query size)`` float32 unit queries, mapped, read-only; None where none were kept.
         item_vectors: ``(items, full width)`` float32 unit rows, mapped from disk, read-only.

@@ -279,7 +279,7 @@ class FeatureValues(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Any number for a multi-hot feature, else at most one; a number is written in decimal. None means missing."""
+        """Any number for a multi-hot or hashed feature, else at most one; a number is written in decimal. None means missing."""
 
     def __init__(
         self,
