@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.recipes import FeatureRecipe, TableRecipe
-from recsys.data.schema import FEATURE_PREFIX, FeatureSpec, Kind, Side, hash_word
+from recsys.data.schema import FEATURE_PREFIX, SEVERAL, FeatureSpec, Kind, Side, hash_word
 from recsys.errors import DataError
 from recsys.ragged import Ragged
 
@@ -82,7 +82,7 @@ def _readable(table: pl.DataFrame, name: str, feature: FeatureRecipe, *, where: 
         if not column.dtype.is_numeric():
             raise DataError(f"{wrong} numbers for the bucketed feature {name!r}")
         return column
-    takes_several = feature.kind in ("multi_hot", "hashed")
+    takes_several = feature.kind in SEVERAL
     if takes_several and isinstance(column.dtype, pl.List):
         return column.cast(pl.List(pl.String)).list.drop_nulls()
     if takes_several and feature.separator and column.dtype == pl.String:

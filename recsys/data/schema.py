@@ -33,6 +33,8 @@ SECONDS_PER_DAY = 86_400
 
 Side = Literal["user", "item"]
 Kind = Literal["categorical", "multi_hot", "hashed", "bucketed", "text"]
+SEVERAL: tuple[Kind, ...] = ("multi_hot", "hashed")
+"""Kinds of which somebody or something may have several values."""
 _HASHED: tuple[Kind, ...] = ("hashed", "text")
 
 _WORD = re.compile(r"[^\W_]+")
@@ -87,11 +89,6 @@ class FeatureSpec:
         """Whether rows are buckets, which any value has, also one that was never seen."""
         return self.kind in _HASHED
 
-    @property
-    def takes_several(self) -> bool:
-        """Whether somebody or something may have several values."""
-        return self.kind in ("multi_hot", "hashed")
-
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {value: row for row, value in enumerate(self.values)}
@@ -120,7 +117,7 @@ class FeatureSpec:
         Raises:
             DataError: there are several where one is read, or it is no number where a number is read.
         """
-        if self.takes_several:
+        if self.kind in SEVERAL:
             return self.encode(values)
         if len(values) > 1:
             raise DataError(f"got {len(values)} values, expected at most one for a {self.kind} feature")
