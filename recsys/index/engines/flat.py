@@ -18,7 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from recsys.errors import RequestError
+from recsys.errors import ArtifactError, RequestError
 from recsys.index.checks import checked_query_at
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
@@ -67,11 +67,7 @@ class FlatIndex:
             kind = faiss.IndexPreTransform if spec.levels else faiss.IndexFlatIP
             check_index(path, index, kind=kind, width=spec.width, num_items=len(store_ND))
             if spec.levels:
-                inner = faiss.downcast_index(index.index)
-                of = {"turns": (index.chain.size(), 1), "levels": (getattr(inner, "n_levels", 0), spec.levels)}
-                check_index(
-                    path, inner, kind=faiss.IndexFlatIPPanorama, width=spec.width, num_items=len(store_ND), **of
-                )
+                _check_panorama(path, index, spec, num_items=len(store_ND))
             check_vectors_of(path, index, spec.width, store_ND, widths)
         return cls(spec, store_ND=store_ND, index=index, widths=widths)
 
@@ -113,6 +109,19 @@ class FlatIndex:
         """Write the copy, if there is one."""
         if self._index is not None:
             write_index(self._index, folder / f"{self.spec.name}.faiss")
+
+
+def _check_panorama(path: Path, index: Any, spec: IndexSpec, *, num_items: int) -> None:
+    """Raise `ArtifactError` unless what is turned, and how, is what `turned_panorama` makes."""
+    turns: list[Any] = [faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(index.chain.size())]
+    kinds = [type(turn).__name__ for turn in turns]
+    inner = faiss.downcast_index(index.index)
+    levels = getattr(inner, "n_levels", 0), spec.levels
+    of = {"turns": (kinds, ["LinearTransform"]), "levels": levels}
+    check_index(path, inner, kind=faiss.IndexFlatIPPanorama, width=spec.width, num_items=num_items, **of)
+    turns[0].set_is_orthonormal()  # which looks at it, whatever the file says
+    if not turns[0].is_orthonormal:
+        raise ArtifactError(f"{path}: turn: got a matrix that changes inner products, expected an orthonormal one")
 
 
 def _vectors_of(index: Any) -> np.ndarray:

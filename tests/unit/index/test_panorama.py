@@ -1,11 +1,15 @@
 """Panorama: an exact answer, and a share that says how early the energy of the vectors lies."""
 
+import faiss
 import numpy as np
 import pytest
 
-from recsys.errors import ConfigError, DataError, WidthError
+from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
+from recsys.index.engines.flat import FlatIndex
 from recsys.index.exact import exact_top_k
 from recsys.index.panorama import panorama_scan
+from recsys.index.specs import IndexSpec
+from recsys.widths import WidthLadder
 
 WIDTH = 32
 
@@ -61,3 +65,33 @@ def test_refusals():
         panorama_scan(query_QD, item_ND, k=21)
     with pytest.raises(WidthError, match="of one width"):
         panorama_scan(query_QD[:, :16], item_ND, k=5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda index: faiss.IndexPreTransform(skewed(), index.index),
+            "turn: got a matrix that changes inner products",
+        ),
+        (lambda index: faiss.IndexPreTransform(index.index), r"turns: got \[\], expected \['LinearTransform'\]"),
+        (lambda index: index.index, "got a IndexFlatIPPanorama, expected a IndexPreTransform"),
+    ],
+)
+def test_a_file_that_turns_otherwise_is_refused(tmp_path, spoil, message):
+    widths, item_ND = WidthLadder([16, WIDTH]), unit_rows(200, spread=0.8, seed=2)
+    spec = IndexSpec(engine="exact", width=WIDTH, levels=8)
+    FlatIndex.build(spec, item_ND, widths=widths).save(tmp_path)
+    FlatIndex.load(tmp_path, spec, item_ND, widths=widths)
+    path = tmp_path / f"{spec.name}.faiss"
+    index = faiss.read_index(str(path))
+    faiss.write_index(spoil(index), str(path))
+    with pytest.raises(ArtifactError, match=message):
+        FlatIndex.load(tmp_path, spec, item_ND, widths=widths)
+
+
+def skewed():
+    turn = faiss.LinearTransform(WIDTH, WIDTH, False)
+    faiss.copy_array_to_vector(np.diag(np.linspace(1, 2, WIDTH)).astype(np.float32).ravel(), turn.A)
+    turn.is_trained = turn.is_orthonormal = True
+    return turn
