@@ -25,7 +25,7 @@ from recsys.model.layout import Layout
 from recsys.model.losses.samples import Samples
 from recsys.model.two_tower import Batch
 from recsys.train.inputs import Inputs
-from recsys.train.sharding import gather
+from recsys.train.sharding import exported_name, gather
 from recsys.train.trainer import Trainer
 
 Loss = Callable[[Tensor, Tensor, Samples], tuple[Tensor, Tensor]]
@@ -152,9 +152,7 @@ class PlainTraining:
         assert config.model.norm == "prefix", f"norm: got {config.model.norm}"
         self.model, self.loss = PlainTwoTower(trainer.layout), loss(config)
         weights: dict[str, Any] = {
-            name.removeprefix("towers.")
-            .replace("tables.embedding_bags.", "tables.")
-            .replace("tower.head.", "tower."): gather(value, process)
+            exported_name(name).replace("tower.head.", "tower."): gather(value, process)
             for name, value in trainer.sharded.model.state_dict().items()
         }
         self.model.load_state_dict(weights)

@@ -31,7 +31,7 @@ from recsys.train.run_folder import (
     load_progress,
     newest_checkpoint,
 )
-from recsys.train.sharding import AVERAGE, Sharded, gather
+from recsys.train.sharding import AVERAGE, Sharded, exported_name, gather
 
 _MODEL = "model.json"
 _KEPT = 2
@@ -101,10 +101,7 @@ def export_towers(
         process: this one.
         item_features: of all items, for towers that read those of histories' items.
     """
-    kept = {
-        name.removeprefix("towers.").replace("tables.embedding_bags.", "tables."): value
-        for name, value in sharded.kept.items()
-    }
+    kept = {exported_name(name): value for name, value in sharded.kept.items()}
     tables = {table: gather(kept[f"tables.{table}.weight"], process) for table in layout.tables if process.is_alone}
     shared = {table: plain for table, plain in tables.items() if plain is not None and plain.dtype == torch.float32}
     towers = ExportedTowers(layout, item_features, tables=shared or None) if process.is_first else None

@@ -84,7 +84,9 @@ def joined(device: str) -> Iterator[Process]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        store, rank, world_size = next(dist.rendezvous("env://"))
+        # Of workers that were started again, the dead ones' words are still in a store that the agent kept.
+        dist.init_process_group(backend, store=dist.PrefixStore(_attempt(), store), rank=rank, world_size=world_size)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -98,10 +100,18 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def _attempt() -> str:
+    """Return what all workers that torchrun started together have in common, and others of one agent have not."""
+    # Several agents count restarts each for itself.
+    is_of_one_agent = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if is_of_one_agent else '0'}"
+
+
 def may_hang_when_restarted() -> bool:
     """Whether agents on several machines would let workers that they start again meet where the dead ones did.
 
-    torch 2.13 keeps one store for all restarts, whose old entries new workers take for each other's.
+    torch 2.13 keeps one store for all restarts, whose old entries new workers take for each other's. On one machine
+    `joined` tells them apart by the number of restarts.
     """
     of = os.environ.get
     num_agents, restarts = int(of("GROUP_WORLD_SIZE", "1")), int(of("TORCHELASTIC_MAX_RESTARTS", "0"))

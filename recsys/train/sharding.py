@@ -184,6 +184,11 @@ def _dense_optimizer(
     )
 
 
+def exported_name(name: str) -> str:
+    """Return what a weight of the sharded model is called in `recsys.model.exported.ExportedTowers`."""
+    return name.removeprefix("towers.").replace("tables.embedding_bags.", "tables.")
+
+
 def gather(tensor: Any, process: Process) -> Tensor | None:
     """Collect a tensor that may be spread over the group; every rank must call, rank 0 gets it.
 

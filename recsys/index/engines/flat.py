@@ -42,6 +42,7 @@ class FlatIndex:
         self.spec = spec
         self._index = index
         self._widths = widths
+        self._panorama: Any = faiss.downcast_index(index.index) if spec.levels else None
         self._vector_Nw = store_ND if index is None else None if spec.levels else _vectors_of(index)
 
     @classmethod
@@ -70,10 +71,6 @@ class FlatIndex:
                 _check_panorama(path, index, spec, num_items=len(store_ND))
             check_vectors_of(path, index, spec.width, store_ND, widths)
         return cls(spec, store_ND=store_ND, index=index, widths=widths)
-
-    @property
-    def _panorama(self) -> Any:
-        return faiss.downcast_index(self._index.index)
 
     @property
     def size_bytes(self) -> int:

@@ -63,9 +63,10 @@ def test_what_is_learned_is_the_same(simulated, tmp_path, device, model, optimiz
     losses, weights = trained(simulated, tmp_path / "pipelined", config, pipelined_steps)
     of_single, single_weights = trained(simulated, tmp_path / "single", config, single_steps)
     assert len(losses) > 2
-    torch.testing.assert_close(losses, of_single)
+    rounding = {"rtol": 0, "atol": 0} if device.type == "cpu" else {}  # GPUs add in any order
+    torch.testing.assert_close(losses, of_single, **rounding)
     for name, weight in single_weights.items():
-        torch.testing.assert_close(weights[name], weight)
+        torch.testing.assert_close(weights[name], weight, **rounding)
 
 
 def _plain(value):
