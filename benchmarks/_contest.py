@@ -49,6 +49,7 @@ class Contest:
         test_QU: queries that they are measured on, of other users.
         label_QU: queries of more users yet, who are not timed: recall of held-out items needs many.
         target: per such query, the item rows that were held out.
+        learn_QU: queries of others yet, for whoever learns from queries: of all contenders ours alone can.
         widths: the trained widths.
         num_trials: ways to search that each contender may try.
         budget_s: seconds that each may take to build and tune.
@@ -61,6 +62,7 @@ class Contest:
     test_QU: np.ndarray
     label_QU: np.ndarray
     target: Ragged
+    learn_QU: np.ndarray
     widths: WidthLadder
     num_trials: int
     budget_s: float
@@ -150,7 +152,7 @@ def measure_ours(contest: Contest, space: LadderSpace) -> dict[str, Any]:
     started = perf_counter()
     num_items, widths = len(contest.item_ND), contest.widths
     specs = space.specs(widths, num_items=num_items, k=KS[-1], seed=contest.seed)
-    searcher = build_for(contest.item_ND, specs, widths=widths, seed=contest.seed)
+    searcher = build_for(contest.item_ND, specs, widths=widths, seed=contest.seed, learn_from=contest.learn_QU)
     build_s = perf_counter() - started
     ladder = calibrate(
         searcher,
@@ -241,7 +243,8 @@ def _build_ours(contest: Contest, space: LadderSpace, points: Sequence[Point]) -
     names = {point.name for point in points if point.who == "ours"}
     offered = space.specs(contest.widths, num_items=len(contest.item_ND), k=KS[-1], seed=contest.seed)
     specs = [spec for spec in offered if spec.name in names]
-    return build_for(contest.item_ND, specs, widths=contest.widths, seed=contest.seed), specs
+    learn_from = contest.learn_QU
+    return build_for(contest.item_ND, specs, widths=contest.widths, seed=contest.seed, learn_from=learn_from), specs
 
 
 def _build_theirs(

@@ -36,6 +36,7 @@ from benchmarks.rivals import Rival, faiss_indexes, libraries
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.index.routes import MAX_LEARNED_FROM
 from recsys.index.space import LadderSpace
 from recsys.model.best import load_towers, load_towers_and_dataset
 from recsys.model.exported import ExportedTowers
@@ -223,7 +224,8 @@ def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace
     timed = 2 * given.queries
     if len(queries) <= timed:
         raise ConfigError(f"queries: got {given.queries}, expected less than half of the {len(queries)} test users")
-    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: timed + given.label_users])
+    order, measured = np.random.default_rng(1).permutation(len(queries)), timed + given.label_users
+    chosen = queries.take(order[: measured + MAX_LEARNED_FROM])
     query_QU = unit_queries(query_vectors(towers, chosen, dataset.feature_lists("user")), towers.widths)
     item_ND = item_vectors(towers, dataset.feature_lists("item"))
     if given.items > len(item_ND):
@@ -234,8 +236,9 @@ def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace
         item_ND=item_ND,
         tune_QU=query_QU[: given.queries],
         test_QU=query_QU[given.queries : timed],
-        label_QU=query_QU[timed:],
-        target=chosen.target.take(np.arange(timed, len(chosen))),
+        label_QU=query_QU[timed:measured],
+        target=chosen.target.take(np.arange(timed, min(measured, len(chosen)))),
+        learn_QU=query_QU[measured:],
         widths=towers.widths,
         num_trials=given.trials,
         budget_s=given.budget,

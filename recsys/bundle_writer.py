@@ -24,6 +24,7 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.index.build import build_for
 from recsys.index.calibrate import calibrate, usable_ks
 from recsys.index.files import write_indexes
+from recsys.index.routes import MAX_LEARNED_FROM
 from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
@@ -118,9 +119,11 @@ def write_bundle(
         ks = usable_ks(options.ks, len(item_ND))
         specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
         tell("build indexes", 0.0)
-        searcher = build_for(item_ND, specs, widths=towers.widths, seed=options.seed)
-        measure = partial(_measure, searcher, towers, dataset, users, options, specs, ks)
-        ladder = measure(lambda share: tell("measure the ladder", share))
+        drawn = _draw(dataset, options)
+        learn_from = _queries(towers, users, drawn.learned_from)
+        searcher = build_for(item_ND, specs, widths=towers.widths, seed=options.seed, learn_from=learn_from)
+        measure = partial(_measure, searcher, towers, users, drawn, options, specs, ks, mask_seen=dataset.mask_seen)
+        ladder = measure(progress=lambda share: tell("measure the ladder", share))
         (folder / INDEX).mkdir()
         write_indexes(searcher.only(ladder.rungs), folder / INDEX)
         index_id = _digest(folder, _index_files(folder), salt=model_id)
@@ -188,37 +191,58 @@ def _queries(towers: ExportedTowers, users: UserStore, rows: np.ndarray) -> Floa
     return query_UQ
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Users by row, drawn at random: some to measure the ladder with, others to learn from, and where the first are of.
+
+    Args:
+        measured: users that were held out, or any with a history where none were.
+        learned_from: others of all that have a history.
+        split: the part of the dataset that the first are of, or ``all``.
+    """
+
+    measured: np.ndarray
+    learned_from: np.ndarray
+    split: str
+
+
+def _draw(dataset: Dataset, options: PublishOptions) -> _Drawn:
+    everybody = np.unique(dataset.events(*SPLITS).user)
+    if not len(everybody):
+        raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
+    held_out = {split: np.unique(dataset.events(split).user) for split in ("test", "validation")}
+    split = next((split for split, rows in held_out.items() if len(rows)), "all")
+    random = np.random.default_rng(options.seed)
+    measured = random.permutation(held_out.get(split, everybody))[: options.num_queries]
+    learned_from = random.permutation(np.setdiff1d(everybody, measured))[:MAX_LEARNED_FROM]
+    return _Drawn(measured, learned_from, split)
+
+
 def _measure(
     searcher: Searcher,
     towers: ExportedTowers,
-    dataset: Dataset,
     users: UserStore,
+    drawn: _Drawn,
     options: PublishOptions,
     specs: Sequence[RungSpec],
     ks: Sequence[int],
+    *,
+    mask_seen: bool,
     progress: Callable[[float], None],
 ) -> Ladder:
-    """Measure with the vectors of users that were held out, or of any with a history where none were."""
-    for splits in (("test",), ("validation",), SPLITS):
-        rows = np.unique(dataset.events(*splits).user)
-        if len(rows):
-            break
-    else:
-        raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
-    chosen = np.random.default_rng(options.seed).permutation(rows)[: options.num_queries]
-    _, _, seen = users.batch(chosen)
+    _, _, seen = users.batch(drawn.measured)
     ladder = calibrate(
         searcher,
-        _queries(towers, users, chosen),
+        _queries(towers, users, drawn.measured),
         specs=specs,
         ks=ks,
-        exclude=seen if dataset.mask_seen else None,
+        exclude=seen if mask_seen else None,
         repeats=options.repeats,
         seed=options.seed,
         budget_s=options.budget_s,
         progress=progress,
     )
-    noted = {"query_split": splits[0] if len(splits) == 1 else "all", "space": to_mapping(options.space)}
+    noted = {"query_split": drawn.split, "space": to_mapping(options.space), "learned_routes": searcher.learned_routes}
     return replace(ladder, measured=ladder.measured | noted)
 
 

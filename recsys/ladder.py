@@ -20,6 +20,7 @@ from recsys.index.build import build_for
 from recsys.index.calibrate import MIN_QUERIES, calibrate
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import write_indexes
+from recsys.index.routes import MAX_LEARNED_FROM
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.store import NOTES
@@ -47,7 +48,8 @@ class LadderOptions:
     ks: tuple[int, ...] = (10, 100)
     """The k of each measured overlap; latency is measured at the largest."""
     num_queries: int = 512
-    """Queries to measure with: a seeded draw where there are more."""
+    """Queries to measure with: a seeded draw where there are more. From the others, if they are some hundred, it is
+    learned which cells hold what queries look for."""
     repeats: int = 5
     """Most passes through the queries."""
     budget_s: float = 600.0
@@ -84,11 +86,12 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
     vector_ND, query_QD = (_read(path, widths) for path in (options.vectors, options.queries))
     _check_numbers(vector_ND, query_QD, options)
     store_ND = _unit(vector_ND, options.vectors, widths)
-    order = np.random.default_rng(options.seed).permutation(len(query_QD))[: options.num_queries]
-    query_QU = _unit(query_QD[order], options.queries, widths)
+    order = np.random.default_rng(options.seed).permutation(len(query_QD))[: options.num_queries + MAX_LEARNED_FROM]
+    drawn_QU = _unit(query_QD[order], options.queries, widths)
+    query_QU, learn_from = drawn_QU[: options.num_queries], drawn_QU[options.num_queries :]
     specs = options.space.specs(widths, num_items=len(store_ND), k=max(options.ks), seed=options.seed)
     tell("build indexes", 0.0)
-    searcher = build_for(store_ND, specs, widths=widths, seed=options.seed)
+    searcher = build_for(store_ND, specs, widths=widths, seed=options.seed, learn_from=learn_from)
     ladder = calibrate(
         searcher,
         query_QU,
@@ -99,7 +102,8 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
         budget_s=options.budget_s,
         progress=lambda share: tell("measure the ladder", share),
     )
-    ladder = replace(ladder, measured=ladder.measured | {"space": to_mapping(options.space)})
+    noted = {"space": to_mapping(options.space), "learned_routes": searcher.learned_routes}
+    ladder = replace(ladder, measured=ladder.measured | noted)
     with artifact.staged(options.out) as folder:
         (folder / INDEX).mkdir()
         write_indexes(searcher.only(ladder.rungs), folder / INDEX)

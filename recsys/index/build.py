@@ -6,6 +6,7 @@ Shapes: ``store_ND`` is ``(items, full width)``, ``cell_N`` ``(items,)``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from recsys.index.engines.flat import FlatIndex
 from recsys.index.engines.hnsw import HnswIndex
 from recsys.index.engines.ivf import IvfIndex
 from recsys.index.engines.protocol import Index
+from recsys.index.routes import Lessons
 from recsys.index.searcher import Searcher
 from recsys.index.specs import IndexSpec, RungSpec, StoreCode
 from recsys.index.store import Store, make_store, prefix_norms
@@ -37,6 +39,7 @@ def build_searcher(
     seed: int,
     indexes: Sequence[IndexSpec] | None = None,
     stores: Sequence[StoreCode] = (),
+    learn_from: np.ndarray | None = None,
 ) -> Searcher:
     """Index the item vectors.
 
@@ -46,6 +49,8 @@ def build_searcher(
         seed: fixes cells and graphs.
         indexes: what to build, each once; None for `default_indexes`. Those that route alike share their cells.
         stores: codes of the stores to make beside float32, which there always is.
+        learn_from: ``(queries, query size)`` unit queries like those to come, in an order that says nothing: which
+            cells hold what they look for is learned from them (`recsys.index.routes`), if they are enough.
 
     Raises:
         WidthError: the vectors are not float32 unit rows of full width, a prefix that is to be scaled is all zeros, or
@@ -57,18 +62,23 @@ def build_searcher(
     wanted = default_indexes(widths, len(store_ND)) if indexes is None else list(indexes)
     if len(set(wanted)) != len(wanted):
         raise ConfigError(f"indexes: got {[spec.name for spec in wanted]}, expected each once")
-    catalogue = _Catalogue(store_ND, widths=widths, seed=seed)
+    catalogue = _Catalogue(store_ND, widths=widths, seed=seed, learn_from=learn_from)
     built = {spec: catalogue.index(spec) for spec in wanted}
     return Searcher(store_ND, widths=widths, indexes=built, stores=build_stores(store_ND, widths, stores))
 
 
 def build_for(
-    store_ND: Float[np.ndarray, "items full"], specs: Sequence[RungSpec], *, widths: WidthLadder, seed: int
+    store_ND: Float[np.ndarray, "items full"],
+    specs: Sequence[RungSpec],
+    *,
+    widths: WidthLadder,
+    seed: int,
+    learn_from: np.ndarray | None = None,
 ) -> Searcher:
     """Build all that some rungs need; see `build_searcher`."""
     indexes = sorted({spec.index for spec in specs}, key=lambda index: index.name)
     stores = sorted({spec.store for spec in specs})
-    return build_searcher(store_ND, widths=widths, seed=seed, indexes=indexes, stores=stores)
+    return build_searcher(store_ND, widths=widths, seed=seed, indexes=indexes, stores=stores, learn_from=learn_from)
 
 
 def build_stores(
@@ -83,10 +93,11 @@ def build_stores(
 class _Catalogue:
     """Vectors to index, and the cells that were made of them so far."""
 
-    def __init__(self, store_ND: np.ndarray, *, widths: WidthLadder, seed: int) -> None:
+    def __init__(self, store_ND: np.ndarray, *, widths: WidthLadder, seed: int, learn_from: np.ndarray | None) -> None:
         self._store_ND = store_ND
         self._widths = widths
         self._seed = seed
+        self._learn_from = learn_from
         self._cells: dict[Key, tuple[Cells, np.ndarray]] = {}
 
     def index(self, spec: IndexSpec) -> Index:
@@ -105,5 +116,14 @@ class _Catalogue:
     def _cells_of(self, key: Key) -> tuple[Cells, np.ndarray]:
         if key not in self._cells:
             cells = Cells.train(self._store_ND, key, widths=self._widths, seed=self._seed)
-            self._cells[key] = cells, cells.of_items(self._store_ND)
+            cell_N = cells.of_items(self._store_ND)
+            if self._lessons is not None:
+                cells = cells.with_routes(self._lessons, cell_N, seed=self._seed)
+            self._cells[key] = cells, cell_N
         return self._cells[key]
+
+    @cached_property
+    def _lessons(self) -> Lessons | None:
+        if self._learn_from is None:
+            return None
+        return Lessons.find(self._store_ND, self._learn_from, widths=self._widths)

@@ -1,6 +1,7 @@
 """Cells: near vectors together, made at one width and shared by every index that routes at it.
 
-Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``mean_Cw`` (cells, width).
+Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``route_Cr`` (cells, routing width), ``mean_Cw``
+(cells, width).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys.errors import ConfigError
+from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.kernels import nearest_centres
+from recsys.index.routes import Lessons, learn_routes
 from recsys.index.specs import IndexSpec
 from recsys.index.store import make_store
 from recsys.widths import WidthLadder, truncate
@@ -56,20 +59,27 @@ def cells_key(spec: IndexSpec, num_items: int) -> Key:
 
 
 class Cells:
-    """The centres of cells at their routing width.
+    """The centres of cells at their routing width, and what leads queries to them.
 
-    Items belong to the nearest centre; a query finds its cells by bytes of the centres, which takes half the time and
-    leaves as much more of the processor's cache to what is read next.
+    Items belong to the nearest centre; a query finds its cells by bytes of their routes, which takes half the time of
+    the whole ones and leaves as much more of the processor's cache to what is read next.
 
     Args:
         index: a FAISS flat index of the centres.
         widths: the trained widths.
+        routes: a FAISS flat index of what queries are compared with (`recsys.index.routes`); None: with the centres.
+
+    Attributes:
+        learned: whether routes are anything but the centres.
     """
 
-    def __init__(self, index: Any, *, widths: WidthLadder) -> None:
+    def __init__(self, index: Any, *, widths: WidthLadder, routes: Any = None) -> None:
         self._index = index
+        self._routes = routes
         self._widths = widths
-        bytes_of = make_store(index.reconstruct_n(0, index.ntotal), "sq8", norm_of={})
+        self.learned = routes is not None
+        compared = index if routes is None else routes
+        bytes_of = make_store(compared.reconstruct_n(0, compared.ntotal), "sq8", norm_of={})
         assert bytes_of.scale_D is not None, "bytes have scales"
         self._code_Cr, self._scale_r = bytes_of.code_ND, bytes_of.scale_D
 
@@ -86,12 +96,25 @@ class Cells:
         return cls(index, widths=widths)
 
     @classmethod
-    def load(cls, folder: Path, key: Key, *, widths: WidthLadder) -> Cells:
-        """Open what `save` wrote, or raise `ArtifactError`."""
-        path = folder / file_name(key)
-        index = read_index(path)
-        check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
-        return cls(index, widths=widths)
+    def load(cls, folder: Path, key: Key, *, widths: WidthLadder, learned: bool = False) -> Cells:
+        """Open what `save` wrote of cells with learned routes or without, or raise `ArtifactError`."""
+        index, *routes = (_read(folder / name, key) for name in file_names(key, learned=learned))
+        return cls(index, widths=widths, routes=routes[0] if routes else None)
+
+    def with_routes(self, lessons: Lessons, cell_N: np.ndarray, *, seed: int) -> Cells:
+        """Return the same cells with routes that are learned from queries.
+
+        Args:
+            lessons: the queries.
+            cell_N: each item's cell.
+            seed: of the order of the queries.
+        """
+        width, num = self.key
+        query_Qr = checked_query_at(lessons.query_QU, width, self._widths)
+        centre_Cr = self._index.reconstruct_n(0, num)
+        routes: Any = faiss.IndexFlatIP(width)
+        routes.add(learn_routes(query_Qr, lessons.rows_QK, cell_N, centre_Cr, seed=seed))
+        return Cells(self._index, widths=self._widths, routes=routes)
 
     @cached_property
     def key(self) -> Key:
@@ -100,8 +123,9 @@ class Cells:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the centres, both ways."""
-        return 4 * int(self._index.d) * int(self._index.ntotal) + self._code_Cr.nbytes + self._scale_r.nbytes
+        """Bytes of the centres, of learned routes, and of what queries are compared with."""
+        width, num = self.key
+        return 4 * width * num * (1 + self.learned) + self._code_Cr.nbytes + self._scale_r.nbytes
 
     def of_items(self, store_ND: np.ndarray) -> Int64[np.ndarray, " items"]:
         """Return each item's cell."""
@@ -112,7 +136,7 @@ class Cells:
     def nearest(
         self, query_Br: np.ndarray, num: int
     ) -> tuple[Int64[np.ndarray, "batch probes"], Float[np.ndarray, "batch probes"]]:
-        """Return each query's nearest cells, at most as many as there are, and its products with their `centres`.
+        """Return each query's cells, at most as many as there are, best first, and its products with their `routes`.
 
         Args:
             query_Br: of the routing width.
@@ -124,19 +148,28 @@ class Cells:
         return cell_BP, score_BP
 
     @property
-    def centres(self) -> Float[np.ndarray, "cells routing"]:
-        """The centres as queries see them: what their bytes stand for."""
-        centre_Cr: np.ndarray = self._code_Cr * self._scale_r
-        return centre_Cr
+    def routes(self) -> Float[np.ndarray, "cells routing"]:
+        """The routes as queries see them: what their bytes stand for."""
+        route_Cr: np.ndarray = self._code_Cr * self._scale_r
+        return route_Cr
 
     def save(self, folder: Path) -> None:
         """Write them."""
-        write_index(self._index, folder / file_name(self.key))
+        indexes = [self._index, self._routes] if self.learned else [self._index]
+        for index, name in zip(indexes, file_names(self.key, learned=self.learned), strict=True):
+            write_index(index, folder / name)
 
 
-def file_name(key: Key) -> str:
-    """Return the name of the file that holds cells."""
-    return f"cells{key[0]}c{key[1]}.faiss"
+def file_names(key: Key, *, learned: bool) -> list[str]:
+    """Return the names of the files that hold cells: their centres, and learned routes."""
+    name = f"cells{key[0]}c{key[1]}"
+    return [f"{name}.faiss", f"{name}-routes.faiss"] if learned else [f"{name}.faiss"]
+
+
+def _read(path: Path, key: Key) -> Any:
+    index = read_index(path)
+    check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
+    return index
 
 
 def cell_means(vector_Nw: np.ndarray, cell_N: np.ndarray, *, num: int) -> Float[np.ndarray, "cells width"]:

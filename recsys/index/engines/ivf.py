@@ -5,10 +5,10 @@ index's width, in the index's code. Cells are chosen here and handed to FAISS (`
 be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
 
 RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's base, PQ 4 bits
-for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors; or, where they are of the routing width,
-as much of the centre as is nearest to that, since what a query has to do with the centre is known from routing. Both
-are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that round to the lowest
-score of all are never found, which tells only where nearly every item is asked for.
+for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors; or, where queries are compared with
+centres of the same width, as much of the centre as is nearest to that, since what a query has to do with the centre is
+known from routing. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that
+round to the lowest score of all are never found, which tells only where nearly every item is asked for.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -79,7 +79,7 @@ class IvfIndex:
         self._base_Cw = self._share_C = None
         if spec.code in ("rabitq", "pq2", "pq4"):
             self._base_Cw = index.quantizer.reconstruct_n(0, cells.key[1])
-            self._share_C = _known_shares(self._base_Cw, cells.centres)
+            self._share_C = None if cells.learned else _known_shares(self._base_Cw, cells.routes)
 
     @classmethod
     def build(
@@ -89,8 +89,8 @@ class IvfIndex:
         vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
         bases: Any = faiss.IndexFlatIP(spec.width)
         base_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
-        if cells.key[0] == spec.width:
-            base_Cw = _shares(base_Cw, cells.centres)[:, None] * cells.centres
+        if cells.key[0] == spec.width and not cells.learned:
+            base_Cw = _shares(base_Cw, cells.routes)[:, None] * cells.routes
         bases.add(base_Cw)
         index = _empty(spec, bases, cells.key[1])
         index.train(vector_Nw)

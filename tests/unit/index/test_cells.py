@@ -34,7 +34,7 @@ def test_the_nearest_cells_are_those_of_the_centres_but_for_what_bytes_cannot_te
     worst = np.abs(queries) @ step + np.abs(queries * step).max(axis=1) * width * 127 / 2**13
     assert (np.take_along_axis(scores, found, axis=1) >= (tenth - worst)[:, None]).all()
     assert all(len(set(row)) == 10 for row in found.tolist())
-    np.testing.assert_allclose(products, np.take_along_axis(queries @ cells.centres.T, found, axis=1), atol=worst.max())
+    np.testing.assert_allclose(products, np.take_along_axis(queries @ cells.routes.T, found, axis=1), atol=worst.max())
 
 
 def test_all_cells_are_found_best_first_however_many_are_asked_for():
