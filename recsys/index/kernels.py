@@ -420,6 +420,27 @@ def nearest_centres(
             score_BP[query, place] = np.float32(best_P[place]) / factor
 
 
+@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
+def products_with_bytes(
+    query_Bw: np.ndarray, scale_w: np.ndarray, code_Cw: np.ndarray, rows_BP: np.ndarray, score_BP: np.ndarray
+) -> None:
+    """Write the products of each query with its rows of the codes.
+
+    Args:
+        query_Bw: queries.
+        scale_w: what a step of each column's bytes is worth.
+        code_Cw: bytes.
+        rows_BP: not negative.
+        score_BP: to be filled.
+    """
+    nothing = np.empty(0, dtype=np.float32)
+    weight_w = np.empty(len(scale_w), dtype=np.float32)
+    for query in range(len(query_Bw)):
+        for column in range(len(weight_w)):
+            weight_w[column] = query_Bw[query, column] * scale_w[column]
+        _products(weight_w, code_Cw, rows_BP[query], 0, len(weight_w), nothing, nothing, score_BP[query])
+
+
 @_part
 def _first_pass(
     weight_w: Any,

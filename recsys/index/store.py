@@ -86,12 +86,13 @@ def load_store(
         got = f"{store.code_ND.dtype} of {store.code_ND.shape}"
         raise ArtifactError(f"{path}: codes: got {got}, expected {wanted.code_ND.dtype} of {store_ND.shape}")
     rows = np.unique(np.linspace(0, len(store_ND) - 1, num=8, dtype=np.int64))
-    if not np.allclose(_decoded(store, rows), store_ND[rows], atol=_STORE_TOLERANCE):
+    if not np.allclose(decoded(store, rows), store_ND[rows], atol=_STORE_TOLERANCE):
         raise ArtifactError(f"{path}: codes: not those of the item vectors")
     return store
 
 
-def _decoded(store: Store, rows: np.ndarray) -> np.ndarray:
+def decoded(store: Store, rows: np.ndarray | slice) -> np.ndarray:
+    """Return what the codes of some rows stand for."""
     code_RD: np.ndarray = store.code_ND[rows]
     if code_RD.dtype == np.uint16:
         code_RD = code_RD.view(np.float16)

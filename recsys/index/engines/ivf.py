@@ -5,10 +5,9 @@ index's width, in the index's code. Cells are chosen here and handed to FAISS (`
 be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
 
 RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's base, PQ 4 bits
-for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors; or, where queries are compared with
-centres of the same width, as much of the centre as is nearest to that, since what a query has to do with the centre is
-known from routing. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that
-round to the lowest score of all are never found, which tells only where nearly every item is asked for.
+for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors in bytes, which is what a search reads of
+it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that round to the
+lowest score of all are never found, which tells only where nearly every item is asked for.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -31,8 +30,9 @@ from recsys.index.deadline import Pace
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.item_set import ItemSet
-from recsys.index.products import products_with_rows
+from recsys.index.kernels import products_with_bytes
 from recsys.index.specs import Code, IndexSpec, RungSpec
+from recsys.index.store import Store, decoded, make_store
 from recsys.widths import WidthLadder, truncate
 
 _KINDS: dict[Code, Any] = {
@@ -52,8 +52,6 @@ _NEAREST_FIRST = 11
 """FAISS's number of the fast scan that takes each query's cells in their order, so that the bar of what is good enough
 rises soon. Its own choice takes them by number, for many queries at a time; by hand it was a fifth slower for one."""
 _PAGE = 1 << 16
-_ALONG = 1e-5
-"""How far a base may be from its centre's direction, for rounding."""
 _FIRST = 8
 """Cells that are scanned whatever the time."""
 
@@ -76,10 +74,9 @@ class IvfIndex:
             index.implem = _NEAREST_FIRST
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
-        self._base_Cw = self._share_C = None
+        self._bases: Store | None = None
         if spec.code in ("rabitq", "pq2", "pq4"):
-            self._base_Cw = index.quantizer.reconstruct_n(0, cells.key[1])
-            self._share_C = None if cells.learned else _known_shares(self._base_Cw, cells.routes)
+            self._bases = make_store(index.quantizer.reconstruct_n(0, cells.key[1]), "sq8", norm_of={})
 
     @classmethod
     def build(
@@ -88,10 +85,8 @@ class IvfIndex:
         """Encode the vectors into their cells."""
         vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
         bases: Any = faiss.IndexFlatIP(spec.width)
-        base_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
-        if cells.key[0] == spec.width and not cells.learned:
-            base_Cw = _shares(base_Cw, cells.routes)[:, None] * cells.routes
-        bases.add(base_Cw)
+        mean_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
+        bases.add(decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None)))
         index = _empty(spec, bases, cells.key[1])
         index.train(vector_Nw)
         for start in range(0, len(vector_Nw), _PAGE):
@@ -126,8 +121,9 @@ class IvfIndex:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of codes, ids and norms with their padding, and of the cells' centres at both widths."""
-        return self._lists_bytes + 4 * self.spec.width * self.cells.key[1] + self.cells.size_bytes
+        """Bytes of codes, ids and norms with their padding, of the cells, and of their bases both ways."""
+        of_bases = 4 + (self._bases is not None)
+        return self._lists_bytes + of_bases * self.spec.width * self.cells.key[1] + self.cells.size_bytes
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
@@ -190,31 +186,15 @@ class IvfIndex:
 
     def _score_bases(self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray) -> np.ndarray:
         """Return what codes of differences from a cell's base are added to; the others do without, and ignore it."""
-        if self._base_Cw is None:
+        if self._bases is None:
             return score_BP
-        if self._share_C is None:
-            return products_with_rows(query_Bw, self._base_Cw, cell_BP)
-        base_BP: np.ndarray = score_BP * self._share_C[cell_BP]
-        return base_BP
+        assert self._bases.scale_D is not None, "bytes have scales"
+        products_with_bytes(query_Bw, self._bases.scale_D, self._bases.code_ND, cell_BP, score_BP)
+        return score_BP
 
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""
         write_index(self._index, folder / f"{self.spec.name}.faiss")
-
-
-def _shares(base_Cw: np.ndarray, centre_Cw: np.ndarray) -> np.ndarray:
-    """Return how much of each cell's centre is nearest to its base; of an empty cell, nothing."""
-    square_C = np.maximum(np.einsum("cw,cw->c", centre_Cw, centre_Cw), np.finfo(np.float32).tiny)
-    share_C: np.ndarray = np.einsum("cw,cw->c", base_Cw, centre_Cw) / square_C
-    return share_C
-
-
-def _known_shares(base_Cw: np.ndarray, centre_Cw: np.ndarray) -> np.ndarray | None:
-    """Return how much of each cell's centre its base is; None where bases are anything else."""
-    if base_Cw.shape != centre_Cw.shape:
-        return None
-    share_C = _shares(base_Cw, centre_Cw)
-    return share_C if np.allclose(base_Cw, share_C[:, None] * centre_Cw, atol=_ALONG) else None
 
 
 @lru_cache(maxsize=1024)

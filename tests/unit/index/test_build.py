@@ -31,7 +31,7 @@ def test_cells_are_few_enough_to_train(num_items):
     cells = num_cells(num_items)
     assert cells == 0 if num_items < MIN_ITEMS_FOR_IVF else cells >= 16
     assert cells * MIN_ITEMS_PER_CELL <= num_items
-    assert cells <= 4 * num_items**0.5
+    assert cells <= 2 * num_items**0.5
 
 
 @pytest.mark.parametrize("engine", ["ivf", "hnsw", "certified"])
