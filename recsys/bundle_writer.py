@@ -24,7 +24,8 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.index.build import build_for
 from recsys.index.calibrate import calibrate, usable_ks
 from recsys.index.files import write_indexes
-from recsys.index.routes import MAX_LEARNED_FROM
+from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
+from recsys.index.learned_cells import num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace
@@ -242,7 +243,11 @@ def _measure(
         budget_s=options.budget_s,
         progress=progress,
     )
-    noted = {"query_split": drawn.split, "space": to_mapping(options.space), "learned_routes": searcher.learned_routes}
+    noted = {
+        "query_split": drawn.split,
+        "space": to_mapping(options.space),
+        "cells_learned_from": num_learned_from(len(drawn.learned_from), num_items=searcher.num_items),
+    }
     return replace(ladder, measured=ladder.measured | noted)
 
 

@@ -20,7 +20,8 @@ from recsys.index.build import build_for
 from recsys.index.calibrate import MIN_QUERIES, calibrate
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import write_indexes
-from recsys.index.routes import MAX_LEARNED_FROM
+from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
+from recsys.index.learned_cells import num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.store import NOTES
@@ -102,7 +103,8 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
         budget_s=options.budget_s,
         progress=lambda share: tell("measure the ladder", share),
     )
-    noted = {"space": to_mapping(options.space), "learned_routes": searcher.learned_routes}
+    learned_from = num_learned_from(len(learn_from), num_items=len(store_ND))
+    noted = {"space": to_mapping(options.space), "cells_learned_from": learned_from}
     ladder = replace(ladder, measured=ladder.measured | noted)
     with artifact.staged(options.out) as folder:
         (folder / INDEX).mkdir()

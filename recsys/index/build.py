@@ -19,7 +19,7 @@ from recsys.index.engines.flat import FlatIndex
 from recsys.index.engines.hnsw import HnswIndex
 from recsys.index.engines.ivf import IvfIndex
 from recsys.index.engines.protocol import Index
-from recsys.index.routes import Lessons
+from recsys.index.learned_cells import Lessons
 from recsys.index.searcher import Searcher
 from recsys.index.specs import IndexSpec, RungSpec, StoreCode
 from recsys.index.store import Store, make_store, prefix_norms
@@ -49,8 +49,8 @@ def build_searcher(
         seed: fixes cells and graphs.
         indexes: what to build, each once; None for `default_indexes`. Those that route alike share their cells.
         stores: codes of the stores to make beside float32, which there always is.
-        learn_from: ``(queries, query size)`` unit queries like those to come, in an order that says nothing: which
-            cells hold what they look for is learned from them (`recsys.index.routes`), if they are enough.
+        learn_from: ``(queries, query size)`` unit queries like those to come, in an order that says nothing: cells are
+            learned from them too (`recsys.index.learned_cells`), if they are enough.
 
     Raises:
         WidthError: the vectors are not float32 unit rows of full width, a prefix that is to be scaled is all zeros, or
@@ -115,11 +115,9 @@ class _Catalogue:
 
     def _cells_of(self, key: Key) -> tuple[Cells, np.ndarray]:
         if key not in self._cells:
-            cells = Cells.train(self._store_ND, key, widths=self._widths, seed=self._seed)
-            cell_N = cells.of_items(self._store_ND)
-            if self._lessons is not None:
-                cells = cells.with_routes(self._lessons, cell_N, seed=self._seed)
-            self._cells[key] = cells, cell_N
+            self._cells[key] = Cells.train(
+                self._store_ND, key, widths=self._widths, seed=self._seed, lessons=self._lessons
+            )
         return self._cells[key]
 
     @cached_property

@@ -1,7 +1,6 @@
 """Cells: near vectors together, made at one width and shared by every index that routes at it.
 
-Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``route_Cr`` (cells, routing width), ``mean_Cw``
-(cells, width).
+Shapes: ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``route_Cr`` (cells, routing width).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from recsys.errors import ConfigError
 from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.kernels import nearest_centres
-from recsys.index.routes import Lessons, learn_routes
+from recsys.index.learned_cells import Lessons, learn_cells
 from recsys.index.specs import IndexSpec
 from recsys.index.store import decoded, make_store
 from recsys.widths import WidthLadder, truncate
@@ -63,60 +62,53 @@ def cells_key(spec: IndexSpec, num_items: int) -> Key:
 
 
 class Cells:
-    """The centres of cells at their routing width, and what leads queries to them.
+    """What leads queries to the cells of their best items, at the routing width: one vector per cell, its route.
 
-    Items belong to the nearest centre; a query finds its cells by bytes of their routes, which takes half the time of
-    the whole ones and leaves as much more of the processor's cache to what is read next.
+    Routes are the centres of cells that are made of items alone, or are learned from queries. Products with them are
+    those of their bytes, which takes half the time and leaves as much more of the processor's cache to what is read
+    next.
 
     Args:
-        index: a FAISS flat index of the centres.
-        widths: the trained widths.
-        routes: a FAISS flat index of what queries are compared with (`recsys.index.routes`); None: with the centres.
-
-    Attributes:
-        learned: whether routes are anything but the centres.
+        index: a FAISS flat index of the routes.
     """
 
-    def __init__(self, index: Any, *, widths: WidthLadder, routes: Any = None) -> None:
+    def __init__(self, index: Any) -> None:
         self._index = index
-        self._routes = routes
-        self._widths = widths
-        self.learned = routes is not None
-        compared = index if routes is None else routes
-        self._bytes = make_store(compared.reconstruct_n(0, compared.ntotal), "sq8", norm_of={})
+        self._bytes = make_store(index.reconstruct_n(0, index.ntotal), "sq8", norm_of={})
 
     @classmethod
-    def train(cls, store_ND: np.ndarray, key: Key, *, widths: WidthLadder, seed: int) -> Cells:
-        """Cluster the items' prefixes by k-means on the sphere."""
+    def train(
+        cls, store_ND: np.ndarray, key: Key, *, widths: WidthLadder, seed: int, lessons: Lessons | None = None
+    ) -> tuple[Cells, Int64[np.ndarray, " items"]]:
+        """Cluster the items' prefixes by k-means on the sphere; return the cells, and the cell of each item.
+
+        Args:
+            store_ND: unit item vectors.
+            key: routing width and number of cells.
+            widths: the trained widths.
+            seed: fixes what is drawn.
+            lessons: queries to learn from, starting from those clusters; None leaves them as they are.
+        """
         width, num = key
         vector_Nr = np.ascontiguousarray(truncate(store_ND, width, widths))
         means = faiss.Kmeans(width, num, niter=_NUM_ITERATIONS, seed=seed, spherical=True)
         means.train(vector_Nr)
         assert means.centroids is not None
-        index = faiss.IndexFlatIP(width)
-        index.add(means.centroids)
-        return cls(index, widths=widths)
+        route_Cr, index = means.centroids, _flat(means.centroids)
+        cell_N = np.ascontiguousarray(index.search(vector_Nr, 1)[1][:, 0])
+        if lessons is None:
+            return cls(index), cell_N
+        query_Qr = checked_query_at(lessons.query_QU, width, widths)
+        route_Cr, cell_N = learn_cells(query_Qr, lessons.rows_QK, vector_Nr, cell_N, route_Cr, seed=seed)
+        return cls(_flat(route_Cr)), cell_N
 
     @classmethod
-    def load(cls, folder: Path, key: Key, *, widths: WidthLadder, learned: bool = False) -> Cells:
-        """Open what `save` wrote of cells with learned routes or without, or raise `ArtifactError`."""
-        index, *routes = (_read(folder / name, key) for name in file_names(key, learned=learned))
-        return cls(index, widths=widths, routes=routes[0] if routes else None)
-
-    def with_routes(self, lessons: Lessons, cell_N: np.ndarray, *, seed: int) -> Cells:
-        """Return the same cells with routes that are learned from queries.
-
-        Args:
-            lessons: the queries.
-            cell_N: each item's cell.
-            seed: of the order of the queries.
-        """
-        width, num = self.key
-        query_Qr = checked_query_at(lessons.query_QU, width, self._widths)
-        centre_Cr = self._index.reconstruct_n(0, num)
-        routes: Any = faiss.IndexFlatIP(width)
-        routes.add(learn_routes(query_Qr, lessons.rows_QK, cell_N, centre_Cr, seed=seed))
-        return Cells(self._index, widths=self._widths, routes=routes)
+    def load(cls, folder: Path, key: Key) -> Cells:
+        """Open what `save` wrote, or raise `ArtifactError`."""
+        path = folder / file_name(key)
+        index = read_index(path)
+        check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
+        return cls(index)
 
     @cached_property
     def key(self) -> Key:
@@ -125,15 +117,9 @@ class Cells:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the centres, of learned routes, and of what queries are compared with."""
+        """Bytes of the routes, both ways."""
         width, num = self.key
-        return 4 * width * num * (1 + self.learned) + self._bytes.size_bytes
-
-    def of_items(self, store_ND: np.ndarray) -> Int64[np.ndarray, " items"]:
-        """Return each item's cell."""
-        vector_Nr = np.ascontiguousarray(truncate(store_ND, self.key[0], self._widths))
-        cell_N: np.ndarray = self._index.search(vector_Nr, 1)[1][:, 0]
-        return np.ascontiguousarray(cell_N)
+        return 4 * width * num + self._bytes.size_bytes
 
     def nearest(
         self, query_Br: np.ndarray, num: int
@@ -158,29 +144,15 @@ class Cells:
 
     def save(self, folder: Path) -> None:
         """Write them."""
-        indexes = [self._index, self._routes] if self.learned else [self._index]
-        for index, name in zip(indexes, file_names(self.key, learned=self.learned), strict=True):
-            write_index(index, folder / name)
+        write_index(self._index, folder / file_name(self.key))
 
 
-def file_names(key: Key, *, learned: bool) -> list[str]:
-    """Return the names of the files that hold cells: their centres, and learned routes."""
-    name = f"cells{key[0]}c{key[1]}"
-    return [f"{name}.faiss", f"{name}-routes.faiss"] if learned else [f"{name}.faiss"]
+def file_name(key: Key) -> str:
+    """Return the name of the file that holds cells."""
+    return f"cells{key[0]}c{key[1]}.faiss"
 
 
-def _read(path: Path, key: Key) -> Any:
-    index = read_index(path)
-    check_index(path, index, kind=faiss.IndexFlatIP, width=key[0], num_items=key[1])
+def _flat(route_Cr: np.ndarray) -> Any:
+    index: Any = faiss.IndexFlatIP(route_Cr.shape[1])
+    index.add(route_Cr)
     return index
-
-
-def cell_means(vector_Nw: np.ndarray, cell_N: np.ndarray, *, num: int) -> Float[np.ndarray, "cells width"]:
-    """Return the mean vector of each cell, zero for an empty one."""
-    order = np.argsort(cell_N, kind="stable")
-    size_C = np.bincount(cell_N, minlength=num)
-    mean_Cw = np.zeros((num, vector_Nw.shape[1]), dtype=np.float32)
-    start_C = np.cumsum(size_C) - size_C
-    filled = size_C > 0
-    mean_Cw[filled] = np.add.reduceat(vector_Nw[order], start_C[filled], axis=0) / size_C[filled, None]
-    return mean_Cw

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys.errors import RequestError
-from recsys.index.cells import Cells, Key
 from recsys.index.checks import check_queries, check_shape, checked_query_at
 from recsys.index.deadline import Deadline, Pace
 from recsys.index.engines.ivf import IvfIndex
@@ -113,16 +112,6 @@ class Searcher:
     def num_items(self) -> int:
         """Items in the catalogue."""
         return len(self.store_ND)
-
-    @property
-    def cells(self) -> dict[Key, Cells]:
-        """The cells of all inverted files; those that route alike share theirs."""
-        return {index.cells.key: index.cells for index in self.indexes.values() if isinstance(index, IvfIndex)}
-
-    @property
-    def learned_routes(self) -> bool:
-        """Whether the cells that queries are sent to were learned from queries (`recsys.index.routes`)."""
-        return any(cells.learned for cells in self.cells.values())
 
     def supports(self, spec: RungSpec) -> bool:
         """Whether there is an index for the rung, and the store that it reads."""

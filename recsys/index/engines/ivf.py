@@ -24,13 +24,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from recsys.index.cells import Cells, cell_means
+from recsys.index.cells import Cells
 from recsys.index.checks import checked_query_at
 from recsys.index.deadline import Pace
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.item_set import ItemSet
 from recsys.index.kernels import products_with_bytes
+from recsys.index.learned_cells import cell_means
 from recsys.index.specs import Code, IndexSpec, RungSpec
 from recsys.index.store import Store, decoded, make_store
 from recsys.widths import WidthLadder, truncate

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from recsys.index.cells import Cells
-from recsys.widths import WidthLadder
 
 
 def unit(num, width, *, seed):
@@ -18,7 +17,7 @@ def unit(num, width, *, seed):
 def cells_of(centre_Cr):
     index = faiss.IndexFlatIP(centre_Cr.shape[1])
     index.add(centre_Cr)
-    return Cells(index, widths=WidthLadder([centre_Cr.shape[1]]))
+    return Cells(index)
 
 
 @pytest.mark.parametrize("width", [1, 7, 32, 100])

@@ -1,0 +1,153 @@
+"""Which cells hold what, and which of them queries are sent to, where that is learned from queries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys.errors import WidthError
+from recsys.index import learned_cells
+from recsys.index.build import build_searcher
+from recsys.index.files import load_searcher, write_indexes
+from recsys.index.learned_cells import BEST, MAX_QUERIES, MIN_QUERIES, Lessons, learn_cells, num_learned_from
+from recsys.index.specs import Code, IndexSpec, RungSpec
+from recsys.widths import WidthLadder
+
+WIDTHS = WidthLadder([8, 16])
+SPEC = IndexSpec(engine="ivf", width=16, cells=64)
+NUM_ITEMS = 4000
+
+
+def unit(vector_ND):
+    return (vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def items():
+    random = np.random.default_rng(1)
+    centres = random.normal(size=(80, 16))
+    return unit(centres[random.integers(len(centres), size=NUM_ITEMS)] + 0.6 * random.normal(size=(NUM_ITEMS, 16)))
+
+
+def users(num, *, seed):
+    """Users are not where items are: they all lean one way, and some dimensions of items say nothing to them."""
+    random = np.random.default_rng(seed)
+    return unit(random.normal(size=(num, 16)) * np.geomspace(3, 0.1, 16) + np.eye(16)[3])
+
+
+LEARNED_FROM = users(2000, seed=2)
+
+
+def build(items, learn_from, *specs, seed=1):
+    return build_searcher(items, widths=WIDTHS, seed=seed, indexes=specs or [SPEC], learn_from=learn_from)
+
+
+def share_found(searcher, queries, rung):
+    best = np.argsort(-(queries @ searcher.store_ND.T), axis=1)[:, :50]
+    found = searcher.search(queries, k=50, rung=rung).rows_BK
+    return np.mean([len(set(one) & set(other)) / 50 for one, other in zip(best.tolist(), found.tolist(), strict=True)])
+
+
+@pytest.mark.parametrize("code", ["float32", "sq8", "pq2", "rabitq"])
+@pytest.mark.parametrize("routing", [0, 8])
+def test_other_users_find_more_in_as_many_cells(items, code: Code, routing):
+    spec = IndexSpec(engine="ivf", width=16, cells=64, code=code, routing=routing)
+    rung = RungSpec(engine="ivf", width=16, cells=64, code=code, routing=routing, nprobe=8, rerank=400)
+    missed = [1 - share_found(build(items, asked, spec), users(500, seed=3), rung) for asked in (None, LEARNED_FROM)]
+    assert missed[1] < 0.75 * missed[0]
+
+
+def test_all_cells_hold_all_items(items):
+    rung = RungSpec(engine="ivf", width=16, cells=64, nprobe=64)
+    searchers = [build(items, asked) for asked in (None, LEARNED_FROM)]
+    one, other = (searcher.search(users(50, seed=3), k=20, rung=rung) for searcher in searchers)
+    assert (one.rows_BK == other.rows_BK).all()
+
+
+def test_too_few_queries_are_not_learned_from(items):
+    rung, asked = RungSpec(engine="ivf", width=16, cells=64, nprobe=8), users(MIN_QUERIES, seed=2)
+    not_learned, few, enough = (
+        share_found(build(items, queries), users(500, seed=3), rung) for queries in (None, asked[1:], asked)
+    )
+    assert not_learned == few < enough
+    assert share_found(build(items, asked[:0]), users(500, seed=3), rung) == not_learned
+
+
+@pytest.mark.parametrize(
+    ("queries", "num_items", "looked_at"),
+    [
+        (MIN_QUERIES - 1, 1000, 0),
+        (MIN_QUERIES, 1000, MIN_QUERIES),
+        (10**6, 1000, MAX_QUERIES),
+        (10**6, 10**6, 4294),
+        (10**6, 10**8, 1024),
+        (300, 10**8, 300),
+    ],
+)
+def test_the_larger_the_catalogue_the_fewer_queries_are_looked_at(queries, num_items, looked_at):
+    assert num_learned_from(queries, num_items=num_items) == looked_at
+
+
+def test_lessons_are_exact_answers(items):
+    lessons = Lessons.find(items, LEARNED_FROM, widths=WIDTHS)
+    assert (lessons.query_QU == LEARNED_FROM).all()
+    assert lessons.rows_QK.shape == (len(LEARNED_FROM), BEST)
+    assert (lessons.rows_QK[:, 0] == (LEARNED_FROM @ items.T).argmax(axis=1)).all()
+
+
+def test_a_small_catalogue_has_fewer_best_items():
+    few = users(30, seed=1)
+    assert Lessons.find(few, users(300, seed=2), widths=WIDTHS).rows_QK.shape == (300, 30)
+
+
+def test_queries_that_no_search_would_take_are_refused(items):
+    longer = np.where(np.arange(300) == 7, 2, 1)[:, None].astype(np.float32)
+    with pytest.raises(WidthError, match="query: row 7: got L2 norm"):
+        build(items, users(300, seed=2) * longer)
+
+
+def test_items_move_to_where_those_who_ask_for_them_look_first():
+    # Two far cells, and an item between them, nearer to the first, which only those ask for who look into the second.
+    vectors = unit(np.array([[1, 0.1], [1, -0.1], [0.1, 1], [-0.1, 1], [0.8, 0.7]]))
+    cells = np.array([0, 0, 1, 1, 0])
+    first, second = unit(np.array([[1, 0.0]])), unit(np.array([[0, 1.0]]))
+    queries = np.concatenate([np.repeat(first, 2000, axis=0), np.repeat(second, 2000, axis=0)])
+    rows = np.concatenate([np.tile([0, 1], (2000, 1)), np.tile([2, 4], (2000, 1))])
+    _, moved = learn_cells(queries, rows, vectors, cells, unit(np.eye(2)), seed=1)
+    assert moved.tolist() == [0, 0, 1, 1, 1]
+    # Too few ask for it to make up for the distance.
+    _, moved = learn_cells(queries[::400], rows[::400], vectors, cells, unit(np.eye(2)), seed=1)
+    assert moved.tolist() == cells.tolist()
+
+
+def test_many_askers_are_read_in_pages(items, monkeypatch):
+    lessons = Lessons.find(items, LEARNED_FROM[:300], widths=WIDTHS)
+    cells = np.random.default_rng(1).integers(8, size=len(items))
+    centres = learned_cells.cell_means(items, cells, num=8)
+    given = lessons.query_QU, lessons.rows_QK, items, cells, centres
+    whole = learn_cells(*given, seed=1)
+    monkeypatch.setattr(learned_cells, "_PAGE", 50)
+    for one, other in zip(whole, learn_cells(*given, seed=1), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_same_queries_and_seed_make_the_same_cells(items, tmp_path):
+    content = []
+    for place, (seed, asked) in enumerate([(1, LEARNED_FROM), (1, LEARNED_FROM), (2, LEARNED_FROM), (1, None)]):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        write_indexes(build(items, asked, seed=seed), folder)
+        content.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert content[0] == content[1]
+    assert content[0] != content[2]
+    assert content[0] != content[3]
+
+
+def test_a_loaded_searcher_finds_the_same(items, tmp_path):
+    built = build(items, LEARNED_FROM)
+    write_indexes(built, tmp_path)
+    loaded = load_searcher(tmp_path, items, widths=WIDTHS)
+    rung = RungSpec(engine="ivf", width=16, cells=64, nprobe=4)
+    one, other = (searcher.search(users(20, seed=3), k=10, rung=rung) for searcher in (built, loaded))
+    assert (one.rows_BK == other.rows_BK).all()
+    assert built.size_bytes(rung) == loaded.size_bytes(rung)
