@@ -52,8 +52,8 @@ def test_every_part_of_the_space_is_used():
         stores=("sq8",),
     )
     assert {spec.name for spec in specs[1:]} == {
-        "ivf32-rabitq-p51-r200-sq8",
-        "ivf32r16-rabitq-p51-r200-sq8",
+        "ivf32-rabitq-p26-r200-sq8",
+        "ivf32r16-rabitq-p26-r200-sq8",
         "hnsw32-e200-r200-sq8",
         "hnsw32-e400-r200-sq8",
     }
