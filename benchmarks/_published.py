@@ -39,6 +39,7 @@ def publish_vectors(
     user_UD: Float[np.ndarray, "users full"],
     widths: WidthLadder,
     options: PublishOptions,
+    num_held_out: int | None = None,
 ) -> Path:
     """Publish vectors as a bundle of items ``i0``, ``i1``, ... and users ``u0``, ``u1``, ...; nobody has seen anything.
 
@@ -48,12 +49,15 @@ def publish_vectors(
         user_UD: the same, of users; tied heads only.
         widths: the trained widths.
         options: how the ladder is measured.
+        num_held_out: how many of the users, the first, it is measured with; cells are learned from the others. None for
+            all.
 
     Returns:
         ``root/VERSION``.
     """
     assert widths.head == "tied", "a user is one row of a table"
-    dataset = _dataset(root / "dataset", num_items=len(item_ND), num_users=len(user_UD))
+    num_held_out = len(user_UD) if num_held_out is None else num_held_out
+    dataset = _dataset(root / "dataset", num_items=len(item_ND), num_users=len(user_UD), num_held_out=num_held_out)
     config = ModelConfig(
         widths=widths.widths,
         norm=widths.norm,
@@ -85,16 +89,17 @@ def with_rung_alone(bundle: Path, rung: Rung, root: Path) -> Path:
     return root
 
 
-def _dataset(path: Path, *, num_items: int, num_users: int) -> Dataset:
-    """Write a dataset of ids and one event for each user, so that the ladder may be measured with them."""
+def _dataset(path: Path, *, num_items: int, num_users: int, num_held_out: int) -> Dataset:
+    """Write a dataset of ids and one event for each user, so that the ladder may be measured with those held out."""
     if not path.exists():
         with artifact.staged(path) as folder:
             for name, prefix, num in (("items", "i", num_items), ("users", "u", num_users)):
                 pl.DataFrame({"id": [f"{prefix}{row}" for row in range(num)]}).write_parquet(folder / f"{name}.parquet")
             events = pl.DataFrame({"user": np.arange(num_users), "item": np.arange(num_users) % num_items})
             events = events.cast(pl.UInt32)
+            parts = {"test": events[:num_held_out], "train": events[num_held_out:]}
             for split in SPLITS:
-                write_events(folder / f"{split}{SUFFIX}", [events.filter(pl.lit(split == "test"))])
+                write_events(folder / f"{split}{SUFFIX}", [parts.get(split, events[:0])])
             content: dict[str, Any] = {
                 "name": "vectors",
                 "simulated": True,

@@ -47,6 +47,7 @@ from recsys.bundle import Bundle
 from recsys.bundle_writer import PublishOptions
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
+from recsys.index.learned_cells import MAX_QUERIES
 from recsys.index.rungs import Ladder, Rung
 from recsys.index.truth import Truth
 from recsys.model.best import load_towers
@@ -91,7 +92,7 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
     """Return all figures."""
     path = _publish(given, work)
     bundle = Bundle.open(path)
-    traffic = _traffic(bundle)
+    traffic = _traffic(bundle, given.users)
     with on_cores(split_cores()[1]):
         client.submit(len, ()).result()  # the process starts now, beside k6
     cores, _ = split_cores()
@@ -183,7 +184,8 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
         config = replace(config, epochs=given.epochs)
     towers, _ = load_towers(trained(work, dataset, config).run)
     queries = dataset.queries("test")
-    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users])
+    # Those after the first never call: cells are learned from them.
+    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users + MAX_QUERIES])
     item_ND = item_vectors(towers, dataset.feature_lists("item"))
     if given.items < len(item_ND):
         raise ConfigError(f"items: got {given.items}, expected at least the {len(item_ND)} that are trained")
@@ -193,11 +195,12 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
         user_UD=query_vectors(towers, chosen, dataset.feature_lists("user")),
         widths=towers.widths,
         options=PublishOptions(num_queries=min(512, given.users // 2), budget_s=given.budget, ks=(10, K)),
+        num_held_out=given.users,
     )
 
 
-def _traffic(bundle: Bundle) -> Traffic:
-    rows = np.arange(len(bundle.users.vocabulary))
+def _traffic(bundle: Bundle, num_users: int) -> Traffic:
+    rows = np.arange(num_users)
     history, features, _ = bundle.users.batch(rows)
     query_UD = bundle.towers.encode_users(history, features, rows)
     truth = Truth.find(query_UD, np.array(bundle.item_vectors), ks=[K])

@@ -25,6 +25,7 @@ from recsys.index.build import build_for
 from recsys.index.calibrate import calibrate, usable_ks
 from recsys.index.files import write_indexes
 from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
+from recsys.index.learned_cells import MIN_QUERIES as MIN_LEARNED_FROM
 from recsys.index.learned_cells import num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
@@ -198,7 +199,7 @@ class _Drawn:
 
     Args:
         measured: users that were held out, or any with a history where none were.
-        learned_from: others of all that have a history.
+        learned_from: others with a history; of those that were held out only where there are too few without.
         split: the part of the dataset that the first are of, or ``all``.
     """
 
@@ -211,12 +212,14 @@ def _draw(dataset: Dataset, options: PublishOptions) -> _Drawn:
     everybody = np.unique(dataset.events(*SPLITS).user)
     if not len(everybody):
         raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
-    held_out = {split: np.unique(dataset.events(split).user) for split in ("test", "validation")}
-    split = next((split for split, rows in held_out.items() if len(rows)), "all")
+    by_split = {split: np.unique(dataset.events(split).user) for split in ("test", "validation")} | {"all": everybody}
+    split, held_out = next((split, rows) for split, rows in by_split.items() if len(rows))
     random = np.random.default_rng(options.seed)
-    measured = random.permutation(held_out.get(split, everybody))[: options.num_queries]
-    learned_from = random.permutation(np.setdiff1d(everybody, measured))[:MAX_LEARNED_FROM]
-    return _Drawn(measured, learned_from, split)
+    measured = random.permutation(held_out)[: options.num_queries]
+    others = np.setdiff1d(everybody, held_out)
+    if len(others) < MIN_LEARNED_FROM:
+        others = np.setdiff1d(everybody, measured)
+    return _Drawn(measured, random.permutation(others)[:MAX_LEARNED_FROM], split)
 
 
 def _measure(

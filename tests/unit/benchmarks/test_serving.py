@@ -9,6 +9,7 @@ from benchmarks._published import publish_vectors, with_rung_alone
 from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _fixed, _headlines
 from recsys.bundle import Bundle, open_current
 from recsys.bundle_writer import PublishOptions
+from recsys.index.space import LadderSpace
 from recsys.widths import WidthLadder
 
 
@@ -33,6 +34,27 @@ def test_items_and_users_have_the_vectors_that_were_given(published):
     np.testing.assert_allclose(bundle.towers.encode_users(history, features, rows), user_UD, atol=1e-6)
     assert bundle.items.ids([0, 799]) == ["i0", "i799"]
     assert not bundle.mask_seen
+
+
+@pytest.mark.parametrize(
+    ("num_users", "num_held_out", "learned_from"),
+    [(700, 300, 400), (700, None, 684), (700, 500, 684), (271, None, 0), (300, 30, 270)],
+)
+def test_cells_learn_from_users_that_were_not_held_out_if_these_are_enough(
+    tmp_path, num_users, num_held_out, learned_from
+):
+    vector_ND = np.random.default_rng(1).standard_normal((700 + num_users, 8)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    space = LadderSpace(engines=("exact", "ivf"), codes=("sq8",), levels=(0,), reranks=(0,), funnels=())
+    path = publish_vectors(
+        tmp_path,
+        item_ND=vector_ND[:700],
+        user_UD=vector_ND[700:],
+        widths=WidthLadder((4, 8)),
+        options=PublishOptions(num_queries=16, repeats=1, budget_s=1, space=space),
+        num_held_out=num_held_out,
+    )
+    assert Bundle.open(path).ladder.measured["cells_learned_from"] == learned_from
 
 
 def test_a_bundle_of_one_rung_is_the_same_bundle_otherwise(published, tmp_path):
