@@ -28,7 +28,7 @@ class Gate:
     def __init__(self, *, slots: int, max_waiting: int, dimmer: bool = True) -> None:
         self._admission = Admission(slots=slots, max_waiting=max_waiting, dimmer=dimmer)
         self._changing = threading.Lock()
-        self._sleepers: dict[Ticket, threading.Event] = {}
+        self._sleepers: dict[Ticket, threading.Lock] = {}
         self._high_s = -math.inf
 
     @property
@@ -99,8 +99,10 @@ class Gate:
             self._wake(self._admission.enter(ticket, now_s=now_s))
             if ticket.decided:
                 return
-            decided = self._sleepers[ticket] = threading.Event()
-        if not decided.wait(min(ticket.latest_s - now_s, threading.TIMEOUT_MAX)):
+            # A lock that whoever decides lets go of: an event is a lock, a condition and a list more.
+            decided = self._sleepers[ticket] = threading.Lock()
+            decided.acquire()
+        if not decided.acquire(timeout=max(0.0, min(ticket.latest_s - now_s, threading.TIMEOUT_MAX))):
             with self._changing:
                 self._admission.give_up(ticket, now_s=time.perf_counter())
                 self._sleepers.pop(ticket, None)
@@ -108,4 +110,4 @@ class Gate:
     def _wake(self, decided: list[Ticket]) -> None:
         for ticket in decided:
             if (sleeper := self._sleepers.pop(ticket, None)) is not None:
-                sleeper.set()
+                sleeper.release()
