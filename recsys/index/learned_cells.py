@@ -29,7 +29,7 @@ from recsys.widths import WidthLadder
 
 BEST = 100
 """Best items of each query that are learned from; all in a catalogue that has fewer."""
-MIN_QUERIES = 256
+MIN_QUERIES = 512
 """Fewer are not learned from."""
 MAX_QUERIES = 8192
 """More are not looked at."""

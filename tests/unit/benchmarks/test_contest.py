@@ -27,7 +27,7 @@ def contest():
         tune_QU=vector_ND[1000:1040],
         test_QU=vector_ND[1060:1100],
         label_QU=vector_ND[1100:],
-        learn_QU=vector_ND[:300],
+        learn_QU=vector_ND[:600],
         target=targets,
         widths=WidthLadder((8, 16)),
         num_trials=6,

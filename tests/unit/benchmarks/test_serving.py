@@ -38,7 +38,7 @@ def test_items_and_users_have_the_vectors_that_were_given(published):
 
 @pytest.mark.parametrize(
     ("num_users", "num_held_out", "learned_from"),
-    [(700, 300, 400), (700, None, 684), (700, 500, 684), (271, None, 0), (300, 30, 270)],
+    [(900, 300, 600), (900, None, 884), (900, 500, 884), (527, None, 0), (560, 30, 530)],
 )
 def test_cells_learn_from_users_that_were_not_held_out_if_these_are_enough(
     tmp_path, num_users, num_held_out, learned_from

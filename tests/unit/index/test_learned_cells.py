@@ -81,7 +81,7 @@ def test_too_few_queries_are_not_learned_from(items):
         (10**6, 1000, MAX_QUERIES),
         (10**6, 10**6, 4294),
         (10**6, 10**8, 1024),
-        (300, 10**8, 300),
+        (600, 10**8, 600),
     ],
 )
 def test_the_larger_the_catalogue_the_fewer_queries_are_looked_at(queries, num_items, looked_at):
@@ -97,13 +97,13 @@ def test_lessons_are_exact_answers(items):
 
 def test_a_small_catalogue_has_fewer_best_items():
     few = users(30, seed=1)
-    assert Lessons.find(few, users(300, seed=2), widths=WIDTHS).rows_QK.shape == (300, 30)
+    assert Lessons.find(few, users(600, seed=2), widths=WIDTHS).rows_QK.shape == (600, 30)
 
 
 def test_queries_that_no_search_would_take_are_refused(items):
-    longer = np.where(np.arange(300) == 7, 2, 1)[:, None].astype(np.float32)
+    longer = np.where(np.arange(600) == 7, 2, 1)[:, None].astype(np.float32)
     with pytest.raises(WidthError, match="query: row 7: got L2 norm"):
-        build(items, users(300, seed=2) * longer)
+        build(items, users(600, seed=2) * longer)
 
 
 def test_items_move_to_where_those_who_ask_for_them_look_first():
@@ -121,7 +121,7 @@ def test_items_move_to_where_those_who_ask_for_them_look_first():
 
 
 def test_many_askers_are_read_in_pages(items, monkeypatch):
-    lessons = Lessons.find(items, LEARNED_FROM[:300], widths=WIDTHS)
+    lessons = Lessons.find(items, LEARNED_FROM[:600], widths=WIDTHS)
     cells = np.random.default_rng(1).integers(8, size=len(items))
     centres = learned_cells.cell_means(items, cells, num=8)
     given = lessons.query_QU, lessons.rows_QK, items, cells, centres
