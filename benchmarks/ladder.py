@@ -36,7 +36,7 @@ from benchmarks.rivals import Rival, faiss_indexes, libraries
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
-from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
+from recsys.index.learned_cells import MAX_LEARNED_FROM
 from recsys.index.space import LadderSpace
 from recsys.model.best import load_towers, load_towers_and_dataset
 from recsys.model.exported import ExportedTowers

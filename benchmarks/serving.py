@@ -47,7 +47,7 @@ from recsys.bundle import Bundle
 from recsys.bundle_writer import PublishOptions
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
-from recsys.index.learned_cells import MAX_QUERIES
+from recsys.index.learned_cells import MAX_LEARNED_FROM
 from recsys.index.rungs import Ladder, Rung
 from recsys.index.truth import Truth
 from recsys.model.best import load_towers
@@ -185,7 +185,7 @@ def _publish(given: argparse.Namespace, work: Path) -> Path:
     towers, _ = load_towers(trained(work, dataset, config).run)
     queries = dataset.queries("test")
     # Those after the first never call: cells are learned from them.
-    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users + MAX_QUERIES])
+    chosen = queries.take(np.random.default_rng(1).permutation(len(queries))[: given.users + MAX_LEARNED_FROM])
     item_ND = item_vectors(towers, dataset.feature_lists("item"))
     if given.items < len(item_ND):
         raise ConfigError(f"items: got {given.items}, expected at least the {len(item_ND)} that are trained")

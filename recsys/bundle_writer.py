@@ -24,9 +24,7 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.index.build import build_for
 from recsys.index.calibrate import calibrate, usable_ks
 from recsys.index.files import write_indexes
-from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
-from recsys.index.learned_cells import MIN_QUERIES as MIN_LEARNED_FROM
-from recsys.index.learned_cells import num_learned_from
+from recsys.index.learned_cells import MAX_LEARNED_FROM, MIN_LEARNED_FROM, num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.searcher import Searcher
 from recsys.index.space import LadderSpace

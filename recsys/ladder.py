@@ -20,8 +20,7 @@ from recsys.index.build import build_for
 from recsys.index.calibrate import MIN_QUERIES, calibrate
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import write_indexes
-from recsys.index.learned_cells import MAX_QUERIES as MAX_LEARNED_FROM
-from recsys.index.learned_cells import num_learned_from
+from recsys.index.learned_cells import MAX_LEARNED_FROM, num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
 from recsys.index.store import NOTES

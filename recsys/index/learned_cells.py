@@ -29,9 +29,9 @@ from recsys.widths import WidthLadder
 
 BEST = 100
 """Best items of each query that are learned from; all in a catalogue that has fewer."""
-MIN_QUERIES = 512
+MIN_LEARNED_FROM = 512
 """Fewer are not learned from."""
-MAX_QUERIES = 8192
+MAX_LEARNED_FROM = 8192
 """More are not looked at."""
 _MAX_SCORES = 1 << 32
 """Nor more than are this many products with items, as long as that leaves `_MANY_QUERIES`."""
@@ -50,9 +50,9 @@ _PAGE = 1 << 14
 
 def num_learned_from(num_queries: int, *, num_items: int) -> int:
     """Return how many of some queries are looked at, 0 where they are too few."""
-    if num_queries < MIN_QUERIES:
+    if num_queries < MIN_LEARNED_FROM:
         return 0
-    return min(num_queries, MAX_QUERIES, max(_MANY_QUERIES, _MAX_SCORES // num_items))
+    return min(num_queries, MAX_LEARNED_FROM, max(_MANY_QUERIES, _MAX_SCORES // num_items))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from recsys.errors import WidthError
 from recsys.index import learned_cells
 from recsys.index.build import build_searcher
 from recsys.index.files import load_searcher, write_indexes
-from recsys.index.learned_cells import BEST, MAX_QUERIES, MIN_QUERIES, Lessons, learn_cells, num_learned_from
+from recsys.index.learned_cells import BEST, MAX_LEARNED_FROM, MIN_LEARNED_FROM, Lessons, learn_cells, num_learned_from
 from recsys.index.specs import Code, IndexSpec, RungSpec
 from recsys.widths import WidthLadder
 
@@ -65,7 +65,7 @@ def test_all_cells_hold_all_items(items):
 
 
 def test_too_few_queries_are_not_learned_from(items):
-    rung, asked = RungSpec(engine="ivf", width=16, cells=64, nprobe=8), users(MIN_QUERIES, seed=2)
+    rung, asked = RungSpec(engine="ivf", width=16, cells=64, nprobe=8), users(MIN_LEARNED_FROM, seed=2)
     not_learned, few, enough = (
         share_found(build(items, queries), users(500, seed=3), rung) for queries in (None, asked[1:], asked)
     )
@@ -76,9 +76,9 @@ def test_too_few_queries_are_not_learned_from(items):
 @pytest.mark.parametrize(
     ("queries", "num_items", "looked_at"),
     [
-        (MIN_QUERIES - 1, 1000, 0),
-        (MIN_QUERIES, 1000, MIN_QUERIES),
-        (10**6, 1000, MAX_QUERIES),
+        (MIN_LEARNED_FROM - 1, 1000, 0),
+        (MIN_LEARNED_FROM, 1000, MIN_LEARNED_FROM),
+        (10**6, 1000, MAX_LEARNED_FROM),
         (10**6, 10**6, 4294),
         (10**6, 10**8, 1024),
         (600, 10**8, 600),
