@@ -56,6 +56,14 @@ def test_a_ladder_and_its_indexes_are_written(folder):
     assert len(measured["trials"][0]) == 40
 
 
+def test_queries_that_are_not_measured_with_are_learned_from(folder):
+    assert make_ladder(options(folder)).measured["cells_learned_from"] == 0
+    users = np.random.default_rng(2).standard_normal((700, 16)).astype(np.float32)
+    save_file({"users": users}, folder / "users.safetensors")
+    ladder = make_ladder(options(folder, out=folder / "learned", num_queries=64))
+    assert (ladder.measured["num_queries"], ladder.measured["cells_learned_from"]) == (64, 636)
+
+
 def test_the_table_and_the_notes_name_every_rung(folder):
     ladder = make_ladder(options(folder, space=SCANS))
     assert ladder_table(ladder).row_count == len(ladder.rungs)
