@@ -32,8 +32,9 @@ class LadderSpace:
     """Widths to scan at; none stands for every trained width."""
     routings: tuple[int, ...] = (0,)
     """Widths at which cells are made and chosen, where narrower than the scan's; 0 is the scan's own."""
-    codes: tuple[Code, ...] = ("float32", "sq8", "pq2")
-    """How ivf keeps vectors: float32, fp16, sq8, rabitq, pq2, pq4."""
+    codes: tuple[Code, ...] = ("sq8", "pq2")
+    """How ivf keeps vectors: float32, fp16, sq8, rabitq, pq2, pq4. Whole ones (float32) take most memory and
+    were behind the others on trained catalogues."""
     levels: tuple[int, ...] = (0, 8)
     """Panorama's levels, of full-width float32 scans; 0 scans without."""
     probe_shares: tuple[float, ...] = tuple(2.0 ** (half / 2) for half in range(-16, -1))

@@ -89,7 +89,9 @@ def test_excluded_items_are_left_out_of_the_wanted_ones_too(searcher, queries):
 
 def test_a_query_that_may_get_nothing_misses_nothing(searcher, queries):
     everything = Ragged.from_lists([range(700)] * len(queries))
-    ladder = measure(searcher, queries, [FULL, RungSpec(engine="ivf", width=4, nprobe=1)], exclude=everything)
+    ladder = measure(
+        searcher, queries, [FULL, RungSpec(engine="ivf", width=4, code="sq8", nprobe=1)], exclude=everything
+    )
     assert all(rung.overlap == {5: 1.0, 20: 1.0} for rung in ladder.rungs)
 
 
