@@ -54,7 +54,8 @@ def load_searcher(folder: Path, store_ND: np.ndarray, *, widths: WidthLadder) ->
     expected = expected_files(specs, codes, widths=widths, num_items=len(store_ND))
     for name in sorted(path.name for path in folder.iterdir()):
         if name not in expected:
-            raise ArtifactError(f"{folder / name}: not a file of the indexes that {_LIST} names")
+            reason = f"not a file of the indexes that {_LIST} names (publish again if an earlier version wrote it)"
+            raise ArtifactError(f"{folder / name}: {reason}")
     cells: dict[Key, Cells] = {}
     indexes = {spec: _load(folder, spec, store_ND, widths=widths, cells=cells) for spec in specs}
     norm_of = load_norms(folder / _NORMS, store_ND, widths) if _NORMS in expected else {}
