@@ -119,8 +119,9 @@ def write_bundle(
         ks = usable_ks(options.ks, len(item_ND))
         specs = options.space.specs(towers.widths, num_items=len(item_ND), k=ks[-1], seed=options.seed)
         tell("build indexes", 0.0)
-        drawn = _draw(dataset, options)
-        learn_from = _queries(towers, users, drawn.learned_from)
+        drawn = _draw(dataset, options, learn=any(spec.engine == "ivf" for spec in specs))
+        # Not of nobody: encoders of histories take one user at least.
+        learn_from = _queries(towers, users, drawn.learned_from) if len(drawn.learned_from) else None
         searcher = build_for(item_ND, specs, widths=towers.widths, seed=options.seed, learn_from=learn_from)
         measure = partial(_measure, searcher, towers, users, drawn, options, specs, ks, mask_seen=dataset.mask_seen)
         ladder = measure(progress=lambda share: tell("measure the ladder", share))
@@ -197,7 +198,8 @@ class _Drawn:
 
     Args:
         measured: users that were held out, or any with a history where none were.
-        learned_from: others with a history; of those that were held out only where there are too few without.
+        learned_from: others with a history; of those that were held out only where there are too few without. Nobody
+            where there is nothing to learn.
         split: the part of the dataset that the first are of, or ``all``.
     """
 
@@ -206,7 +208,7 @@ class _Drawn:
     split: str
 
 
-def _draw(dataset: Dataset, options: PublishOptions) -> _Drawn:
+def _draw(dataset: Dataset, options: PublishOptions, *, learn: bool) -> _Drawn:
     everybody = np.unique(dataset.events(*SPLITS).user)
     if not len(everybody):
         raise DataError(f"{dataset.path}: no user has an event, so there is nobody to measure the ladder with")
@@ -217,7 +219,7 @@ def _draw(dataset: Dataset, options: PublishOptions) -> _Drawn:
     others = np.setdiff1d(everybody, held_out)
     if len(others) < MIN_LEARNED_FROM:
         others = np.setdiff1d(everybody, measured)
-    return _Drawn(measured, random.permutation(others)[:MAX_LEARNED_FROM], split)
+    return _Drawn(measured, random.permutation(others)[: MAX_LEARNED_FROM if learn else 0], split)
 
 
 def _measure(

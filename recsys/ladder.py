@@ -86,10 +86,11 @@ def make_ladder(options: LadderOptions, *, progress: Callable[[str, float], None
     vector_ND, query_QD = (_read(path, widths) for path in (options.vectors, options.queries))
     _check_numbers(vector_ND, query_QD, options)
     store_ND = _unit(vector_ND, options.vectors, widths)
-    order = np.random.default_rng(options.seed).permutation(len(query_QD))[: options.num_queries + MAX_LEARNED_FROM]
+    specs = options.space.specs(widths, num_items=len(store_ND), k=max(options.ks), seed=options.seed)
+    num_more = MAX_LEARNED_FROM if any(spec.engine == "ivf" for spec in specs) else 0
+    order = np.random.default_rng(options.seed).permutation(len(query_QD))[: options.num_queries + num_more]
     drawn_QU = _unit(query_QD[order], options.queries, widths)
     query_QU, learn_from = drawn_QU[: options.num_queries], drawn_QU[options.num_queries :]
-    specs = options.space.specs(widths, num_items=len(store_ND), k=max(options.ks), seed=options.seed)
     tell("build indexes", 0.0)
     searcher = build_for(store_ND, specs, widths=widths, seed=options.seed, learn_from=learn_from)
     ladder = calibrate(

@@ -361,6 +361,16 @@ def test_the_ladder_is_measured_with_whoever_there_is(tmp_path, left, named):
         assert Bundle.open(path).ladder.measured["query_split"] == named
 
 
+@pytest.mark.parametrize("history", ["mean", "attention", "sequence"])
+def test_where_everybody_is_measured_with_nobody_is_learned_from(dataset, tmp_path, history):
+    space = LadderSpace(engines=("exact", "ivf"), codes=("sq8",), levels=(0,), reranks=(0,), funnels=())
+    options = PublishOptions(num_queries=1000, repeats=1, space=space)
+    path = write_bundle(tmp_path, towers=small_towers(dataset, history=history), dataset=dataset, options=options)
+    ladder = Bundle.open(path).ladder
+    assert (ladder.measured["num_queries"], ladder.measured["cells_learned_from"]) == (60, 0)
+    assert "ivf" in {rung.engine for rung in ladder.rungs}
+
+
 @pytest.mark.parametrize("settings", [{"num_queries": 0}, {"repeats": 0}, {"ks": ()}, {"ks": (10, 0)}])
 def test_options_that_cannot_be_right_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):

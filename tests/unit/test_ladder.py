@@ -62,6 +62,8 @@ def test_queries_that_are_not_measured_with_are_learned_from(folder):
     save_file({"users": users}, folder / "users.safetensors")
     ladder = make_ladder(options(folder, out=folder / "learned", num_queries=64))
     assert (ladder.measured["num_queries"], ladder.measured["cells_learned_from"]) == (64, 636)
+    ladder = make_ladder(options(folder, out=folder / "scans", num_queries=64, space=SCANS))
+    assert ladder.measured["cells_learned_from"] == 0
 
 
 def test_the_table_and_the_notes_name_every_rung(folder):

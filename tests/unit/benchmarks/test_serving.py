@@ -37,15 +37,22 @@ def test_items_and_users_have_the_vectors_that_were_given(published):
 
 
 @pytest.mark.parametrize(
-    ("num_users", "num_held_out", "learned_from"),
-    [(900, 300, 600), (900, None, 884), (900, 500, 884), (527, None, 0), (560, 30, 530)],
+    ("num_users", "num_held_out", "engines", "learned_from"),
+    [
+        (900, 300, ("exact", "ivf"), 600),
+        (900, None, ("exact", "ivf"), 884),
+        (900, 500, ("exact", "ivf"), 884),
+        (527, None, ("exact", "ivf"), 0),
+        (560, 30, ("exact", "ivf"), 530),
+        (900, 300, ("exact",), 0),
+    ],
 )
 def test_cells_learn_from_users_that_were_not_held_out_if_these_are_enough(
-    tmp_path, num_users, num_held_out, learned_from
+    tmp_path, num_users, num_held_out, engines, learned_from
 ):
     vector_ND = np.random.default_rng(1).standard_normal((700 + num_users, 8)).astype(np.float32)
     vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
-    space = LadderSpace(engines=("exact", "ivf"), codes=("sq8",), levels=(0,), reranks=(0,), funnels=())
+    space = LadderSpace(engines=engines, codes=("sq8",), levels=(0,), reranks=(0,), funnels=())
     path = publish_vectors(
         tmp_path,
         item_ND=vector_ND[:700],
