@@ -48,7 +48,7 @@ class LadderOptions:
     ks: tuple[int, ...] = (10, 100)
     """The k of each measured overlap; latency is measured at the largest."""
     num_queries: int = 512
-    """Queries to measure with: a seeded draw where there are more. From the others, if they are some hundred, it is
+    """Queries to measure with: a seeded draw where there are more. From the others, if they are 512 or more, it is
     learned which cells hold what queries look for."""
     repeats: int = 5
     """Most passes through the queries."""

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from recsys.errors import ConfigError
 from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
-from recsys.index.kernels import nearest_centres
+from recsys.index.kernels import largest_products
 from recsys.index.learned_cells import Lessons, learn_cells
 from recsys.index.specs import IndexSpec
 from recsys.index.store import decoded, make_store
@@ -134,7 +134,7 @@ class Cells:
         assert scale_r is not None, "bytes have scales"
         cell_BP = np.empty((len(query_Br), min(num, len(code_Cr))), dtype=np.int64)
         score_BP = np.empty(cell_BP.shape, dtype=np.float32)
-        nearest_centres(query_Br, scale_r, code_Cr, cell_BP, score_BP)
+        largest_products(query_Br, scale_r, code_Cr, cell_BP, score_BP)
         return cell_BP, score_BP
 
     @property

@@ -393,7 +393,7 @@ _BYTES, _SHORTS, _BITS = _array(types.int8, 1), _array(types.int16, 2), _array(t
 
 
 @_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
-def nearest_centres(
+def largest_products(
     query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray
 ) -> None:
     """Write the rows of the codes whose products with each query are largest, best first, and these products.

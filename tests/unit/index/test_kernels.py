@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recsys.index.kernels import nearest_centres
+from recsys.index.kernels import largest_products, products_with_bytes
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 31, 32, 33, 40, 63, 64, 100, 128, 136])
@@ -13,7 +13,20 @@ def test_bytes_are_multiplied_exactly_at_any_width(width):
         32_767  # the largest of a query's weights becomes this whole number, and all others stay as they are
     )
     cell_BP, score_BP = np.empty((3, 50), dtype=np.int64), np.empty((3, 50), dtype=np.float32)
-    nearest_centres(whole_Br.astype(np.float32), np.ones(width, dtype=np.float32), code_Cr, cell_BP, score_BP)
+    largest_products(whole_Br.astype(np.float32), np.ones(width, dtype=np.float32), code_Cr, cell_BP, score_BP)
     product_BC = whole_Br @ code_Cr.astype(np.int64).T
     np.testing.assert_array_equal(cell_BP, np.argsort(-product_BC, axis=1, kind="stable"))
     np.testing.assert_array_equal(score_BP, -np.sort(-product_BC, axis=1).astype(np.float32))
+
+
+@pytest.mark.parametrize("width", [1, 7, 32, 100])
+def test_products_with_bytes_are_those_of_what_they_stand_for(width):
+    random = np.random.default_rng(width)
+    query_Bw = random.standard_normal((3, width)).astype(np.float32)
+    scale_w = random.uniform(1e-3, 1, width).astype(np.float32)
+    code_Cw = random.integers(-127, 128, (20, width)).astype(np.int8)
+    rows_BP = random.integers(20, size=(3, 9))
+    score_BP = np.empty(rows_BP.shape, dtype=np.float32)
+    products_with_bytes(query_Bw, scale_w, code_Cw, rows_BP, score_BP)
+    vector_BPw = (code_Cw.astype(np.float64) * scale_w)[rows_BP]
+    np.testing.assert_allclose(score_BP, np.einsum("bw,bpw->bp", query_Bw, vector_BPw), rtol=1e-4, atol=1e-3)

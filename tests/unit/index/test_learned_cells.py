@@ -120,6 +120,21 @@ def test_items_move_to_where_those_who_ask_for_them_look_first():
     assert moved.tolist() == cells.tolist()
 
 
+@pytest.mark.parametrize("first_place_in", [0, 1])
+def test_whoever_likes_an_item_best_counts_most_where_it_is_looked_for(first_place_in):
+    # As near to one cell as to the other, and asked for by as many of either: in the first place here, last there.
+    others = 20
+    vectors = unit(np.concatenate([np.tile([1, 0.0], (others, 1)), np.tile([0, 1.0], (others, 1)), [[1, 1]]]))
+    cells = np.repeat([0, 1, 1 - first_place_in], [others, others, 1])
+    liked, ranked = [2 * others], [np.arange(others), np.arange(others, 2 * others)]
+    ranked[first_place_in] = np.concatenate([liked, ranked[first_place_in]])
+    ranked[1 - first_place_in] = np.concatenate([ranked[1 - first_place_in], liked])
+    rows = np.repeat(np.array(ranked), 2000, axis=0)
+    queries = np.repeat(unit(np.eye(2)), 2000, axis=0)
+    _, moved = learn_cells(queries, rows, vectors, cells, unit(np.eye(2)), seed=1)
+    assert moved[-1] == first_place_in
+
+
 def test_many_askers_are_read_in_pages(items, monkeypatch):
     lessons = Lessons.find(items, LEARNED_FROM[:600], widths=WIDTHS)
     cells = np.random.default_rng(1).integers(8, size=len(items))
