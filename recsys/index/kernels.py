@@ -392,6 +392,27 @@ def scale_prefixes(vector_BD: np.ndarray, least: float, unit_Bw: np.ndarray) -> 
 _BYTES, _SHORTS, _BITS = _array(types.int8, 1), _array(types.int16, 2), _array(types.uint8, 1)
 
 
+@_compiled(types.void(_MATRIX, _WHOLES, _WHOLES, _FLOATS, _array(types.float32, 2, writable=True)))
+def add_rows(
+    row_XD: np.ndarray, end_M: np.ndarray, place_A: np.ndarray, weight_A: np.ndarray, sum_MD: np.ndarray
+) -> None:
+    """Add weighted rows to each sum, those at its places.
+
+    Args:
+        row_XD: what is added.
+        end_M: one more than there are sums: where the first one's places begin, and where those of each end.
+        place_A: places of rows.
+        weight_A: what to multiply each with.
+        sum_MD: where it is added.
+    """
+    for m in range(len(sum_MD)):
+        for a in range(end_M[m], end_M[m + 1]):
+            weight = weight_A[a]
+            row = place_A[a]
+            for d in range(row_XD.shape[1]):
+                sum_MD[m, d] += weight * row_XD[row, d]
+
+
 @_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
 def largest_products(
     query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray

@@ -25,27 +25,33 @@ import torch
 from jaxtyping import Float, Int64
 
 from recsys.index.checks import check_queries, checked_query_at
-from recsys.widths import WidthLadder
+from recsys.index.kernels import add_rows
+from recsys.index.rerank import Rescorer
+from recsys.index.store import make_store
+from recsys.widths import WidthLadder, truncate
 
 BEST = 100
 """Best items of each query that are learned from; all in a catalogue that has fewer."""
 MIN_LEARNED_FROM = 512
 """Fewer are not learned from."""
-MAX_LEARNED_FROM = 8192
+MAX_LEARNED_FROM = 1 << 15
 """More are not looked at."""
-_MAX_SCORES = 1 << 32
+_MAX_SCORES = 3 << 33
 """Nor more than are this many products with items, as long as that leaves `_MANY_QUERIES`."""
+_MAX_EXACT_SCORES = 3 << 31
+"""Where there are more, they are first of fewer dimensions: of 64 instead of 256 all take a minute of a core."""
 _MANY_QUERIES = 1024
 _LATER = 10
 """Ranks after which an item weighs half of what the best does."""
-_STEPS, _BATCH, _RATE = 150, 512, 0.05
+_STEPS, _BATCH, _RATE = 150, 512, 0.02
 _TEMPERATURE = 0.05
 """Products of unit vectors are divided by it before the softmax."""
 _ROUNDS = 2
-_DISTANCE = 600.0
+_DISTANCE = 1000.0
 """What a squared distance from a cell's mean weighs, beside the logarithm of a share for each time that an item was
 asked for. From 300 to 1,200 all is much the same; with 50 the cells' sizes drift apart."""
 _PAGE = 1 << 14
+"""Items that move at a time."""
 
 
 def num_learned_from(num_queries: int, *, num_items: int) -> int:
@@ -61,7 +67,7 @@ class Lessons:
 
     Args:
         query_QU: unit queries.
-        rows_QK: their best items at full width, best first.
+        rows_QK: the best items of each, best first.
     """
 
     query_QU: Float[np.ndarray, "queries query"]
@@ -71,7 +77,11 @@ class Lessons:
     def find(
         cls, store_ND: Float[np.ndarray, "items full"], query_QU: np.ndarray, *, widths: WidthLadder
     ) -> Lessons | None:
-        """Search exactly for the best items of as many of the queries as are learned from; None where there are none.
+        """Search for the best items of as many of the queries as are learned from; None where there are none.
+
+        Where all of that would take long, a quarter of the dimensions, or the next width above, says what to score at
+        full width: twice as many as are looked for. That misses some of the best, and leaves time for four
+        times as many queries, from which more is learned.
 
         Raises:
             WidthError: the queries are not what a search takes.
@@ -80,9 +90,18 @@ class Lessons:
         num = num_learned_from(len(query_QU), num_items=len(store_ND))
         if not num:
             return None
-        query_QD = checked_query_at(query_QU[:num], widths.full, widths)
-        _, rows_QK = faiss.knn(query_QD, store_ND, min(BEST, len(store_ND)), metric=faiss.METRIC_INNER_PRODUCT)
-        return cls(query_QU[:num], rows_QK)
+        query_QU, best = query_QU[:num], min(BEST, len(store_ND))
+        width = widths.full
+        if num * len(store_ND) > _MAX_EXACT_SCORES:
+            width = next(width for width in widths if 4 * width >= widths.full)
+        vector_Nw, query_Qw = truncate(store_ND, width, widths), checked_query_at(query_QU, width, widths)
+        shortlist = best if width == widths.full else min(2 * best, len(store_ND))
+        score_QC, rows_QC = faiss.knn(query_Qw, vector_Nw, shortlist, metric=faiss.METRIC_INNER_PRODUCT)
+        if width == widths.full:
+            return cls(query_QU, rows_QC)
+        rescorer = Rescorer(make_store(store_ND, "float32", norm_of={}), widths=widths)
+        rows_QK, _ = rescorer.best(query_QU, rows_QC, score_QC, known=0, width=widths.full, num=best)
+        return cls(query_QU, rows_QK)
 
 
 def learn_cells(
@@ -153,13 +172,13 @@ class _Asked:
 
     Args:
         item_M: items that were asked for, ascending.
-        start_M: where each one's askers begin, in the two below.
+        end_M: 0, and where each one's askers end, in the two below.
         query_A: the queries.
         weight_A: what each counts.
     """
 
     item_M: np.ndarray
-    start_M: np.ndarray
+    end_M: np.ndarray
     query_A: np.ndarray
     weight_A: np.ndarray
 
@@ -167,9 +186,9 @@ class _Asked:
     def sort(cls, rows_QK: np.ndarray, weight_K: np.ndarray) -> _Asked:
         """Turn best items by query around."""
         order = np.argsort(rows_QK, axis=None, kind="stable")
-        item_M, start_M = np.unique(rows_QK.ravel()[order], return_index=True)
+        item_M, num_M = np.unique(rows_QK, return_counts=True)
         query_A, place_A = np.divmod(order, rows_QK.shape[1])
-        return cls(item_M, start_M, query_A, weight_K[place_A])
+        return cls(item_M, np.concatenate([[0], num_M.cumsum()]), query_A, weight_K[place_A])
 
 
 def _moved(asked: _Asked, log_share_QC: np.ndarray, vector_Nr: np.ndarray, cell_N: np.ndarray) -> np.ndarray:
@@ -177,18 +196,11 @@ def _moved(asked: _Asked, log_share_QC: np.ndarray, vector_Nr: np.ndarray, cell_
     mean_Cr = cell_means(vector_Nr, cell_N, num=log_share_QC.shape[1])
     square_C = np.einsum("cr,cr->c", mean_Cr, mean_Cr)
     moved_N = cell_N.copy()
-    ends = [*asked.start_M[1:], len(asked.query_A)]
-    first = 0
-    while first < len(asked.item_M):
-        start = asked.start_M[first]
-        last = max(first + 1, int(np.searchsorted(ends, start + _PAGE, side="right")))
-        part = slice(start, ends[last - 1])
-        looked_AC = log_share_QC[asked.query_A[part]] * asked.weight_A[part, None]
-        looked_MC = np.add.reduceat(looked_AC, asked.start_M[first:last] - start, axis=0)
-        items = asked.item_M[first:last]
-        near_MC = 2 * vector_Nr[items] @ mean_Cr.T - square_C
-        moved_N[items] = (looked_MC + _DISTANCE * near_MC).argmax(axis=1)
-        first = last
+    for first in range(0, len(asked.item_M), _PAGE):
+        items = asked.item_M[first : first + _PAGE]
+        score_MC = np.float32(_DISTANCE) * (2 * vector_Nr[items] @ mean_Cr.T - square_C)
+        add_rows(log_share_QC, asked.end_M[first : first + _PAGE + 1], asked.query_A, asked.weight_A, score_MC)
+        moved_N[items] = score_MC.argmax(axis=1)
     return moved_N
 
 

@@ -5,9 +5,10 @@ index's width, in the index's code. Cells are chosen here and handed to FAISS (`
 be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
 
 RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's base, PQ 4 bits
-for every 2 or 4 coordinates of it. The base is the mean of the cell's vectors in bytes, which is what a search reads of
-it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16 bits: items that round to the
-lowest score of all are never found, which tells only where nearly every item is asked for.
+for every 2 or 4 coordinates of it (`recsys.index.product_codes`). The base is the mean of the cell's vectors in bytes,
+which is what a search reads of it. Both are scanned 32 at a time in registers ("fast scan"), with scores rounded to 16
+bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
+for.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -24,6 +25,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from recsys.index import product_codes
 from recsys.index.cells import Cells
 from recsys.index.checks import checked_query_at
 from recsys.index.deadline import Pace
@@ -46,7 +48,6 @@ _KINDS: dict[Code, Any] = {
 }
 _Parameters: Any = faiss.SearchParametersIVF
 """FAISS's Python layer takes arguments that its stubs do not know."""
-_BITS = 4
 _FAST_SCAN_BLOCK = 32
 _PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024 items, more than most hold
 _NEAREST_FIRST = 11
@@ -75,6 +76,7 @@ class IvfIndex:
             index.implem = _NEAREST_FIRST
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
+        self._group = _group(spec.code)
         self._bases: Store | None = None
         if spec.code in ("rabitq", "pq2", "pq4"):
             self._bases = make_store(index.quantizer.reconstruct_n(0, cells.key[1]), "sq8", norm_of={})
@@ -84,10 +86,16 @@ class IvfIndex:
         cls, spec: IndexSpec, store_ND: np.ndarray, *, cells: Cells, cell_N: np.ndarray, widths: WidthLadder
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
-        vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
-        bases: Any = faiss.IndexFlatIP(spec.width)
+        vector_Nw, group = np.ascontiguousarray(truncate(store_ND, spec.width, widths)), _group(spec.code)
+        if group:
+            vector_Nw = product_codes.grouped(vector_Nw, group)
         mean_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
-        bases.add(decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None)))
+        mean_Cw = decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None))
+        if group:
+            index = product_codes.build(vector_Nw, mean_Cw, cell_N, group=group)
+            return cls(spec, cells=cells, index=index, widths=widths)
+        bases: Any = faiss.IndexFlatIP(spec.width)
+        bases.add(mean_Cw)
         index = _empty(spec, bases, cells.key[1])
         index.train(vector_Nw)
         for start in range(0, len(vector_Nw), _PAGE):
@@ -96,8 +104,6 @@ class IvfIndex:
             index.add_core(len(rows), *(faiss.swig_ptr(np.ascontiguousarray(array)) for array in part))
         if spec.code == "rabitq":
             index = faiss.IndexIVFRaBitQFastScan(index, _FAST_SCAN_BLOCK)
-        elif spec.code.startswith("pq"):
-            index = faiss.IndexIVFPQFastScan(index, _FAST_SCAN_BLOCK)
         bases.this.disown()
         index.own_fields = True
         return cls(spec, cells=cells, index=index, widths=widths)
@@ -106,7 +112,9 @@ class IvfIndex:
     def load(cls, folder: Path, spec: IndexSpec, *, num_items: int, cells: Cells, widths: WidthLadder) -> IvfIndex:
         """Open what `save` wrote, or raise `ArtifactError`."""
         path = folder / f"{spec.name}.faiss"
-        index = read_index(path)
+        index, group = read_index(path), _group(spec.code)
+        if group:
+            index = product_codes.without_order(path, index, group=group)
         others: dict[str, tuple[object, object]] = {}
         if isinstance(index, faiss.IndexIVF):
             others["cells"] = int(index.nlist), cells.key[1]
@@ -115,7 +123,7 @@ class IvfIndex:
         if isinstance(index, faiss.IndexIVFScalarQuantizer):
             others["code"] = int(index.sq.qtype), _scalar_type(spec.code)
         if isinstance(index, faiss.IndexIVFPQFastScan):
-            others["coordinates per code"] = spec.width // int(index.pq.M), int(spec.code[2:] or 0)
+            others["coordinates per code"] = spec.width // int(index.pq.M), group
         kind = faiss.IndexIVFFlatPanorama if spec.levels else _KINDS[spec.code]
         check_index(path, index, kind=kind, width=spec.width, num_items=num_items, **others)
         return cls(spec, cells=cells, index=index, widths=widths)
@@ -161,6 +169,8 @@ class IvfIndex:
         if self.cells.key[0] != self.spec.width:
             query_Br = checked_query_at(query_BU, self.cells.key[0], self._widths)
         cell_BP, score_BP = self.cells.nearest(query_Br, effort.nprobe)
+        if self._group:
+            query_Bw = product_codes.grouped(query_Bw, self._group)
         return query_Bw, cell_BP, self._score_bases(query_Bw, cell_BP, score_BP)
 
     def _scan(
@@ -195,7 +205,8 @@ class IvfIndex:
 
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""
-        write_index(self._index, folder / f"{self.spec.name}.faiss")
+        index = product_codes.with_order(self._index, self._group) if self._group else self._index
+        write_index(index, folder / f"{self.spec.name}.faiss")
 
 
 @lru_cache(maxsize=1024)
@@ -205,7 +216,7 @@ def _probing(nprobe: int) -> Any:
 
 
 def _empty(spec: IndexSpec, bases: Any, num: int) -> Any:
-    """Return an index to be filled cell by cell; fast-scan ones can only be made from such a one."""
+    """Return an index to be filled cell by cell; RaBitQ's fast scan can only be made from such a one."""
     width, metric = spec.width, faiss.METRIC_INNER_PRODUCT
     if spec.levels:
         return faiss.IndexIVFFlatPanorama(bases, width, num, spec.levels, metric, True, _PANORAMA_BLOCK)
@@ -213,9 +224,12 @@ def _empty(spec: IndexSpec, bases: Any, num: int) -> Any:
         return faiss.IndexIVFFlat(bases, width, num, metric)
     if spec.code == "rabitq":
         return faiss.IndexIVFRaBitQ(bases, width, num, metric)
-    if spec.code in ("fp16", "sq8"):
-        return faiss.IndexIVFScalarQuantizer(bases, width, num, _scalar_type(spec.code), metric, False)
-    return faiss.IndexIVFPQ(bases, width, num, width // int(spec.code[2]), _BITS, metric)
+    return faiss.IndexIVFScalarQuantizer(bases, width, num, _scalar_type(spec.code), metric, False)
+
+
+def _group(code: Code) -> int:
+    """Return how many coordinates share a product code, 0 for all other codes."""
+    return int(code[2:]) if code.startswith("pq") else 0
 
 
 def _scalar_type(code: Code) -> int:

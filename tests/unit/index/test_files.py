@@ -11,6 +11,7 @@ from recsys.index.build import build_searcher
 from recsys.index.cells import MIN_ITEMS_FOR_IVF
 from recsys.index.files import load_searcher, write_indexes
 from recsys.index.item_set import ItemSet
+from recsys.index.product_codes import order
 from recsys.index.specs import Code, IndexSpec, RungSpec, StoreCode
 from recsys.index.store import map_vectors, save_vectors
 from recsys.widths import Norm, WidthLadder, query_at
@@ -242,12 +243,13 @@ def test_codes_of_differences_from_other_bases_than_the_centres_are_added_to_tho
     query = unit(1, 16, seed=5)
     before = load_searcher(tmp_path, store, widths=WIDTHS).search(query, k=300, rung=rung)
     path = tmp_path / "ivf8-pq2.faiss"
-    index = faiss.read_index(str(path))
+    file = faiss.read_index(str(path))
+    index = faiss.downcast_index(file.index)
     bases, away = faiss.downcast_index(index.quantizer), np.linspace(0, 1, 8, dtype=np.float32)
-    moved = bases.reconstruct_n(0, bases.ntotal) + away
+    moved = bases.reconstruct_n(0, bases.ntotal) + away[order(8, 2)]
     bases.reset()
     bases.add(moved)
-    faiss.write_index(index, str(path))
+    faiss.write_index(file, str(path))
     after = load_searcher(tmp_path, store, widths=WIDTHS).search(query, k=300, rung=rung)
     shift = float(query_at(query, 8, WIDTHS)[0] @ away)
     assert abs(shift) > 0.1

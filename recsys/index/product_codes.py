@@ -1,0 +1,103 @@
+"""Product codes for inner products of vectors whose first coordinates say most: 4 bits for every few coordinates.
+
+A product quantiser spends as many bits on each group of coordinates, so groups should have as much to say. Matryoshka
+training puts the energy into the prefix, and neighbouring coordinates together would waste bits on the tail. Here
+coordinates that lie far apart share a group, one of each part of the vector: what eigenvalue allocation does for
+principal axes (Ge, He, Ke and Sun, "Optimized Product Quantization", CVPR 2013), with no rotation, since training has
+put the axes in order. And what an error costs is what queries multiply it with: codes are chosen by distances in which
+each coordinate weighs what it does in inner products (Guo, Kumar, Choromanski and Simcha, "Quantization based Fast
+Inner Product Search", AISTATS 2016, whose covariance of queries is here that of items, without its correlations).
+
+By hand, 40,981 items of a trained model, 128 dimensions in 32 bytes: of the best 100 by exact scores, the best 150 by
+codes hold .967 with neighbours in one group, .985 in groups of far ones, .990 with weights too.
+
+Shapes: ``vector_Nw`` (items, width), ``mean_Cw`` (cells, width), ``cell_N`` (items,).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Int32, Int64
+
+from recsys.errors import ArtifactError
+
+BITS = 4
+_NUM_TRAINED_ON = 1 << 14
+_PAGE = 1 << 16
+_FAST_SCAN_BLOCK = 32
+
+
+def order(width: int, group: int) -> Int32[np.ndarray, " width"]:
+    """Return which coordinate stands in which place, so that those of a code are neighbours."""
+    return np.arange(width, dtype=np.int32).reshape(group, -1).T.ravel()
+
+
+def grouped(vector_Nw: Float[np.ndarray, "items width"], group: int) -> Float[np.ndarray, "items width"]:
+    """Return vectors with their coordinates in that order."""
+    num, width = vector_Nw.shape
+    parts = vector_Nw.reshape(num, group, width // group).swapaxes(1, 2)
+    return np.ascontiguousarray(parts).reshape(num, width)
+
+
+def build(
+    vector_Nw: Float[np.ndarray, "items width"],
+    mean_Cw: Float[np.ndarray, "cells width"],
+    cell_N: Int64[np.ndarray, " items"],
+    *,
+    group: int,
+) -> Any:
+    """Encode each vector's difference from the base of its cell, and return the inverted file, to be scanned in SIMD.
+
+    Args:
+        vector_Nw: in the order that `grouped` gives.
+        mean_Cw: the cells' bases, in the same order.
+        cell_N: the cell of each vector.
+        group: coordinates of a code, a divisor of the width.
+    """
+    num, width = vector_Nw.shape
+    weight_w = np.sqrt(np.einsum("nw,nw->w", vector_Nw, vector_Nw, dtype=np.float64) / num).astype(np.float32)
+    weight_w[weight_w == 0] = 1
+    weighted = faiss.IndexFlatIP(width)
+    weighted.add(np.ascontiguousarray(mean_Cw * weight_w))
+    index: Any = faiss.IndexIVFPQ(weighted, width, len(mean_Cw), width // group, BITS, faiss.METRIC_INNER_PRODUCT)
+    rows = np.unique(np.linspace(0, num - 1, min(num, _NUM_TRAINED_ON), dtype=np.int64))
+    index.pq.cp.max_points_per_centroid = -(-len(rows) // index.pq.ksub)
+    index.pq.train(np.ascontiguousarray((vector_Nw[rows] - mean_Cw[cell_N[rows]]) * weight_w))
+    index.is_trained = True
+    for start in range(0, num, _PAGE):
+        part = slice(start, min(start + _PAGE, num))
+        arrays = vector_Nw[part] * weight_w, np.arange(part.start, part.stop), np.ascontiguousarray(cell_N[part])
+        index.add_core(part.stop - part.start, *(faiss.swig_ptr(array) for array in arrays))
+    centroids = faiss.vector_to_array(index.pq.centroids).reshape(width // group, -1, group)
+    faiss.copy_array_to_vector((centroids / weight_w.reshape(-1, 1, group)).ravel(), index.pq.centroids)
+    bases = faiss.IndexFlatIP(width)
+    bases.add(mean_Cw)
+    index.quantizer = bases
+    scanned = faiss.IndexIVFPQFastScan(index, _FAST_SCAN_BLOCK)
+    bases.this.disown()
+    scanned.own_fields = True
+    return scanned
+
+
+def with_order(index: Any, group: int) -> Any:
+    """Return the inverted file as FAISS keeps it in a file: behind the step that puts coordinates in order."""
+    transform = faiss.RemapDimensionsTransform(index.d, index.d, faiss.swig_ptr(order(index.d, group)))
+    return faiss.IndexPreTransform(transform, index)
+
+
+def without_order(path: Path, index: Any, *, group: int) -> Any:
+    """Return the inverted file behind that step, or raise `ArtifactError` where the file has none, or another one."""
+    wanted = "expected a RemapDimensionsTransform of one coordinate from each part (publish again if an earlier version"
+    if not isinstance(index, faiss.IndexPreTransform) or index.chain.size() != 1:
+        raise ArtifactError(f"{path}: got a {type(index).__name__}, {wanted} wrote it)")
+    transform = faiss.downcast_VectorTransform(index.chain.at(0))
+    is_remap = isinstance(transform, faiss.RemapDimensionsTransform)
+    if not is_remap or not np.array_equal(faiss.vector_to_array(transform.map), order(index.d, group)):
+        raise ArtifactError(f"{path}: got a {type(transform).__name__} of another order, {wanted} wrote it)")
+    inner = faiss.downcast_index(index.index)
+    inner.referenced_objects = [index]  # which owns it
+    return inner
