@@ -115,17 +115,19 @@ class HNSW(_FaissRival):
 class _IVF(_FaissRival):
     codes: ClassVar[tuple[str, ...]]
     refines: ClassVar[tuple[str, ...]] = (",RFlat", ",Refine(SQfp16)")
-    rotates: ClassVar[bool] = True
-    """Whether to try a random rotation too, which spreads energy evenly over dimensions: quantisers may need that."""
+    rotations: ClassVar[tuple[str, ...]] = ("", "RR{all}")
+    """What vectors go through before: nothing, or a random rotation too, which spreads energy evenly over dimensions.
+    Quantisers may need that."""
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary the cells, the code and what refines."""
         cells = num_cells(num_items)
         numbers = [cells, cells // 2] if cells else []
-        rotations = ("", f"RR{width},") if self.rotates else ("",)
+        parts = {"all": width, "half": width // 2, "quarter": width // 4}
+        rotated = [(rotation + "," if rotation else "", code) for rotation in self.rotations for code in self.codes]
         return [
-            {"factory": f"{rotation}IVF{number},{code.format(half=width // 2, quarter=width // 4)}{refine}"}
-            for number, refine, rotation, code in itertools.product(numbers, self.refines, rotations, self.codes)
+            {"factory": f"{rotation}IVF{number},{code}{refine}".format(**parts)}
+            for number, refine, (rotation, code) in itertools.product(numbers, self.refines, rotated)
         ]
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
@@ -143,9 +145,10 @@ class RaBitQ(_IVF):
 
 
 class PQ(_IVF):
-    """4 bits for every 2 or 4 coordinates, scanned with SIMD, then refined."""
+    """4 bits for every 2 or 4 coordinates, scanned with SIMD, then refined; rotations at random, and learned (OPQ)."""
 
     name: ClassVar[str] = "faiss ivf pq"
+    rotations: ClassVar[tuple[str, ...]] = ("", "OPQ{half}", "RR{all}")
     codes: ClassVar[tuple[str, ...]] = ("PQ{half}x4fs", "PQ{quarter}x4fs")
 
 
@@ -155,7 +158,7 @@ class Panorama(_IVF):
     name: ClassVar[str] = "faiss ivf panorama"
     codes: ClassVar[tuple[str, ...]] = ("FlatPanorama8",)
     refines: ClassVar[tuple[str, ...]] = ("",)
-    rotates: ClassVar[bool] = False
+    rotations: ClassVar[tuple[str, ...]] = ("",)
 
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
         """Vary cells."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from recsys.errors import ConfigError
 from recsys.index import frontier
 from recsys.index.checks import check_queries
-from recsys.index.halving import FLOORS, Bench, Trial, costs, pass_s
+from recsys.index.halving import Bench, Trial, costs, fastest_reaching, pass_s
 from recsys.index.intervals import mean_interval, percentile_interval
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.searcher import Searcher
@@ -34,8 +34,6 @@ MIN_RUNGS, MAX_RUNGS = 6, 16
 """How many rungs a calibrated ladder has: fewer only where fewer were offered."""
 MIN_QUERIES = 32
 """A frontier that is found on fewer queries says more about them than about the rungs."""
-_ONE_SIDED_95 = 1.645
-"""Standard errors."""
 _VARIED = 10
 """How many rungs at most show what can be had for p99 and bytes too; the rest are steps of overlap and p50."""
 _WORTHWHILE = 0.5
@@ -197,15 +195,15 @@ def is_exact(spec: RungSpec, widths: WidthLadder) -> bool:
 def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, bool]:
     """Return the places of the trials that make the ladder, in order, and whether each is on a frontier.
 
-    They are the fastest that surely reaches each of `FLOORS` at the largest k, the fastest that is exact by
-    construction, some points of the frontiers over overlap@k, p50, p99 and bytes, each width's best, and, where places
-    are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
+    They are the fastest that surely reaches each of `recsys.index.halving.FLOORS` at the largest k, the fastest that is
+    exact by construction, some points of the frontiers over overlap@k, p50, p99 and bytes, each width's best, and,
+    where places are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
     """
     cost = costs(trials, tail=True)
     exact = min(
         (place for place, trial in enumerate(trials) if is_exact(trial.spec, widths)), key=lambda i: trials[i].p50_ms
     )
-    reaching = _fastest_reaching(trials)
+    reaching = fastest_reaching(trials, each=1, surely=True)
     worthwhile = [place for place, trial in enumerate(trials) if trial.overlap[trial.ks[-1]] >= _WORTHWHILE]
     worthwhile_cost = [cost_TO[worthwhile] for cost_TO in cost]
     for most in range(_VARIED, len(cost) - 1, -1):
@@ -221,14 +219,6 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
     points.update(frontier.spread(cost[-1][:, :2], first=sorted(points), among=worthwhile, most=most, cells=_ALIKE[:2]))
     dominated = np.all([frontier.is_dominated(cost_TO) for cost_TO in cost], axis=0)
     return {i: i in points and (i == exact or not dominated[i]) for i in sorted(points | others)}
-
-
-def _fastest_reaching(trials: Sequence[Trial[RungSpec]]) -> list[int]:
-    """Return the fastest trial for each floor, with a margin: what is reached by luck alone is not reached again."""
-    overlap_TQ = np.stack([trial.overlap_QK[:, -1] for trial in trials])
-    surely_T = overlap_TQ.mean(axis=1) - _ONE_SIDED_95 * overlap_TQ.std(axis=1) / np.sqrt(overlap_TQ.shape[1])
-    p50_T = np.array([trial.p50_ms for trial in trials])
-    return frontier.fastest_reaching(surely_T, p50_T, floors=FLOORS, each=1)
 
 
 def _best_of_width(trials: Sequence[Trial[RungSpec]], width: int) -> int:

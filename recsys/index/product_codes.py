@@ -74,7 +74,7 @@ def build(
         index.add_core(part.stop - part.start, *(faiss.swig_ptr(array) for array in arrays))
     centroids = faiss.vector_to_array(index.pq.centroids).reshape(width // group, -1, group)
     faiss.copy_array_to_vector((centroids / weight_w.reshape(-1, 1, group)).ravel(), index.pq.centroids)
-    bases = faiss.IndexFlatIP(width)
+    bases: Any = faiss.IndexFlatIP(width)
     bases.add(mean_Cw)
     index.quantizer = bases
     scanned = faiss.IndexIVFPQFastScan(index, _FAST_SCAN_BLOCK)
@@ -92,12 +92,13 @@ def with_order(index: Any, group: int) -> Any:
 def without_order(path: Path, index: Any, *, group: int) -> Any:
     """Return the inverted file behind that step, or raise `ArtifactError` where the file has none, or another one."""
     wanted = "expected a RemapDimensionsTransform of one coordinate from each part (publish again if an earlier version"
-    if not isinstance(index, faiss.IndexPreTransform) or index.chain.size() != 1:
+    chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
+    if chain is None or chain.size() != 1:
         raise ArtifactError(f"{path}: got a {type(index).__name__}, {wanted} wrote it)")
-    transform = faiss.downcast_VectorTransform(index.chain.at(0))
+    transform: Any = faiss.downcast_VectorTransform(chain.at(0))
     is_remap = isinstance(transform, faiss.RemapDimensionsTransform)
     if not is_remap or not np.array_equal(faiss.vector_to_array(transform.map), order(index.d, group)):
         raise ArtifactError(f"{path}: got a {type(transform).__name__} of another order, {wanted} wrote it)")
-    inner = faiss.downcast_index(index.index)
+    inner: Any = faiss.downcast_index(index.index)
     inner.referenced_objects = [index]  # which owns it
     return inner

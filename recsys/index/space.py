@@ -41,7 +41,7 @@ class LadderSpace:
     """Cells scanned (ivf), as shares of all cells: up to half, which is what .999 takes in a small catalogue."""
     efs: tuple[int, ...] = (64, 128, 256, 512)
     """Lengths of the list that a walk keeps (hnsw), where at least as long as what it must find."""
-    reranks: tuple[float, ...] = (0, 1.5, 2, 3, 4, 6, 8)
+    reranks: tuple[float, ...] = (0, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8)
     """Candidates scored again at full width, as multiples of the largest k; 0 is none."""
     funnels: tuple[tuple[float, float], ...] = ((8, 2),)
     """Candidates scored at the next wider width, and of those at full width, as multiples of the largest k."""

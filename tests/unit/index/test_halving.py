@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys.index.halving import Bench, pass_s
+from recsys.index.halving import Bench, Trial, _survivors, fastest_reaching, pass_s
 from recsys.index.truth import Truth
 
 
@@ -97,3 +97,17 @@ def test_progress_never_goes_back(truth):
     bench_of(truth).halve([way(20, 0.05 + 0.01 * n) for n in range(12)], keep=2, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_what_reaches_a_floor_surely_is_kept_beside_what_may_by_luck():
+    def trial(name, share_Q, ms):
+        overlap_QK = np.array(share_Q)[:, None]
+        return Trial(name, (20,), np.arange(8), overlap_QK, np.full((1, 8), ms), size_bytes=1, disturbed_share=0.0)
+
+    lucky = trial("lucky", [1.0, 0.92] * 4, ms=0.1)  # .96 +- .04
+    sure = trial("sure", [0.955] * 8, ms=0.2)  # which lucky dominates
+    others = [trial(f"{share}", [share] * 8, ms=share / 10) for share in (0.3, 0.5, 0.7)]
+    trials = [lucky, sure, *others]
+    assert fastest_reaching(trials, each=1, surely=False) == [0]
+    assert fastest_reaching(trials, each=1, surely=True) == [0, 1]
+    assert {"lucky", "sure"} < {trials[place].spec for place in _survivors(trials, num=3)}
