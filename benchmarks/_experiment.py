@@ -135,7 +135,7 @@ def alone(config: TrainConfig, width: int) -> TrainConfig:
     """
     place, loss = config.model.widths.index(width), config.loss
     temperature = loss.temperature if len(loss.temperature) == 1 else (loss.temperature[place],)
-    tying = ("weights", "learn_weights", "distillation", "energy_weight", "energy_decay", "energy_ramp")
+    tying = ("weights", "learn_weights", "distillation", "energy_weight", "energy_decay", "energy_parts", "energy_ramp")
     none: dict[str, Any] = {name: getattr(LossConfig(), name) for name in tying}
     single = replace(loss, temperature=temperature, **none)
     # Without a projection rows are the vectors, and as wide.

@@ -205,6 +205,8 @@ class LossConfig:
     energy_decay: float = 5.0
     """The profile lets the first w of D coordinates leave out (1 - w/D)**energy_decay of the squared norm: 1 is an even
     spread, 5 lets the first quarter leave out 24%."""
+    energy_parts: int = 1
+    """Equal parts of the vector at whose ends the profile asks too, beside the trained widths; Panorama looks at 8."""
     energy_ramp: float = 0.0
     """Share of training over which the penalty's weight grows from 0, in a straight line, to ``energy_weight``, so that
     vectors may find their places first; 0: it is there from the start."""
@@ -230,6 +232,7 @@ class LossConfig:
         for name in ("distillation", "energy_weight"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         _require(1 <= self.energy_decay < math.inf, "energy_decay", self.energy_decay, "1 or more, and finite")
+        _require(self.energy_parts > 0, "energy_parts", self.energy_parts, "above 0")
         _require(0 <= self.energy_ramp <= 1, "energy_ramp", self.energy_ramp, "0 to 1: a share of training")
         self._check_negatives()
 

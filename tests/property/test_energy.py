@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from loss_batches import problems
 from torch.nn.functional import normalize
 
-from recsys.model.losses.energy import energy_penalty, energy_profile
+from recsys.errors import ConfigError
+from recsys.model.losses.energy import energy_penalty, energy_profile, energy_widths
 from recsys.widths import WidthLadder
 
 
@@ -49,3 +50,21 @@ def test_a_steeper_profile_asks_for_more():
     widths = WidthLadder([2, 4, 8])
     assert energy_profile(widths, decay=1) == (0.25, 0.5, 1.0)
     assert energy_profile(widths, decay=2) == pytest.approx((1 - 0.75**2, 0.75, 1.0))
+
+
+def test_the_profile_asks_at_the_ends_of_parts_too():
+    widths = WidthLadder([4, 16])
+    assert energy_widths(widths, num_parts=1) == WidthLadder([4, 16])
+    assert energy_widths(widths, num_parts=8) == WidthLadder([2, 4, 6, 8, 10, 12, 14, 16])
+    with pytest.raises(ConfigError, match="energy_parts: got 3, expected a divisor of the full width 16"):
+        energy_widths(widths, num_parts=3)
+
+
+def test_parts_ask_for_energy_first_within_a_block():
+    widths = WidthLadder([4, 8])
+    vector = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.1, 0.1, 0.1, 0.1]], dtype=torch.float64, requires_grad=True)
+    penalty = []
+    for parts in (1, 4):
+        asked = energy_widths(widths, num_parts=parts)
+        penalty.append(energy_penalty(vector, asked, energy_profile(asked, decay=2)))
+    assert penalty[0] == 0 < penalty[1]

@@ -101,6 +101,7 @@ def test_a_missing_file_is_named(tmp_path):
             "loss.num_batch_negatives: got None, expected a number with history sequence",
         ),
         (lambda: LossConfig(energy_decay=0.5), "energy_decay: got 0.5, expected 1 or more, and finite"),
+        (lambda: LossConfig(energy_parts=0), "energy_parts: got 0, expected above 0"),
         (lambda: LossConfig(energy_ramp=1.5), "energy_ramp: got 1.5, expected 0 to 1"),
         (
             lambda: TrainConfig(model=ModelConfig(widths=(8,)), loss=LossConfig(energy_weight=1.0)),

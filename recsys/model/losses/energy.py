@@ -16,8 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recsys.errors import ConfigError
 from recsys.model.losses.blocks import TINY, squares_by_width
 from recsys.widths import WidthLadder
+
+
+def energy_widths(widths: WidthLadder, *, num_parts: int) -> WidthLadder:
+    """Return where the profile asks: at the trained widths, and at the end of each of so many equal parts.
+
+    Raises:
+        ConfigError: the full width is no multiple of ``num_parts``.
+    """
+    if widths.full % num_parts:
+        raise ConfigError(f"energy_parts: got {num_parts}, expected a divisor of the full width {widths.full}")
+    ends = range(widths.full // num_parts, widths.full + 1, widths.full // num_parts)
+    return WidthLadder(sorted({*widths, *ends}))
 
 
 def energy_profile(widths: WidthLadder, *, decay: float) -> tuple[float, ...]:
@@ -35,7 +48,7 @@ def energy_penalty(
 
     Args:
         vector_ND: ``(rows, full)``, any scale.
-        widths: the trained widths.
+        widths: where the profile asks.
         profile: the least share of the full vector at each width, narrowest first; the last is 1.
     """
     square_NL = torch.cat(list(squares_by_width(vector_ND, widths)), dim=1)

@@ -20,7 +20,7 @@ from recsys.config import LEAST_TEMPERATURE, LossConfig
 from recsys.errors import ConfigError
 from recsys.model.losses.bilateral_softmax import bilateral_softmax, negative_pairs
 from recsys.model.losses.distillation import distillation, log_total, student_pairs
-from recsys.model.losses.energy import energy_penalty, energy_profile
+from recsys.model.losses.energy import energy_penalty, energy_profile, energy_widths
 from recsys.model.losses.passes import Pairs, joined
 from recsys.model.losses.queue import NegativeQueue
 from recsys.model.losses.sampled_softmax import sampled_softmax
@@ -46,7 +46,8 @@ class MatryoshkaLoss(nn.Module):
         config: kind of loss, temperatures, weights, distillation, energy profile.
 
     Raises:
-        ConfigError: the number of temperatures or weights is neither one nor that of the widths.
+        ConfigError: the number of temperatures or weights is neither one nor that of the widths, or the vector cannot
+            be cut into ``energy_parts`` equal parts.
     """
 
     def __init__(self, widths: WidthLadder, config: LossConfig) -> None:
@@ -54,6 +55,7 @@ class MatryoshkaLoss(nn.Module):
         self.widths, self.config = widths, config
         self._weights = _per_width("weights", config.weights, widths)
         self._temperature = _per_width("temperature", config.temperature, widths)
+        self._energy_widths = energy_widths(widths, num_parts=config.energy_parts)
         if config.learn_temperature:
             self.log_excess_L = nn.Parameter((torch.tensor(self._temperature) - LEAST_TEMPERATURE).log())
         if config.learn_weights:
@@ -107,11 +109,12 @@ class MatryoshkaLoss(nn.Module):
         inverse_L = self._inverse_temperature(user_VU)
         loss, own_L = self._balanced(Step.of(user_VU, joined_SD, joined_samples, self.widths, inverse_L))
         if self.config.energy_weight > 0:
-            profile = energy_profile(self.widths, decay=self.config.energy_decay)
+            asked = self._energy_widths
+            profile = energy_profile(asked, decay=self.config.energy_decay)
             user_VD = user_VU[:, self.widths.query_blocks[-1]]
             # Items are those of all processes already, users are not.
             share = len(user_VD) / samples.vectors.mean
-            of_users, of_items = (energy_penalty(vectors, self.widths, profile) for vectors in (user_VD, item_SD))
+            of_users, of_items = (energy_penalty(vectors, asked, profile) for vectors in (user_VD, item_SD))
             ramp = min(1.0, done / self.config.energy_ramp) if self.config.energy_ramp > 0 else 1.0
             loss = loss + self.config.energy_weight * ramp * (share * of_users + of_items)
         return loss, own_L.detach()
