@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recsys.index.kernels import largest_products, products_with_bytes
+from recsys.index.kernels import add_rows, largest_products, products_with_bytes
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 31, 32, 33, 40, 63, 64, 100, 128, 136])
@@ -30,3 +30,15 @@ def test_products_with_bytes_are_those_of_what_they_stand_for(width):
     products_with_bytes(query_Bw, scale_w, code_Cw, rows_BP, score_BP)
     vector_BPw = (code_Cw.astype(np.float64) * scale_w)[rows_BP]
     np.testing.assert_allclose(score_BP, np.einsum("bw,bpw->bp", query_Bw, vector_BPw), rtol=1e-4, atol=1e-3)
+
+
+def test_weighted_rows_are_added():
+    random = np.random.default_rng(1)
+    row_XD, weight_A = random.normal(size=(9, 37)).astype(np.float32), random.normal(size=20).astype(np.float32)
+    place_A, end_M = random.integers(9, size=20), np.array([0, 3, 3, 20])
+    sum_MD = random.normal(size=(3, 37)).astype(np.float32)
+    wanted_MD = sum_MD.copy()
+    for m, part in enumerate([slice(0, 3), slice(3, 3), slice(3, 20)]):
+        wanted_MD[m] += weight_A[part] @ row_XD[place_A[part]]
+    add_rows(row_XD, end_M, place_A, weight_A, sum_MD)
+    np.testing.assert_allclose(sum_MD, wanted_MD, atol=1e-5)

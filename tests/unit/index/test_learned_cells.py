@@ -96,6 +96,22 @@ def test_lessons_are_exact_answers(items):
     assert (lessons.rows_QK[:, 0] == (LEARNED_FROM @ items.T).argmax(axis=1)).all()
 
 
+@pytest.mark.parametrize("head", ["tied", "per_width"])
+def test_where_all_products_would_take_long_a_prefix_says_which_are_made(items, monkeypatch, head):
+    widths = WidthLadder([4, 8, 16], head=head)
+    queries = LEARNED_FROM[:600]
+    if head == "per_width":  # as many parts, each of unit length
+        queries = np.hstack([unit(queries[:, :4]), unit(queries[:, :8]), queries])
+    exact = Lessons.find(items, queries, widths=widths)
+    monkeypatch.setattr(learned_cells, "_MAX_EXACT_SCORES", 600 * len(items) - 1)
+    found = Lessons.find(items, queries, widths=widths)
+    assert found.rows_QK.shape == exact.rows_QK.shape
+    scores = np.take_along_axis(LEARNED_FROM[:600] @ items.T, found.rows_QK, axis=1)
+    assert (np.diff(scores, axis=1) <= 1e-6).all()
+    shared = [np.isin(*both).mean() for both in zip(exact.rows_QK, found.rows_QK, strict=True)]
+    assert 0.4 < np.mean(shared) < 1  # 200 of 4,000 items, drawn at random, would have .05
+
+
 def test_a_small_catalogue_has_fewer_best_items():
     few = users(30, seed=1)
     assert Lessons.find(few, users(600, seed=2), widths=WIDTHS).rows_QK.shape == (600, 30)
