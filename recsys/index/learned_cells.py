@@ -41,7 +41,7 @@ _MAX_SCORES = 3 << 33
 _MAX_EXACT_SCORES = 3 << 31
 """Where there are more, they are first of fewer dimensions: of 64 instead of 256 all take a minute of a core."""
 _MANY_QUERIES = 1024
-_LATER = 10
+_LATER = 100
 """Ranks after which an item weighs half of what the best does."""
 _STEPS, _BATCH, _RATE = 150, 512, 0.02
 _TEMPERATURE = 0.05
@@ -116,8 +116,8 @@ def learn_cells(
     """Return each cell's route and each item's cell.
 
     By hand, 40,981 items of a trained model in 256 cells of 128 dimensions: the 16 nearest hold .962 of the best 100 by
-    centres, .972 by routes that are learned from 4,096 users, and .985 where items have moved too; learned from 1,024,
-    .970 and .977.
+    centres, and .992 where routes are learned from 24,738 users and items have moved too. They hold a third more
+    items then; of as many items, the nearest cells hold .984 by centres.
 
     Args:
         query_Qr: queries at the routing width.
