@@ -117,7 +117,7 @@ def learn_cells(
 
     By hand, 40,981 items of a trained model in 256 cells of 128 dimensions: the 16 nearest hold .962 of the best 100 by
     centres, and .992 where routes are learned from 24,738 users and items have moved too. They hold a third more
-    items then; of as many items, the nearest cells hold .984 by centres.
+    items then; the nearest that hold as many have .974 by centres.
 
     Args:
         query_Qr: queries at the routing width.
