@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from recsys.errors import ConfigError
+from recsys.index.assignment import Assignment
 from recsys.index.cells import Cells, Key, cells_key, num_cells
 from recsys.index.checks import check_shape, check_unit
 from recsys.index.engines.certified import CertifiedIndex
@@ -98,7 +99,7 @@ class _Catalogue:
         self._widths = widths
         self._seed = seed
         self._learn_from = learn_from
-        self._cells: dict[Key, tuple[Cells, np.ndarray]] = {}
+        self._cells: dict[Key, tuple[Cells, Assignment]] = {}
 
     def index(self, spec: IndexSpec) -> Index:
         """Build one index."""
@@ -110,10 +111,10 @@ class _Catalogue:
             return HnswIndex.build(spec, self._store_ND, widths=self._widths, seed=self._seed)
         if spec.engine == "certified":
             return CertifiedIndex.build(spec, self._store_ND, widths=self._widths)
-        cells, cell_N = self._cells_of(cells_key(spec, len(self._store_ND)))
-        return IvfIndex.build(spec, self._store_ND, cells=cells, cell_N=cell_N, widths=self._widths)
+        cells, assignment = self._cells_of(cells_key(spec, len(self._store_ND)))
+        return IvfIndex.build(spec, self._store_ND, cells=cells, assignment=assignment, widths=self._widths)
 
-    def _cells_of(self, key: Key) -> tuple[Cells, np.ndarray]:
+    def _cells_of(self, key: Key) -> tuple[Cells, Assignment]:
         if key not in self._cells:
             self._cells[key] = Cells.train(
                 self._store_ND, key, widths=self._widths, seed=self._seed, lessons=self._lessons

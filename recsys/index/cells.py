@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from recsys.errors import ConfigError
+from recsys.index.assignment import Assignment
 from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.kernels import largest_products
@@ -79,8 +80,8 @@ class Cells:
     @classmethod
     def train(
         cls, store_ND: np.ndarray, key: Key, *, widths: WidthLadder, seed: int, lessons: Lessons | None = None
-    ) -> tuple[Cells, Int64[np.ndarray, " items"]]:
-        """Cluster the items' prefixes by k-means on the sphere; return the cells, and the cell of each item.
+    ) -> tuple[Cells, Assignment]:
+        """Cluster the items' prefixes by k-means on the sphere; return the cells, and which of them items are in.
 
         Args:
             store_ND: unit item vectors.
@@ -97,10 +98,10 @@ class Cells:
         route_Cr, index = means.centroids, _flat(means.centroids)
         cell_N = np.ascontiguousarray(index.search(vector_Nr, 1)[1][:, 0])
         if lessons is None:
-            return cls(index), cell_N
+            return cls(index), Assignment.once(cell_N)
         query_Qr = checked_query_at(lessons.query_QU, width, widths)
-        route_Cr, cell_N = learn_cells(query_Qr, lessons.rows_QK, vector_Nr, cell_N, route_Cr, seed=seed)
-        return cls(_flat(route_Cr)), cell_N
+        route_Cr, assignment = learn_cells(query_Qr, lessons.rows_QK, vector_Nr, cell_N, route_Cr, seed=seed)
+        return cls(_flat(route_Cr)), assignment
 
     @classmethod
     def load(cls, folder: Path, key: Key) -> Cells:

@@ -37,6 +37,8 @@ _LEAST = np.int32(-(2**31))
 _LARGEST_WEIGHT, _LARGEST_SUM = 2**15 - 1, (2**31 - 1) // 127
 """Of whole numbers that bytes are multiplied with, each, and all together: their sum stays within 32 bits."""
 _NO_KEY, _LOW_BITS = np.int64(2**63 - 1), np.int64(2**32 - 1)
+_SCATTER = np.int64(0x9E3779B1)
+"""A multiplier that spreads rows over a table."""
 _SEEDS = 2
 """Items, for each that is to be found, whose full scores set a certified search's bar."""
 
@@ -356,6 +358,40 @@ def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) ->
             none = key == _NO_KEY
             rows_BK[query, place] = -1 if none else key & _LOW_BITS
             scores_BK[query, place] = -np.inf if none else _float_of(_in_order(~(key >> 32)))
+
+
+@_compiled(types.void(*_CANDIDATES, *_ANSWERS))
+def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> None:
+    """Write each query's first candidates, leaving out what came before; -1 and minus infinity where there are no more.
+
+    Args:
+        rows_BC: candidates, best first; negative ones are none.
+        scores_BC: their scores.
+        rows_BK: to be filled.
+        scores_BK: their scores, to be filled.
+    """
+    size = 2
+    while size < 2 * rows_BC.shape[1]:
+        size *= 2
+    seen_S = np.empty(size, dtype=np.int64)  # a table with open addresses
+    for query in range(len(rows_BC)):
+        seen_S[:] = -1
+        kept = 0
+        for place in range(rows_BC.shape[1]):
+            row = rows_BC[query, place]
+            if row < 0 or kept == rows_BK.shape[1]:
+                break
+            slot = (row * _SCATTER >> 16) & (size - 1)
+            while seen_S[slot] != -1 and seen_S[slot] != row:
+                slot = (slot + 1) & (size - 1)
+            if seen_S[slot] == row:
+                continue
+            seen_S[slot] = row
+            rows_BK[query, kept] = row
+            scores_BK[query, kept] = scores_BC[query, place]
+            kept += 1
+        rows_BK[query, kept:] = -1
+        scores_BK[query, kept:] = -np.inf
 
 
 @_part

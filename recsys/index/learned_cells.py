@@ -11,6 +11,10 @@ router are learned in turns, as in Gupta, Medini, Shrivastava and Smola, "BLISS:
 Re-partitioning" (KDD 2022), but with a price on the distance from a cell's mean, which keeps codes of differences short
 and places what few ask for.
 
+An item that many ask for is looked for by users of many kinds, and no one cell lies in the way of all. Such items are
+what users often choose, so they go into a second cell too, as in "SOAR" (Sun, Simcha, Dopson, Guo and Kumar, NeurIPS
+2023), where all items do, by distances alone.
+
 Shapes: ``query_QU`` (queries, query size), ``query_Qr`` (queries, routing width), ``rows_QK`` (queries, best items),
 ``vector_Nr`` (items, routing width), ``cell_N`` (items,), ``route_Cr`` (cells, routing width).
 """
@@ -24,6 +28,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
+from recsys.index.assignment import Assignment
 from recsys.index.checks import check_queries, checked_query_at
 from recsys.index.kernels import add_rows
 from recsys.index.rerank import Rescorer
@@ -52,6 +57,10 @@ _DISTANCE = 1000.0
 asked for. From 300 to 1,200 all is much the same; with 50 the cells' sizes drift apart."""
 _PAGE = 1 << 14
 """Items that move at a time."""
+_OFTEN = 0.02
+"""An item that is among the best of such a share of queries gets a second cell."""
+_REACHED = 8
+"""Cells that a query is taken to look into, where such a cell is chosen."""
 
 
 def num_learned_from(num_queries: int, *, num_items: int) -> int:
@@ -112,8 +121,8 @@ def learn_cells(
     centre_Cr: Float[np.ndarray, "cells routing"],
     *,
     seed: int,
-) -> tuple[Float[np.ndarray, "cells routing"], Int64[np.ndarray, " items"]]:
-    """Return each cell's route and each item's cell.
+) -> tuple[Float[np.ndarray, "cells routing"], Assignment]:
+    """Return each cell's route and each item's cells.
 
     By hand, 40,981 items of a trained model in 256 cells of 128 dimensions: the 16 nearest hold .962 of the best 100 by
     centres, and .992 where routes are learned from 24,738 users and items have moved too. They hold a third more
@@ -136,7 +145,7 @@ def learn_cells(
     for _ in range(_ROUNDS):
         cell_N = _moved(asked, _log_shares(query_Qr, route_Cr), vector_Nr, cell_N)
         route_Cr = _learn_routes(query_Qr, cell_N[rows_QK], weight_K, route_Cr, random)
-    return route_Cr, cell_N
+    return route_Cr, _with_second(asked, _log_shares(query_Qr, route_Cr), cell_N)
 
 
 def _learn_routes(
@@ -202,6 +211,21 @@ def _moved(asked: _Asked, log_share_QC: np.ndarray, vector_Nr: np.ndarray, cell_
         add_rows(log_share_QC, asked.end_M[first : first + _PAGE + 1], asked.query_A, asked.weight_A, score_MC)
         moved_N[items] = score_MC.argmax(axis=1)
     return moved_N
+
+
+def _with_second(asked: _Asked, log_share_QC: np.ndarray, cell_N: np.ndarray) -> Assignment:
+    """Give items that many ask for the second cell that reaches most of those whom the first does not."""
+    num_queries, num_cells = log_share_QC.shape
+    reached = torch.topk(torch.from_numpy(log_share_QC), min(_REACHED, num_cells), dim=1).indices.numpy()
+    twice, cells = [], []
+    for place in np.flatnonzero(np.diff(asked.end_M) >= _OFTEN * num_queries).tolist():
+        item = int(asked.item_M[place])
+        reached_AP = reached[asked.query_A[asked.end_M[place] : asked.end_M[place + 1]]]
+        missed_AP = reached_AP[(reached_AP != cell_N[item]).all(axis=1)]
+        if len(missed_AP):
+            twice.append(item)
+            cells.append(int(np.bincount(missed_AP.ravel()).argmax()))
+    return Assignment(cell_N, np.array(twice, dtype=np.int64), np.array(cells, dtype=np.int64))
 
 
 def cell_means(

@@ -11,7 +11,7 @@ Inner Product Search", AISTATS 2016, whose covariance of queries is here that of
 By hand, 40,981 items of a trained model, 128 dimensions in 32 bytes: of the best 100 by exact scores, the best 150 by
 codes hold .967 with neighbours in one group, .985 in groups of far ones, .990 with weights too.
 
-Shapes: ``vector_Nw`` (items, width), ``mean_Cw`` (cells, width), ``cell_N`` (items,).
+Shapes: ``vector_Nw`` (items, width), ``mean_Cw`` (cells, width).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 import faiss
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int32
 
 from recsys.errors import ArtifactError
+from recsys.index.assignment import Assignment
 
 BITS = 4
 _NUM_TRAINED_ON = 1 << 14
-_PAGE = 1 << 16
 _FAST_SCAN_BLOCK = 32
 
 
@@ -46,7 +46,7 @@ def grouped(vector_Nw: Float[np.ndarray, "items width"], group: int) -> Float[np
 def build(
     vector_Nw: Float[np.ndarray, "items width"],
     mean_Cw: Float[np.ndarray, "cells width"],
-    cell_N: Int64[np.ndarray, " items"],
+    assignment: Assignment,
     *,
     group: int,
 ) -> Any:
@@ -55,7 +55,7 @@ def build(
     Args:
         vector_Nw: in the order that `grouped` gives.
         mean_Cw: the cells' bases, in the same order.
-        cell_N: the cell of each vector.
+        assignment: the cells of each vector.
         group: coordinates of a code, a divisor of the width.
     """
     num, width = vector_Nw.shape
@@ -66,12 +66,11 @@ def build(
     index: Any = faiss.IndexIVFPQ(weighted, width, len(mean_Cw), width // group, BITS, faiss.METRIC_INNER_PRODUCT)
     rows = np.unique(np.linspace(0, num - 1, min(num, _NUM_TRAINED_ON), dtype=np.int64))
     index.pq.cp.max_points_per_centroid = -(-len(rows) // index.pq.ksub)
-    index.pq.train(np.ascontiguousarray((vector_Nw[rows] - mean_Cw[cell_N[rows]]) * weight_w))
+    index.pq.train(np.ascontiguousarray((vector_Nw[rows] - mean_Cw[assignment.cell_N[rows]]) * weight_w))
     index.is_trained = True
-    for start in range(0, num, _PAGE):
-        part = slice(start, min(start + _PAGE, num))
-        arrays = vector_Nw[part] * weight_w, np.arange(part.start, part.stop), np.ascontiguousarray(cell_N[part])
-        index.add_core(part.stop - part.start, *(faiss.swig_ptr(array) for array in arrays))
+    for rows, cells in assignment.pages():
+        weighted_Pw = vector_Nw[rows] * weight_w
+        index.add_core(len(rows), *map(faiss.swig_ptr, (weighted_Pw, rows, cells)))
     centroids = faiss.vector_to_array(index.pq.centroids).reshape(width // group, -1, group)
     faiss.copy_array_to_vector((centroids / weight_w.reshape(-1, 1, group)).ravel(), index.pq.centroids)
     bases: Any = faiss.IndexFlatIP(width)

@@ -35,6 +35,10 @@ def test_items_that_nobody_asks_for_stay_and_all_others_are_in_a_cell(
     )
     assert routes.shape == centres.shape
     assert np.isfinite(routes).all()
-    assert ((moved >= 0) & (moved < num_cells)).all()
+    assert ((moved.cell_N >= 0) & (moved.cell_N < num_cells)).all()
     unasked = np.setdiff1d(np.arange(num_items), rows)
-    assert (moved[unasked] == cells[unasked]).all()
+    assert (moved.cell_N[unasked] == cells[unasked]).all()
+    assert ((moved.cell_T >= 0) & (moved.cell_T < num_cells)).all()
+    assert (moved.cell_T != moved.cell_N[moved.twice_T]).all()
+    assert (np.diff(moved.twice_T) > 0).all()
+    assert not np.isin(moved.twice_T, unasked).any()

@@ -10,6 +10,8 @@ which is what a search reads of it. Both are scanned 32 at a time in registers (
 bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
 for.
 
+An item that is in two cells is found in either, and returned once.
+
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
 
@@ -18,6 +20,7 @@ Shapes: ``vector_Nw`` (items, width), ``cell_N`` (items,), ``cell_BP`` (batch, p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +29,14 @@ import faiss
 import numpy as np
 
 from recsys.index import product_codes
+from recsys.index.assignment import Assignment
 from recsys.index.cells import Cells
 from recsys.index.checks import checked_query_at
 from recsys.index.deadline import Pace
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.item_set import ItemSet
-from recsys.index.kernels import products_with_bytes
+from recsys.index.kernels import keep_each_once, products_with_bytes
 from recsys.index.learned_cells import cell_means
 from recsys.index.specs import Code, IndexSpec, RungSpec
 from recsys.index.store import Store, decoded, make_store
@@ -53,7 +57,8 @@ _PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024
 _NEAREST_FIRST = 11
 """FAISS's number of the fast scan that takes each query's cells in their order, so that the bar of what is good enough
 rises soon. Its own choice takes them by number, for many queries at a time; by hand it was a fifth slower for one."""
-_PAGE = 1 << 16
+_REPEATS = 4
+"""One more vector is found for so many items, since some are found twice; if too many are, the scan is repeated."""
 _FIRST = 8
 """Cells that are scanned whatever the time."""
 
@@ -65,15 +70,17 @@ class IvfIndex:
         spec: engine ``ivf``.
         cells: at its routing width.
         index: the FAISS index of the cells' vectors.
+        num_items: how many items there are, which is fewer than vectors where some are in a second cell.
         widths: the trained widths.
     """
 
-    def __init__(self, spec: IndexSpec, *, cells: Cells, index: Any, widths: WidthLadder) -> None:
+    def __init__(self, spec: IndexSpec, *, cells: Cells, index: Any, num_items: int, widths: WidthLadder) -> None:
         self.spec = spec
         self.cells = cells
         self._index = index
         if isinstance(index, faiss.IndexIVFFastScan):
             index.implem = _NEAREST_FIRST
+        self._num_twice = int(index.ntotal) - num_items
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
         self._group = _group(spec.code)
@@ -83,30 +90,29 @@ class IvfIndex:
 
     @classmethod
     def build(
-        cls, spec: IndexSpec, store_ND: np.ndarray, *, cells: Cells, cell_N: np.ndarray, widths: WidthLadder
+        cls, spec: IndexSpec, store_ND: np.ndarray, *, cells: Cells, assignment: Assignment, widths: WidthLadder
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
         vector_Nw, group = np.ascontiguousarray(truncate(store_ND, spec.width, widths)), _group(spec.code)
         if group:
             vector_Nw = product_codes.grouped(vector_Nw, group)
-        mean_Cw = cell_means(vector_Nw, cell_N, num=cells.key[1])
+        mean_Cw = cell_means(vector_Nw, assignment.cell_N, num=cells.key[1])
         mean_Cw = decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None))
         if group:
-            index = product_codes.build(vector_Nw, mean_Cw, cell_N, group=group)
-            return cls(spec, cells=cells, index=index, widths=widths)
+            index = product_codes.build(vector_Nw, mean_Cw, assignment, group=group)
+            return cls(spec, cells=cells, index=index, num_items=len(store_ND), widths=widths)
         bases: Any = faiss.IndexFlatIP(spec.width)
         bases.add(mean_Cw)
         index = _empty(spec, bases, cells.key[1])
         index.train(vector_Nw)
-        for start in range(0, len(vector_Nw), _PAGE):
-            rows = np.arange(start, min(start + _PAGE, len(vector_Nw)))
-            part = vector_Nw[rows[0] : rows[-1] + 1], rows, cell_N[rows[0] : rows[-1] + 1]
-            index.add_core(len(rows), *(faiss.swig_ptr(np.ascontiguousarray(array)) for array in part))
+        for rows, in_cells in assignment.pages():
+            vector_Pw = vector_Nw[rows]
+            index.add_core(len(rows), *map(faiss.swig_ptr, (vector_Pw, rows, in_cells)))
         if spec.code == "rabitq":
             index = faiss.IndexIVFRaBitQFastScan(index, _FAST_SCAN_BLOCK)
         bases.this.disown()
         index.own_fields = True
-        return cls(spec, cells=cells, index=index, widths=widths)
+        return cls(spec, cells=cells, index=index, num_items=len(store_ND), widths=widths)
 
     @classmethod
     def load(cls, folder: Path, spec: IndexSpec, *, num_items: int, cells: Cells, widths: WidthLadder) -> IvfIndex:
@@ -125,8 +131,10 @@ class IvfIndex:
         if isinstance(index, faiss.IndexIVFPQFastScan):
             others["coordinates per code"] = spec.width // int(index.pq.M), group
         kind = faiss.IndexIVFFlatPanorama if spec.levels else _KINDS[spec.code]
-        check_index(path, index, kind=kind, width=spec.width, num_items=num_items, **others)
-        return cls(spec, cells=cells, index=index, widths=widths)
+        # Any number of the items may be in a second cell.
+        num_entries = index.ntotal if num_items <= index.ntotal <= 2 * num_items else num_items
+        check_index(path, index, kind=kind, width=spec.width, num_items=num_entries, **others)
+        return cls(spec, cells=cells, index=index, num_items=num_items, widths=widths)
 
     @property
     def size_bytes(self) -> int:
@@ -137,7 +145,13 @@ class IvfIndex:
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
         query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
-        return Found(*self._scan(query_Bw, cell_BP, score_BP, num, allowed))
+        few = self._repeats(num)
+        rows_BC, scores_BC = self._scan(query_Bw, cell_BP, score_BP, num + few, allowed)
+        found = self._each_once(rows_BC, scores_BC, num)
+        if few < self._num_twice and ((found.rows_BC[:, -1] < 0) & (rows_BC[:, -1] >= 0)).any():
+            rows_BC, scores_BC = self._scan(query_Bw, cell_BP, score_BP, num + self._num_twice, allowed)
+            found = self._each_once(rows_BC, scores_BC, num)
+        return found
 
     def search_until(
         self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None, until_s: float
@@ -155,13 +169,27 @@ class IvfIndex:
             until_s: when to stop, on the clock of `time.perf_counter`.
         """
         query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
-        best = faiss.ResultHeap(len(query_Bw), num, keep_max=True)
+        num_scanned = num + self._repeats(num)
+        best = faiss.ResultHeap(len(query_Bw), num_scanned, keep_max=True)
         pace = Pace(cell_BP.shape[1], first=_FIRST, until_s=until_s)
         while part := pace.next():
-            rows_BC, scores_BC = self._scan(query_Bw, cell_BP[:, part], score_BP[:, part], num, allowed)
+            rows_BC, scores_BC = self._scan(query_Bw, cell_BP[:, part], score_BP[:, part], num_scanned, allowed)
             best.add_result(scores_BC, rows_BC)
         best.finalize()
-        return Found(best.I, best.D, done_share=pace.share)
+        return replace(self._each_once(best.I, best.D, num), done_share=pace.share)
+
+    def _repeats(self, num: int) -> int:
+        """Return how many more vectors to find for so many items, since some are found twice: seldom as many."""
+        return min(self._num_twice, num // _REPEATS)
+
+    def _each_once(self, rows_BC: np.ndarray, scores_BC: np.ndarray, num: int) -> Found:
+        """Return the best ``num`` items, each at the better of its scores."""
+        if not self._num_twice:
+            return Found(rows_BC, scores_BC)
+        rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
+        scores_BK = np.empty(rows_BK.shape, dtype=np.float32)
+        keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK)
+        return Found(rows_BK, scores_BK)
 
     def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recsys.index.kernels import add_rows, largest_products, products_with_bytes
+from recsys.index.kernels import add_rows, keep_each_once, largest_products, products_with_bytes
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 31, 32, 33, 40, 63, 64, 100, 128, 136])
@@ -42,3 +42,18 @@ def test_weighted_rows_are_added():
         wanted_MD[m] += weight_A[part] @ row_XD[place_A[part]]
     add_rows(row_XD, end_M, place_A, weight_A, sum_MD)
     np.testing.assert_allclose(sum_MD, wanted_MD, atol=1e-5)
+
+
+@pytest.mark.parametrize("num", [1, 3, 40])
+def test_what_came_before_is_left_out(num):
+    random = np.random.default_rng(1)
+    rows_BC = random.choice([3, 5, 2**33, 2**33 + 2**16, 70_000, 10**9, 8, 9], size=(20, 12)).astype(np.int64)
+    rows_BC[::2, 9:] = -1
+    scores_BC = -np.sort(-random.random((20, 12), dtype=np.float32), axis=1)
+    rows_BK, scores_BK = np.empty((20, num), dtype=np.int64), np.empty((20, num), dtype=np.float32)
+    keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK)
+    arrays = rows_BK, scores_BK, rows_BC, scores_BC
+    for got, score, asked, scored in zip(*map(np.ndarray.tolist, arrays), strict=True):
+        wanted = list(dict.fromkeys(row for row in asked if row >= 0))[:num]
+        assert got == wanted + [-1] * (num - len(wanted))
+        assert score == [scored[asked.index(row)] for row in wanted] + [-np.inf] * (num - len(wanted))

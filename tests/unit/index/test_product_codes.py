@@ -8,6 +8,7 @@ import pytest
 
 from recsys.errors import ArtifactError
 from recsys.index import product_codes
+from recsys.index.assignment import Assignment
 from recsys.index.build import build_searcher
 from recsys.index.files import load_searcher, write_indexes
 from recsys.index.product_codes import grouped, order
@@ -61,7 +62,7 @@ def test_more_is_found_than_with_neighbours_in_a_group(items, code: Code, group)
 
 def test_what_codes_stand_for_is_not_weighted(items):
     """Weights say which code is chosen; a product with what it stands for is that with the vector, but for an error."""
-    cells = np.arange(NUM_ITEMS) % CELLS
+    cells = Assignment.once(np.arange(NUM_ITEMS) % CELLS)
     means = np.zeros((CELLS, WIDTH), dtype=np.float32)
     index = product_codes.build(grouped(items, 2), means, cells, group=2)
     index.nprobe = CELLS
