@@ -360,9 +360,11 @@ def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) ->
             scores_BK[query, place] = -np.inf if none else _float_of(_in_order(~(key >> 32)))
 
 
-@_compiled(types.void(*_CANDIDATES, *_ANSWERS))
-def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> None:
+@_compiled(types.boolean(*_CANDIDATES, *_ANSWERS))
+def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> bool:
     """Write each query's first candidates, leaving out what came before; -1 and minus infinity where there are no more.
+
+    Says whether there may be more than were given: a query whose candidates were all there had too few without them.
 
     Args:
         rows_BC: candidates, best first; negative ones are none.
@@ -374,6 +376,7 @@ def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarr
     while size < 2 * rows_BC.shape[1]:
         size *= 2
     seen_S = np.empty(size, dtype=np.int64)  # a table with open addresses
+    more = False
     for query in range(len(rows_BC)):
         seen_S[:] = -1
         kept = 0
@@ -390,8 +393,10 @@ def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarr
             rows_BK[query, kept] = row
             scores_BK[query, kept] = scores_BC[query, place]
             kept += 1
+        more |= kept < rows_BK.shape[1] and rows_BC[query, -1] >= 0
         rows_BK[query, kept:] = -1
         scores_BK[query, kept:] = -np.inf
+    return more
 
 
 @_part

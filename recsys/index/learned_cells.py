@@ -57,7 +57,7 @@ _DISTANCE = 1000.0
 asked for. From 300 to 1,200 all is much the same; with 50 the cells' sizes drift apart."""
 _PAGE = 1 << 14
 """Items that move at a time."""
-_OFTEN = 0.02
+_OFTEN = 0.03
 """An item that is among the best of such a share of queries gets a second cell."""
 _REACHED = 8
 """Cells that a query is taken to look into, where such a cell is chosen."""

@@ -10,7 +10,8 @@ which is what a search reads of it. Both are scanned 32 at a time in registers (
 bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
 for.
 
-An item that is in two cells is found in either, and returned once.
+An item that is in two cells is found in either, and returned once. A scan for candidates may so return a few less than
+it was asked for; one for answers does not.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -57,8 +58,9 @@ _PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024
 _NEAREST_FIRST = 11
 """FAISS's number of the fast scan that takes each query's cells in their order, so that the bar of what is good enough
 rises soon. Its own choice takes them by number, for many queries at a time; by hand it was a fifth slower for one."""
-_REPEATS = 4
-"""One more vector is found for so many items, since some are found twice; if too many are, the scan is repeated."""
+_FEW_REPEATS, _MANY_REPEATS = 8, 2
+"""One more vector is found for so many: of candidates, and of answers, of which none may be missing. By hand a sixth
+of what is found is found twice."""
 _FIRST = 8
 """Cells that are scanned whatever the time."""
 
@@ -145,12 +147,11 @@ class IvfIndex:
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
         query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
-        few = self._repeats(num)
-        rows_BC, scores_BC = self._scan(query_Bw, cell_BP, score_BP, num + few, allowed)
-        found = self._each_once(rows_BC, scores_BC, num)
-        if few < self._num_twice and ((found.rows_BC[:, -1] < 0) & (rows_BC[:, -1] >= 0)).any():
-            rows_BC, scores_BC = self._scan(query_Bw, cell_BP, score_BP, num + self._num_twice, allowed)
-            found = self._each_once(rows_BC, scores_BC, num)
+        few = self._repeats(num, effort)
+        found, more = self._each_once(*self._scan(query_Bw, cell_BP, score_BP, num + few, allowed), num)
+        if more and num > effort.depth:  # candidates may be a few less, answers not
+            most = num + self._num_twice
+            found, _ = self._each_once(*self._scan(query_Bw, cell_BP, score_BP, most, allowed), num)
         return found
 
     def search_until(
@@ -169,27 +170,28 @@ class IvfIndex:
             until_s: when to stop, on the clock of `time.perf_counter`.
         """
         query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
-        num_scanned = num + self._repeats(num)
+        num_scanned = num + self._repeats(num, effort)
         best = faiss.ResultHeap(len(query_Bw), num_scanned, keep_max=True)
         pace = Pace(cell_BP.shape[1], first=_FIRST, until_s=until_s)
         while part := pace.next():
             rows_BC, scores_BC = self._scan(query_Bw, cell_BP[:, part], score_BP[:, part], num_scanned, allowed)
             best.add_result(scores_BC, rows_BC)
         best.finalize()
-        return replace(self._each_once(best.I, best.D, num), done_share=pace.share)
+        found, _ = self._each_once(best.I, best.D, num)
+        return replace(found, done_share=pace.share)
 
-    def _repeats(self, num: int) -> int:
-        """Return how many more vectors to find for so many items, since some are found twice: seldom as many."""
-        return min(self._num_twice, num // _REPEATS)
+    def _repeats(self, num: int, effort: RungSpec) -> int:
+        """Return how many more vectors to find for so many items, since some are found twice."""
+        return min(self._num_twice, num // (_FEW_REPEATS if num <= effort.depth else _MANY_REPEATS))
 
-    def _each_once(self, rows_BC: np.ndarray, scores_BC: np.ndarray, num: int) -> Found:
-        """Return the best ``num`` items, each at the better of its scores."""
+    def _each_once(self, rows_BC: np.ndarray, scores_BC: np.ndarray, num: int) -> tuple[Found, bool]:
+        """Return the best ``num`` items, each at the better of its scores, and whether there may be more."""
         if not self._num_twice:
-            return Found(rows_BC, scores_BC)
+            return Found(rows_BC, scores_BC), False
         rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
         scores_BK = np.empty(rows_BK.shape, dtype=np.float32)
-        keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK)
-        return Found(rows_BK, scores_BK)
+        more = keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK)
+        return Found(rows_BK, scores_BK), more
 
     def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""

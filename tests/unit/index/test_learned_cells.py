@@ -212,7 +212,7 @@ def test_items_that_many_ask_for_are_in_a_second_cell(items):
     cells = np.random.default_rng(1).integers(64, size=len(items))
     centres = learned_cells.cell_means(items, cells, num=64)
     _, found = learn_cells(lessons.query_QU, lessons.rows_QK, items, cells, centres, seed=1)
-    often = np.flatnonzero(np.bincount(lessons.rows_QK.ravel(), minlength=len(items)) >= 0.02 * len(LEARNED_FROM))
+    often = np.flatnonzero(np.bincount(lessons.rows_QK.ravel(), minlength=len(items)) >= 0.03 * len(LEARNED_FROM))
     assert 0 < len(found.twice_T) <= len(often)
     assert np.isin(found.twice_T, often).all()
 
@@ -220,7 +220,7 @@ def test_items_that_many_ask_for_are_in_a_second_cell(items):
 def test_so_other_users_find_more(items, monkeypatch):
     rung = RungSpec(engine="ivf", width=16, cells=64, nprobe=4)
     missed = []
-    for often in (2.0, 0.02):  # nothing is among the best of everybody twice
+    for often in (2.0, 0.03):  # nothing is among the best of everybody twice
         monkeypatch.setattr(learned_cells, "_OFTEN", often)
         missed.append(1 - share_found(build(items, LEARNED_FROM), users(500, seed=3), rung))
     assert missed[1] < 0.95 * missed[0]
@@ -244,7 +244,7 @@ def test_an_item_in_two_cells_is_returned_once(twice, rung, k):
 
 @pytest.mark.parametrize("rung", TWICE, ids=lambda rung: rung.name)
 def test_all_items_are_found_though_more_than_expected_are_found_twice(twice, rung, monkeypatch):
-    monkeypatch.setattr(ivf, "_REPEATS", 10**9)
+    monkeypatch.setattr(ivf, "_MANY_REPEATS", 10**9)
     everywhere = replace(rung, nprobe=64, rerank=0)
     k = NUM_ITEMS - 50  # of fast scan, some round to the lowest score of all
     found = twice.search(users(3, seed=3), k=k, rung=everywhere)
