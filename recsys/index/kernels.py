@@ -360,15 +360,18 @@ def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) ->
             scores_BK[query, place] = -np.inf if none else _float_of(_in_order(~(key >> 32)))
 
 
-@_compiled(types.boolean(*_CANDIDATES, *_ANSWERS))
-def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> bool:
+@_compiled(types.boolean(*_CANDIDATES, types.int64, *_ANSWERS))
+def keep_each_once(
+    rows_BC: np.ndarray, scores_BC: np.ndarray, least: int, rows_BK: np.ndarray, scores_BK: np.ndarray
+) -> bool:
     """Write each query's first candidates, leaving out what came before; -1 and minus infinity where there are no more.
 
-    Says whether there may be more than were given: a query whose candidates were all there had too few without them.
+    Says whether more have to be given: some query is left with fewer than ``least`` of as many as could be given.
 
     Args:
         rows_BC: candidates, best first; negative ones are none.
         scores_BC: their scores.
+        least: how many each query needs.
         rows_BK: to be filled.
         scores_BK: their scores, to be filled.
     """
@@ -393,7 +396,7 @@ def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, rows_BK: np.ndarr
             rows_BK[query, kept] = row
             scores_BK[query, kept] = scores_BC[query, place]
             kept += 1
-        more |= kept < rows_BK.shape[1] and rows_BC[query, -1] >= 0
+        more |= kept < least and rows_BC[query, -1] >= 0
         rows_BK[query, kept:] = -1
         scores_BK[query, kept:] = -np.inf
     return more

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int64
 from recsys.errors import RequestError
 from recsys.index.checks import check_queries, check_shape, checked_query_at
 from recsys.index.deadline import Deadline, Pace
-from recsys.index.engines.ivf import IvfIndex
+from recsys.index.engines.ivf import IvfIndex, fewest_candidates
 from recsys.index.engines.protocol import Index
 from recsys.index.exact import NOTHING
 from recsys.index.item_set import ItemSet
@@ -253,7 +253,7 @@ class Searcher:
         known = [self._known_width(rung), *widths]
         way = _Way(
             index=self.indexes[rung.index],
-            num_scanned=min(max(k, rung.depth), self.num_items),
+            num_scanned=min(_num_scanned(k, rung), self.num_items),
             rescorer=self._rescorers[rung.store],
             stages=tuple(zip(known, widths, kept, strict=False)),
         )
@@ -280,6 +280,16 @@ class Searcher:
             raise RequestError("k", f"got {k}, expected at least 1")
         if allowed is not None and allowed.num_items != self.num_items:
             raise RequestError("allowed", f"got a set of {allowed.num_items} items, expected one of {self.num_items}")
+
+
+def _num_scanned(k: int, rung: RungSpec) -> int:
+    """Return how many items to scan for: those that are scored again, but enough that k come of them."""
+    if rung.engine != "ivf" or not rung.depth:
+        return max(k, rung.depth)
+    enough = k
+    while fewest_candidates(enough) < k:
+        enough += 1
+    return max(enough, rung.depth)
 
 
 def use_one_thread() -> None:

@@ -10,8 +10,8 @@ which is what a search reads of it. Both are scanned 32 at a time in registers (
 bits: items that round to the lowest score of all are never found, which tells only where nearly every item is asked
 for.
 
-An item that is in two cells is found in either, and returned once. A scan for candidates may so return a few less than
-it was asked for; one for answers does not.
+An item that is in two cells is found in either, and returned once. A scan for candidates may so return up to a fifth
+less than it was asked for; one for answers does not.
 
 With a deadline, cells are chosen once and then scanned nearest first, some at a time, into one heap per query, until
 all are scanned or the time is up: what was found until then is the answer.
@@ -82,7 +82,7 @@ class IvfIndex:
         self._index = index
         if isinstance(index, faiss.IndexIVFFastScan):
             index.implem = _NEAREST_FIRST
-        self._num_twice = int(index.ntotal) - num_items
+        self._num_items, self._num_twice = num_items, int(index.ntotal) - num_items
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
         self._group = _group(spec.code)
@@ -147,11 +147,12 @@ class IvfIndex:
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
         query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
-        few = self._repeats(num, effort)
-        found, more = self._each_once(*self._scan(query_Bw, cell_BP, score_BP, num + few, allowed), num)
-        if more and num > effort.depth:  # candidates may be a few less, answers not
+        found, more = self._each_once(
+            *self._scan(query_Bw, cell_BP, score_BP, num + self._repeats(num, effort), allowed), num, effort
+        )
+        if more:
             most = num + self._num_twice
-            found, _ = self._each_once(*self._scan(query_Bw, cell_BP, score_BP, most, allowed), num)
+            found, _ = self._each_once(*self._scan(query_Bw, cell_BP, score_BP, most, allowed), num, effort)
         return found
 
     def search_until(
@@ -177,21 +178,21 @@ class IvfIndex:
             rows_BC, scores_BC = self._scan(query_Bw, cell_BP[:, part], score_BP[:, part], num_scanned, allowed)
             best.add_result(scores_BC, rows_BC)
         best.finalize()
-        found, _ = self._each_once(best.I, best.D, num)
+        found, _ = self._each_once(best.I, best.D, num, effort)
         return replace(found, done_share=pace.share)
 
     def _repeats(self, num: int, effort: RungSpec) -> int:
         """Return how many more vectors to find for so many items, since some are found twice."""
         return min(self._num_twice, num // (_FEW_REPEATS if num <= effort.depth else _MANY_REPEATS))
 
-    def _each_once(self, rows_BC: np.ndarray, scores_BC: np.ndarray, num: int) -> tuple[Found, bool]:
-        """Return the best ``num`` items, each at the better of its scores, and whether there may be more."""
+    def _each_once(self, rows_BC: np.ndarray, scores_BC: np.ndarray, num: int, effort: RungSpec) -> tuple[Found, bool]:
+        """Return the best ``num`` items, each at the better of its scores, and whether more have to be found."""
         if not self._num_twice:
             return Found(rows_BC, scores_BC), False
         rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
         scores_BK = np.empty(rows_BK.shape, dtype=np.float32)
-        more = keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK)
-        return Found(rows_BK, scores_BK), more
+        least = fewest_candidates(num) if num <= effort.depth and num < self._num_items else num
+        return Found(rows_BK, scores_BK), keep_each_once(rows_BC, scores_BC, least, rows_BK, scores_BK)
 
     def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""
@@ -237,6 +238,11 @@ class IvfIndex:
         """Write the vectors; the cells have a file of their own."""
         index = product_codes.with_order(self._index, self._group) if self._group else self._index
         write_index(index, folder / f"{self.spec.name}.faiss")
+
+
+def fewest_candidates(num: int) -> int:
+    """Return how many candidates there are at least, where so many are asked for and not all items are."""
+    return -(-4 * num // 5)
 
 
 @lru_cache(maxsize=1024)

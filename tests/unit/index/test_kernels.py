@@ -51,8 +51,10 @@ def test_what_came_before_is_left_out(num):
     rows_BC[::2, 9:] = -1
     scores_BC = -np.sort(-random.random((20, 12), dtype=np.float32), axis=1)
     rows_BK, scores_BK = np.empty((20, num), dtype=np.int64), np.empty((20, num), dtype=np.float32)
-    assert keep_each_once(rows_BC, scores_BC, rows_BK, scores_BK) == (num == 40)  # where all 12 places are taken
-    assert not keep_each_once(rows_BC[::2].copy(), scores_BC[::2].copy(), rows_BK[::2].copy(), scores_BK[::2].copy())
+    some = rows_BC[::2].copy(), scores_BC[::2].copy()  # not all of their places are taken
+    assert not keep_each_once(*some, 9, rows_BK[::2].copy(), scores_BK[::2].copy())
+    assert not keep_each_once(rows_BC, scores_BC, 1, rows_BK, scores_BK)
+    assert keep_each_once(rows_BC, scores_BC, 9, rows_BK, scores_BK)  # of eight
     arrays = rows_BK, scores_BK, rows_BC, scores_BC
     for got, score, asked, scored in zip(*map(np.ndarray.tolist, arrays), strict=True):
         wanted = list(dict.fromkeys(row for row in asked if row >= 0))[:num]
