@@ -59,8 +59,8 @@ _NEAREST_FIRST = 11
 """FAISS's number of the fast scan that takes each query's cells in their order, so that the bar of what is good enough
 rises soon. Its own choice takes them by number, for many queries at a time; by hand it was a fifth slower for one."""
 _FEW_REPEATS, _MANY_REPEATS = 8, 2
-"""One more vector is found for so many: of candidates, and of answers, of which none may be missing. By hand a sixth
-of what is found is found twice."""
+"""One more vector is found for so many: of candidates, and of answers, of which none may be missing. Where that was too
+few, the scan is repeated for as many more as can be found twice."""
 _FIRST = 8
 """Cells that are scanned whatever the time."""
 
