@@ -29,7 +29,7 @@ Spec = TypeVar("Spec")
 ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
 FIRST_QUERIES = 8
-FLOORS = (0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
+FLOORS = (0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
 """Overlaps that somebody may ask for: the fastest ways to reach each are kept. On few
 queries many ways reach .999 by luck; the last floor keeps some that miss less."""
 _ONE_SIDED_95 = 1.645
