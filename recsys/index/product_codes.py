@@ -84,7 +84,8 @@ def build(
 
 def with_order(index: Any, group: int) -> Any:
     """Return the inverted file as FAISS keeps it in a file: behind the step that puts coordinates in order."""
-    transform = faiss.RemapDimensionsTransform(index.d, index.d, faiss.swig_ptr(order(index.d, group)))
+    coordinates = order(index.d, group)  # has to live until it is copied
+    transform = faiss.RemapDimensionsTransform(index.d, index.d, faiss.swig_ptr(coordinates))
     return faiss.IndexPreTransform(transform, index)
 
 

@@ -105,3 +105,13 @@ def test_a_file_without_that_order_is_refused(items, tmp_path, group):
     faiss.write_index(product_codes.with_order(inner, group) if group else inner, str(path))
     with pytest.raises(ArtifactError, match=rf"{spec.name}\.faiss: got a .*publish again"):
         load_searcher(tmp_path, items, widths=WIDTHS)
+
+
+@pytest.mark.parametrize("width", [8, 64, 256, 1024])
+@pytest.mark.parametrize("group", [2, 4])
+def test_the_order_in_a_file_is_that_of_the_codes(width, group):
+    index = faiss.IndexFlatIP(width)
+    for _ in range(50):  # whatever else memory is used for meanwhile
+        file = product_codes.with_order(index, group)
+        remap = faiss.downcast_VectorTransform(file.chain.at(0))
+        np.testing.assert_array_equal(faiss.vector_to_array(remap.map), order(width, group))
