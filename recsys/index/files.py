@@ -28,7 +28,11 @@ _NORMS = "norms.safetensors"
 
 
 def write_indexes(searcher: Searcher, folder: Path) -> None:
-    """Write everything but the full-width vectors into an existing folder."""
+    """Write everything but the full-width vectors into an existing folder, and open it once, as a server will.
+
+    Raises:
+        ArtifactError: what was written cannot be read again.
+    """
     for index in searcher.indexes.values():
         index.save(folder)
     cells = {index.cells.key: index.cells for index in searcher.indexes.values() if isinstance(index, IvfIndex)}
@@ -42,6 +46,7 @@ def write_indexes(searcher: Searcher, folder: Path) -> None:
     extra = sorted(code for code in searcher.stores if code != "float32")
     content = {"indexes": [{"name": spec.name, **brief(spec)} for spec in searcher.indexes], "stores": extra}
     (folder / _LIST).write_text(json.dumps(content, indent=2) + "\n")
+    load_searcher(folder, searcher.store_ND, widths=searcher.widths)
 
 
 def load_searcher(folder: Path, store_ND: np.ndarray, *, widths: WidthLadder) -> Searcher:

@@ -17,6 +17,7 @@ from recsys.bundle_writer import PublishOptions, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.event_files import write_events
 from recsys.errors import ArtifactError, ConfigError, DataError
+from recsys.index import product_codes
 from recsys.index.calibrate import MIN_RUNGS
 from recsys.index.space import LadderSpace
 from recsys.index.specs import RungSpec
@@ -369,6 +370,16 @@ def test_where_everybody_is_measured_with_nobody_is_learned_from(dataset, tmp_pa
     ladder = Bundle.open(path).ladder
     assert (ladder.measured["num_queries"], ladder.measured["cells_learned_from"]) == (60, 0)
     assert "ivf" in {rung.engine for rung in ladder.rungs}
+
+
+def test_indexes_that_nobody_could_read_are_not_published(dataset, published, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(published.parent, tmp_path / "root"))
+    before = files_of(root)
+    space = LadderSpace(engines=("exact", "ivf"), codes=("pq2",), levels=(0,), reranks=(0,), funnels=())
+    monkeypatch.setattr(product_codes, "with_order", lambda index, group: index)
+    with pytest.raises(ArtifactError, match=r"pq2\.faiss: got a IndexIVFPQFastScan"):
+        write_bundle(root, towers=small_towers(dataset), dataset=dataset, options=replace(OPTIONS, space=space))
+    assert files_of(root) == before
 
 
 @pytest.mark.parametrize("settings", [{"num_queries": 0}, {"repeats": 0}, {"ks": ()}, {"ks": (10, 0)}])
