@@ -26,7 +26,7 @@ from jaxtyping import Float, Int32
 from recsys.errors import ArtifactError
 from recsys.index.assignment import Assignment
 
-BITS = 4
+_BITS = 4
 _NUM_TRAINED_ON = 1 << 14
 _FAST_SCAN_BLOCK = 32
 
@@ -63,7 +63,7 @@ def build(
     weight_w[weight_w == 0] = 1
     weighted = faiss.IndexFlatIP(width)
     weighted.add(np.ascontiguousarray(mean_Cw * weight_w))
-    index: Any = faiss.IndexIVFPQ(weighted, width, len(mean_Cw), width // group, BITS, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.IndexIVFPQ(weighted, width, len(mean_Cw), width // group, _BITS, faiss.METRIC_INNER_PRODUCT)
     rows = np.unique(np.linspace(0, num - 1, min(num, _NUM_TRAINED_ON), dtype=np.int64))
     index.pq.cp.max_points_per_centroid = -(-len(rows) // index.pq.ksub)
     index.pq.train(np.ascontiguousarray((vector_Nw[rows] - mean_Cw[assignment.cell_N[rows]]) * weight_w))
