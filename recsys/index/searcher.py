@@ -24,7 +24,7 @@ from jaxtyping import Float, Int64
 from recsys.errors import RequestError
 from recsys.index.checks import check_queries, check_shape, checked_query_at
 from recsys.index.deadline import Deadline, Pace
-from recsys.index.engines.ivf import IvfIndex, fewest_candidates
+from recsys.index.engines.ivf import IvfIndex, enough_candidates
 from recsys.index.engines.protocol import Index
 from recsys.index.exact import NOTHING
 from recsys.index.item_set import ItemSet
@@ -284,12 +284,8 @@ class Searcher:
 
 def _num_scanned(k: int, rung: RungSpec) -> int:
     """Return how many items to scan for: those that are scored again, but enough that k come of them."""
-    if rung.engine != "ivf" or not rung.depth:
-        return max(k, rung.depth)
-    enough = k
-    while fewest_candidates(enough) < k:
-        enough += 1
-    return max(enough, rung.depth)
+    least = enough_candidates(k) if rung.engine == "ivf" and rung.depth else k
+    return max(least, rung.depth)
 
 
 def use_one_thread() -> None:

@@ -100,9 +100,12 @@ def naive_penalty(vector_ND, *, widths, decay):
     return total
 
 
-@given(problem=problems(), weight=st.floats(0.1, 10), decay=st.floats(1, 9), done=st.floats(0, 1))
-def test_what_is_added_equals_the_naive_additions(problem, weight, decay, done):
+@given(
+    problem=problems(), weight=st.floats(0.1, 10), decay=st.floats(1, 9), done=st.floats(0, 1), everywhere=st.booleans()
+)
+def test_what_is_added_equals_the_naive_additions(problem, weight, decay, done, everywhere):
     temperatures, weights = settings(problem)
+    asked = WidthLadder(range(1, problem.widths.full + 1)) if everywhere else problem.widths
     ours, theirs = problem.leaves(), problem.leaves()
     config = LossConfig(
         temperature=temperatures,
@@ -110,6 +113,7 @@ def test_what_is_added_equals_the_naive_additions(problem, weight, decay, done):
         distillation=weight,
         energy_weight=2 * weight,
         energy_decay=decay,
+        energy_parts=problem.widths.full if everywhere else 1,
         energy_ramp=0.5,
     )
     loss, own_L = MatryoshkaLoss(problem.widths, config)(**ours, samples=problem.samples, done=done)
@@ -117,7 +121,7 @@ def test_what_is_added_equals_the_naive_additions(problem, weight, decay, done):
     expected_L = expected_L + weight * naive_distillation(problem, **theirs, temperatures=temperatures)
     expected = weighted(expected_L, weights)
     for vector in (theirs["user_VU"][:, -problem.widths.full :], theirs["item_SD"]):
-        penalty = naive_penalty(vector, widths=problem.widths, decay=decay)
+        penalty = naive_penalty(vector, widths=asked, decay=decay)
         expected = expected + 2 * weight * min(1, done / 0.5) * penalty
     loss.backward()
     expected.backward()

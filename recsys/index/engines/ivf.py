@@ -245,6 +245,11 @@ def fewest_candidates(num: int) -> int:
     return -(-4 * num // 5)
 
 
+def enough_candidates(num: int) -> int:
+    """Return how many candidates to ask for so that there are at least so many: the fewest that do."""
+    return (5 * num - 1) // 4
+
+
 @lru_cache(maxsize=1024)
 def _probing(nprobe: int) -> Any:
     """Return what FAISS is told of a search without a filter; it only reads that, so threads may share it."""

@@ -265,3 +265,19 @@ def test_a_filter_holds_for_both_cells_of_an_item(twice):
         rows = twice.search(users(20, seed=3), k=10, rung=replace(rung, nprobe=64), allowed=allowed).rows_BK
         assert (rows % 2 == 0).all()
         assert all(len(set(one)) == 10 for one in rows.tolist())
+
+
+def test_as_many_candidates_are_asked_for_as_it_takes():
+    for num in range(1, 2000):
+        assert ivf.fewest_candidates(ivf.enough_candidates(num)) >= num
+        assert ivf.fewest_candidates(ivf.enough_candidates(num) - 1) < num
+
+
+def test_k_come_of_few_candidates_though_some_are_found_twice(items, monkeypatch):
+    monkeypatch.setattr(learned_cells, "_OFTEN", 0.2)  # three items here, so that a scan is not repeated
+    monkeypatch.setattr(ivf, "_FEW_REPEATS", 10**9)  # nor looks for more because of them
+    searcher = build(items, LEARNED_FROM, IndexSpec(engine="ivf", width=16, cells=64, code="sq8"))
+    for depth in (1, 40, 50, 60):
+        rung = RungSpec(engine="ivf", width=16, cells=64, code="sq8", nprobe=16, rerank=depth)
+        found = searcher.search(users(200, seed=4), k=50, rung=rung).rows_BK
+        assert all(len(set(rows)) == 50 and min(rows) >= 0 for rows in found.tolist())
