@@ -32,7 +32,7 @@ from recsys.index.assignment import Assignment
 from recsys.index.checks import check_queries, checked_query_at
 from recsys.index.kernels import add_rows
 from recsys.index.rerank import Rescorer
-from recsys.index.store import make_store
+from recsys.index.store import make_store, pages
 from recsys.widths import WidthLadder, truncate
 
 BEST = 100
@@ -237,10 +237,11 @@ def cell_means(
     vector_Nw: Float[np.ndarray, "items width"], cell_N: Int64[np.ndarray, " items"], *, num: int
 ) -> Float[np.ndarray, "cells width"]:
     """Return the mean vector of each cell, zero for an empty one."""
-    order = np.argsort(cell_N, kind="stable")
+    sum_Cw = np.zeros((num, vector_Nw.shape[1]), dtype=np.float32)
+    for page in pages(len(vector_Nw)):
+        order = np.argsort(cell_N[page], kind="stable")
+        cell_P = cell_N[page][order]
+        firsts = np.flatnonzero(np.diff(cell_P, prepend=-1))
+        sum_Cw[cell_P[firsts]] += np.add.reduceat(vector_Nw[page][order], firsts, axis=0)
     size_C = np.bincount(cell_N, minlength=num)
-    mean_Cw = np.zeros((num, vector_Nw.shape[1]), dtype=np.float32)
-    start_C = np.cumsum(size_C) - size_C
-    filled = size_C > 0
-    mean_Cw[filled] = np.add.reduceat(vector_Nw[order], start_C[filled], axis=0) / size_C[filled, None]
-    return mean_Cw
+    return sum_Cw / np.maximum(size_C, 1).astype(np.float32)[:, None]

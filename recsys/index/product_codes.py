@@ -52,24 +52,28 @@ def build(
 ) -> Any:
     """Encode each vector's difference from the base of its cell, and return the inverted file, to be scanned in SIMD.
 
+    It expects queries in the order that `grouped` gives.
+
     Args:
-        vector_Nw: in the order that `grouped` gives.
-        mean_Cw: the cells' bases, in the same order.
+        vector_Nw: what to encode.
+        mean_Cw: the cells' bases.
         assignment: the cells of each vector.
         group: coordinates of a code, a divisor of the width.
     """
     num, width = vector_Nw.shape
-    weight_w = np.sqrt(np.einsum("nw,nw->w", vector_Nw, vector_Nw, dtype=np.float64) / num).astype(np.float32)
+    square_w = np.einsum("nw,nw->w", vector_Nw, vector_Nw, dtype=np.float64)[order(width, group)]
+    weight_w = np.sqrt(square_w / num).astype(np.float32)
     weight_w[weight_w == 0] = 1
+    mean_Cw = grouped(mean_Cw, group)
     weighted = faiss.IndexFlatIP(width)
     weighted.add(np.ascontiguousarray(mean_Cw * weight_w))
     index: Any = faiss.IndexIVFPQ(weighted, width, len(mean_Cw), width // group, _BITS, faiss.METRIC_INNER_PRODUCT)
     rows = np.unique(np.linspace(0, num - 1, min(num, _NUM_TRAINED_ON), dtype=np.int64))
     index.pq.cp.max_points_per_centroid = -(-len(rows) // index.pq.ksub)
-    index.pq.train(np.ascontiguousarray((vector_Nw[rows] - mean_Cw[assignment.cell_N[rows]]) * weight_w))
+    index.pq.train((grouped(vector_Nw[rows], group) - mean_Cw[assignment.cell_N[rows]]) * weight_w)
     index.is_trained = True
     for rows, cells in assignment.pages():
-        weighted_Pw = vector_Nw[rows] * weight_w
+        weighted_Pw = grouped(vector_Nw[rows], group) * weight_w
         index.add_core(len(rows), *map(faiss.swig_ptr, (weighted_Pw, rows, cells)))
     centroids = faiss.vector_to_array(index.pq.centroids).reshape(width // group, -1, group)
     faiss.copy_array_to_vector((centroids / weight_w.reshape(-1, 1, group)).ravel(), index.pq.centroids)

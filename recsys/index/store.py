@@ -10,7 +10,7 @@ Shapes: ``store_ND`` and ``code_ND`` are ``(items, full width)``, ``scale_D`` is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
 }
 _LARGEST_BYTE = 127
+_PAGE = 1 << 16
 _STORE_TOLERANCE = 1 / _LARGEST_BYTE
 
 
@@ -57,6 +58,12 @@ class Store:
         return self.code_ND.nbytes + (0 if self.scale_D is None else self.scale_D.nbytes)
 
 
+def pages(num: int) -> Iterator[slice]:
+    """Yield the places of so many rows, some at a time: what is made of all at once takes memory for all."""
+    for start in range(0, num, _PAGE):
+        yield slice(start, min(start + _PAGE, num))
+
+
 def make_store(
     store_ND: Float[np.ndarray, "items full"], code: StoreCode, *, norm_of: Mapping[int, np.ndarray]
 ) -> Store:
@@ -64,10 +71,19 @@ def make_store(
     if code == "float32":
         return Store(code_ND=store_ND, norm_of=norm_of)
     if code == "fp16":
-        return Store(code_ND=store_ND.astype(np.float16).view(np.uint16), norm_of=norm_of)
+        half_ND = np.empty(store_ND.shape, dtype=np.float16)
+        for page in pages(len(store_ND)):
+            half_ND[page] = store_ND[page]
+        return Store(code_ND=half_ND.view(np.uint16), norm_of=norm_of)
     # A column of zeros keeps any scale.
-    scale_D = np.maximum(np.abs(store_ND).max(axis=0), np.finfo(np.float32).tiny) / _LARGEST_BYTE
-    return Store(code_ND=np.rint(store_ND / scale_D).astype(np.int8), scale_D=scale_D, norm_of=norm_of)
+    scale_D = np.full(store_ND.shape[1], np.finfo(np.float32).tiny, dtype=np.float32)
+    for page in pages(len(store_ND)):
+        np.maximum(scale_D, np.abs(store_ND[page]).max(axis=0), out=scale_D)
+    scale_D /= _LARGEST_BYTE
+    byte_ND = np.empty(store_ND.shape, dtype=np.int8)
+    for page in pages(len(store_ND)):
+        byte_ND[page] = np.rint(store_ND[page] / scale_D)
+    return Store(code_ND=byte_ND, scale_D=scale_D, norm_of=norm_of)
 
 
 def save_store(store: Store, path: Path) -> None:
@@ -103,7 +119,11 @@ def prefix_norms(store_ND: Float[np.ndarray, "items full"], widths: WidthLadder)
     """Return what `Store.norm_of` holds for these vectors."""
     if widths.norm == "full":
         return {}
-    return {width: np.linalg.norm(store_ND[:, :width], axis=1) for width in widths.widths[:-1]}
+    norm_of = {width: np.empty(len(store_ND), dtype=np.float32) for width in widths.widths[:-1]}
+    for width, norm_N in norm_of.items():
+        for page in pages(len(store_ND)):
+            norm_N[page] = np.linalg.norm(store_ND[page, :width], axis=1)
+    return norm_of
 
 
 def save_norms(norm_of: Mapping[int, np.ndarray], path: Path) -> None:

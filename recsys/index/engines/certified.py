@@ -38,13 +38,12 @@ from recsys.index.exact import NOTHING
 from recsys.index.item_set import ItemSet
 from recsys.index.kernels import search_certified
 from recsys.index.specs import IndexSpec, RungSpec
-from recsys.index.store import map_tensors, save_tensors
+from recsys.index.store import map_tensors, pages, save_tensors
 from recsys.widths import WidthLadder
 
 _UNIT_ROUNDOFF = 2.0**-24
 _NUM_SUMS = 4  # three, of vectors of norms up to 1.001, and one to spare
 _LARGEST_BYTE, _LARGEST_SHORT, _LARGEST_SUM = 127, 2**15 - 1, 2**31 - 1
-_PAGE = 1 << 16
 _EVERYTHING = np.empty(0, dtype=np.uint8)
 _NAMES = ["codes", "scales", "tails", "errors"]
 
@@ -77,13 +76,13 @@ class CertifiedIndex:
         """
         edges = _edges(spec, widths)
         scale_w = np.zeros(edges[-1], dtype=np.float32)
-        for page_Pw in _pages(store_ND[:, : edges[-1]]):
-            scale_w = np.maximum(scale_w, np.abs(page_Pw).max(axis=0) / _LARGEST_BYTE)
+        for rows in pages(len(store_ND)):
+            scale_w = np.maximum(scale_w, np.abs(store_ND[rows, : edges[-1]]).max(axis=0) / _LARGEST_BYTE)
         codes = [np.empty((len(store_ND), high - low), dtype=np.int8) for low, high in itertools.pairwise([0, *edges])]
         tail_LN = np.empty((len(edges), len(store_ND)), dtype=np.float32)
         error_L = np.zeros(len(edges))
-        for number, page_PD in enumerate(_pages(store_ND)):
-            rows = slice(number * _PAGE, number * _PAGE + len(page_PD))
+        for rows in pages(len(store_ND)):
+            page_PD = store_ND[rows]
             code_Pw, lost_Pw = _rounded(page_PD[:, : edges[-1]], scale_w)
             for level, (low, high) in enumerate(itertools.pairwise([0, *edges])):
                 codes[level][rows] = code_Pw[:, low:high]
@@ -171,10 +170,6 @@ def _edges(spec: IndexSpec, widths: WidthLadder) -> list[int]:
         raise ConfigError(f"{spec.name}: width: got {spec.width}, expected the full width {widths.full} of its answers")
     first = spec.routing_width
     return [first, *(width for width in widths if first < width < widths.full)]
-
-
-def _pages(vector_ND: np.ndarray) -> list[np.ndarray]:
-    return [vector_ND[start : start + _PAGE] for start in range(0, len(vector_ND), _PAGE)]
 
 
 def _rounded(vector_Pw: np.ndarray, scale_w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

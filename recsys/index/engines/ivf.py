@@ -96,8 +96,6 @@ class IvfIndex:
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
         vector_Nw, group = np.ascontiguousarray(truncate(store_ND, spec.width, widths)), _group(spec.code)
-        if group:
-            vector_Nw = product_codes.grouped(vector_Nw, group)
         mean_Cw = cell_means(vector_Nw, assignment.cell_N, num=cells.key[1])
         mean_Cw = decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None))
         if group:

@@ -64,7 +64,7 @@ def test_what_codes_stand_for_is_not_weighted(items):
     """Weights say which code is chosen; a product with what it stands for is that with the vector, but for an error."""
     cells = Assignment.once(np.arange(NUM_ITEMS) % CELLS)
     means = np.zeros((CELLS, WIDTH), dtype=np.float32)
-    index = product_codes.build(grouped(items, 2), means, cells, group=2)
+    index = product_codes.build(items, means, cells, group=2)
     index.nprobe = CELLS
     queries = compact(20, seed=2)
     scores, rows = index.search(grouped(queries, 2), 100)
