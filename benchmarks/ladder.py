@@ -40,7 +40,7 @@ from recsys.index.learned_cells import MAX_LEARNED_FROM
 from recsys.index.space import LadderSpace
 from recsys.model.best import load_towers, load_towers_and_dataset
 from recsys.model.exported import ExportedTowers
-from recsys.settings import to_mapping
+from recsys.settings import from_toml, to_mapping
 from recsys.widths import WidthLadder, unit_queries
 
 PAGE = Path(__file__).parents[1] / "docs" / "ladder.md"
@@ -103,10 +103,11 @@ def _parse() -> argparse.Namespace:
     add("--prepared", type=Path, help="prepared dataset folder that --towers and --twin were trained on")
     add("--queries", type=int, default=512, help="users to tune on, and users to measure with (512 each)")
     add("--label-users", type=int, default=4096, help="more users, for the recall of held-out items (4096)")
+    add("--space", type=Path, help="TOML of the rungs on offer, where not all (recsys.index.space)")
     add("--trials", type=int, default=2000, help="ways to search that each contender may try (2000)")
     add("--budget", type=float, default=600.0, help="seconds that each may take to build and tune (600)")
     add("--repeats", type=int, default=3, help="passes through the users that are measured with (3)")
-    add("--only", nargs="*", help="rivals by name, instead of all of them")
+    add("--only", nargs="*", help="rivals by name, or none, instead of all of them")
     add("--on-twin", nargs="*", help="those of them that run on the twin's vectors too, instead of all")
     add("--table", action="store_true", help=f"write the recorded figures into {PAGE.name}, no more")
     given = parse(arguments)
@@ -127,7 +128,7 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     if num_items < len(source.dataset.items):
         raise ConfigError(f"items: got {num_items}, expected at least the {len(source.dataset.items)} that are trained")
     name = f"{source.name}-{num_items}"
-    space = LadderSpace(max_trials=given.trials)
+    space = replace(from_toml(LadderSpace, given.space) if given.space else LadderSpace(), max_trials=given.trials)
     settings = [num_items, given.queries, given.label_users, given.trials, given.budget, given.repeats]
     kept = work / "ladder" / f"{name}-{digest(source.key, settings, to_mapping(space))}"
     rivals = [rival() for rival in RIVALS if given.only is None or rival.name in given.only]
@@ -139,7 +140,8 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     by_rival = _measure_rivals(rivals, model, kept / "model")
     leading = [*leaders(_points([found])), *leaders(_points(by_rival.values()))]
     again = kept / f"in-turns-{digest([[point.who, point.name] for point in leading])}.json"
-    in_turns = remembered(again, lambda: measure_in_turns(model(), space, rivals, leading))
+    # With nobody to take turns with, to build everything again tells nothing new.
+    in_turns = remembered(again, lambda: measure_in_turns(model(), space, rivals, leading)) if rivals else found
     again_on_twin = [rival for rival in rivals if given.on_twin is None or rival.name in given.on_twin]
     on_twin = {} if source.twin is None else _measure_rivals(again_on_twin, twin, kept / "twin")
     ours, theirs = _points([found]), _points(on_twin.values())
