@@ -21,8 +21,8 @@ from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.kernels import largest_products
 from recsys.index.learned_cells import Lessons, learn_cells
 from recsys.index.specs import IndexSpec
-from recsys.index.store import decoded, make_store
-from recsys.widths import WidthLadder, truncate
+from recsys.index.store import decoded, make_store, prefixes
+from recsys.widths import WidthLadder
 
 MIN_CELLS = 16
 MIN_ITEMS_PER_CELL = 39
@@ -91,7 +91,7 @@ class Cells:
             lessons: queries to learn from, starting from those clusters; None leaves them as they are.
         """
         width, num = key
-        vector_Nr = np.ascontiguousarray(truncate(store_ND, width, widths))
+        vector_Nr = prefixes(store_ND, width, widths)
         means = faiss.Kmeans(width, num, niter=_NUM_ITERATIONS, seed=seed, spherical=True)
         means.train(vector_Nr)
         assert means.centroids is not None

@@ -32,8 +32,8 @@ from recsys.index.assignment import Assignment
 from recsys.index.checks import check_queries, checked_query_at
 from recsys.index.kernels import add_rows
 from recsys.index.rerank import Rescorer
-from recsys.index.store import make_store, pages
-from recsys.widths import WidthLadder, truncate
+from recsys.index.store import make_store, pages, prefixes
+from recsys.widths import WidthLadder
 
 BEST = 100
 """Best items of each query that are learned from; all in a catalogue that has fewer."""
@@ -106,7 +106,7 @@ class Lessons:
         query_Qw = checked_query_at(query_QU, width, widths)
         if width == widths.full:
             return cls(query_QU, _best(query_Qw, store_ND, best)[1])
-        score_QC, rows_QC = _best(query_Qw, truncate(store_ND, width, widths), min(2 * best, len(store_ND)))
+        score_QC, rows_QC = _best(query_Qw, prefixes(store_ND, width, widths), min(2 * best, len(store_ND)))
         rescorer = Rescorer(make_store(store_ND, "float32", norm_of={}), widths=widths)
         rows_QK, _ = rescorer.best(query_QU, rows_QC, score_QC, known=0, width=widths.full, num=best)
         return cls(query_QU, rows_QK)

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from recsys.errors import ArtifactError
 from recsys.index.specs import StoreCode
-from recsys.widths import WidthLadder
+from recsys.widths import WidthLadder, truncate
 
 _NAME = "item_vectors"
 _LENGTH_BYTES = 8
@@ -62,6 +62,18 @@ def pages(num: int) -> Iterator[slice]:
     """Yield the places of so many rows, some at a time: what is made of all at once takes memory for all."""
     for start in range(0, num, _PAGE):
         yield slice(start, min(start + _PAGE, num))
+
+
+def prefixes(
+    store_ND: Float[np.ndarray, "items full"], width: int, widths: WidthLadder
+) -> Float[np.ndarray, "items width"]:
+    """Return what unit vectors are at a width (`truncate`), contiguously; at the full one, themselves."""
+    if width == widths.full:
+        return store_ND
+    prefix_Nw = np.empty((len(store_ND), width), dtype=np.float32)
+    for page in pages(len(store_ND)):
+        prefix_Nw[page] = truncate(store_ND[page], width, widths)
+    return prefix_Nw
 
 
 def make_store(

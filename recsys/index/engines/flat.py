@@ -25,7 +25,8 @@ from recsys.index.faiss_files import check_index, check_vectors_of, read_index, 
 from recsys.index.item_set import ItemSet
 from recsys.index.panorama import turned_panorama
 from recsys.index.specs import IndexSpec, RungSpec
-from recsys.widths import WidthLadder, truncate
+from recsys.index.store import prefixes
+from recsys.widths import WidthLadder
 
 
 class FlatIndex:
@@ -50,7 +51,7 @@ class FlatIndex:
         """Copy the vectors that the scan reads."""
         index = None
         if spec.width < widths.full or spec.levels:
-            vector_Nw = np.ascontiguousarray(truncate(store_ND, spec.width, widths))
+            vector_Nw = prefixes(store_ND, spec.width, widths)
             if spec.levels:
                 index = turned_panorama(vector_Nw, spec.levels)
             else:

@@ -18,7 +18,8 @@ from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, check_vectors_of, read_index, write_index
 from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
-from recsys.widths import WidthLadder, truncate
+from recsys.index.store import prefixes
+from recsys.widths import WidthLadder
 
 _NUM_LINKS = 32
 _EF_CONSTRUCTION = 80
@@ -44,7 +45,7 @@ class HnswIndex:
         index = faiss.IndexHNSWFlat(spec.width, _NUM_LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
-        index.add(np.ascontiguousarray(truncate(store_ND, spec.width, widths)))
+        index.add(prefixes(store_ND, spec.width, widths))
         return cls(spec, index=index, widths=widths)
 
     @classmethod

@@ -40,8 +40,8 @@ from recsys.index.item_set import ItemSet
 from recsys.index.kernels import keep_each_once, products_with_bytes
 from recsys.index.learned_cells import cell_means
 from recsys.index.specs import Code, IndexSpec, RungSpec
-from recsys.index.store import Store, decoded, make_store
-from recsys.widths import WidthLadder, truncate
+from recsys.index.store import Store, decoded, make_store, prefixes
+from recsys.widths import WidthLadder
 
 _KINDS: dict[Code, Any] = {
     "float32": faiss.IndexIVFFlat,
@@ -95,7 +95,7 @@ class IvfIndex:
         cls, spec: IndexSpec, store_ND: np.ndarray, *, cells: Cells, assignment: Assignment, widths: WidthLadder
     ) -> IvfIndex:
         """Encode the vectors into their cells."""
-        vector_Nw, group = np.ascontiguousarray(truncate(store_ND, spec.width, widths)), _group(spec.code)
+        vector_Nw, group = prefixes(store_ND, spec.width, widths), _group(spec.code)
         mean_Cw = cell_means(vector_Nw, assignment.cell_N, num=cells.key[1])
         mean_Cw = decoded(make_store(mean_Cw, "sq8", norm_of={}), slice(None))
         if group:

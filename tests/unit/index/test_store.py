@@ -5,8 +5,8 @@ import pytest
 
 from recsys.index import store
 from recsys.index.learned_cells import cell_means
-from recsys.index.store import make_store, pages, prefix_norms
-from recsys.widths import WidthLadder
+from recsys.index.store import make_store, pages, prefix_norms, prefixes
+from recsys.widths import WidthLadder, truncate
 
 WIDTHS = WidthLadder((8, 16))
 NUM_ITEMS = 100
@@ -54,3 +54,13 @@ def test_means_of_cells_are_those_of_all_rows_at_once_and_of_empty_ones_zero(ite
     for cell in range(7):
         own = items[cells == cell]
         np.testing.assert_allclose(means[cell], own.mean(axis=0) if len(own) else 0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("paged")
+@pytest.mark.parametrize("norm", ["prefix", "full"])
+def test_prefixes_are_those_of_all_rows_at_once_and_the_full_width_is_not_copied(items, norm):
+    widths = WidthLadder((8, 16), norm=norm)
+    found = prefixes(items, 8, widths)
+    np.testing.assert_array_equal(found, truncate(items, 8, widths))
+    assert found.flags.c_contiguous
+    assert prefixes(items, 16, widths) is items
