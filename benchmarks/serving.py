@@ -8,11 +8,13 @@ delivered is overlap with the exact answer: of answers in time only, a late, fai
 Admitted are the calls that a server says it answered (its Prometheus counter): a refusal that comes after its client
 has left looks like a late answer from outside (``attainment_seen`` counts it as one).
 
-Budgets span the ladder on any machine: what a call takes outside its search, and 2, 5, 10, 25 or 50 twentieths of what
-the ladder's slowest step takes (both p99). Servers keep back of a deadline what an answer takes on its way (p99, idle).
-Saturation is the rate of a closed loop of the same calls. ``tool`` is what the same loads seem to take from a server
-that does nothing: what a latency has of k6 itself. ``stolen_share`` is the part of the processors' time under load that
-a hypervisor gave to others: from some hundredths on, calls are late that no server could have answered in time.
+Budgets span the ladder on any machine: what a call takes on its way (p99.9, k6's at a quarter of a closed loop's rate)
+and in the server beside its search (p99), and 2, 5, 10, 25 or 50 twentieths of what the ladder's slowest step takes
+(p99). Servers keep back of a deadline what calls take on their way. Saturation is what the ladder answers in time, a
+second, when calls come at the rate of a closed loop. That rate itself is out of reach for it: where each stream waits
+for its answer, nobody comes while many wait already. ``tool`` is what the same loads seem to take from a server that
+does nothing: what a latency has of k6 itself. ``stolen_share`` is the part of the processors' time under load that a
+hypervisor gave to others: from some hundredths on, calls are late that no server could have answered in time.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import argparse
 import socket
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -59,6 +61,7 @@ _ROUNDS = 3
 _MAX_UNREAD = 16  # what budgets of tens of milliseconds want
 _LADDER, _NO_DIMMER = "ladder", "ladder without dimmer"
 _STREAMS = 8
+_QUIET, _LEAST = 0.25, 0.1
 _CONNECTIONS = 64
 
 
@@ -95,45 +98,31 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
     traffic = _traffic(bundle, given.users)
     with on_cores(split_cores()[1]):
         client.submit(len, ()).result()  # the process starts now, beside k6
-    cores, _ = split_cores()
-    with _served(path.parent) as (ladder_address, _), pinned(cores, echo("sync")) as echo_address:
-        costs = _overhead(client, ladder_address, echo_address, given)
-    traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs["outside_search_p99_ms"]))
-    margin = ("--deadline-margin-ms", str(round(costs["transit_p99_ms"], 2)))
+    costs, most = _alone(path, bundle.ladder, traffic, client, given, scratch)
+    traffic = replace(traffic, budget_ms=_budgets(bundle.ladder, costs))
+    margin = ("--deadline-margin-ms", str(round(costs["transit_p999_ms"], 2)))
     with ExitStack() as running:
         servers = {_LADDER: running.enter_context(_served(path.parent, *margin))}
         servers[_NO_DIMMER] = running.enter_context(_served(path.parent, *margin, "--no-dimmer"))
         for rung in _fixed(bundle.ladder.steps):
             root = with_rung_alone(path, rung, scratch / "fixed" / rung.name).parent
             servers[rung.name] = running.enter_context(_served(root / rung.name, *margin))
-        _, _, requests = traffic.calls(1000, seed=0)
-        rate, _ = client.submit(
-            closed_loop,
-            servers[_LADDER][0],
-            [request.SerializeToString() for request in requests],
-            streams=_STREAMS,
-            seconds=max(2.0, given.seconds / 2),
-        ).result()
+        full = _seen(servers[_LADDER], traffic, rate=most, seconds=given.seconds, seed=0, scratch=scratch / "k6")
+        # A machine that is busy otherwise may answer nothing in time; loads of nothing would say as little.
+        rate = max(_LEAST * most, full.figures(traffic, seconds=given.seconds)["goodput"])
         before = processor_seconds()
         points = _under_load(servers, traffic, rate, given.seconds, scratch / "k6")
         after = processor_seconds()
-    with pinned(cores, echo("sync")) as echo_address:
-        tool = {
-            load: tool_latency(
-                echo_address,
-                requests,
-                rate=load * rate,
-                seconds=max(1.0, given.seconds / _ROUNDS),
-                connections=_CONNECTIONS,
-                scratch=scratch / "tool",
-            )
-            for load in LOADS
-        }
+    with pinned(split_cores()[0], echo("sync")) as echo_address:
+        _, _, requests = traffic.calls(1000, seed=0)
+        lasts = max(1.0, given.seconds / _ROUNDS)
+        tool = {load: _tool(echo_address, requests, rate=load * rate, seconds=lasts, scratch=scratch) for load in LOADS}
     errors = _calibration(bundle, traffic.truth)
     figures = _headlines(points) | costs | {"max_calibration_error": max(errors.values())}
     return figures | {
         "rate_vs_echo": _rate_vs_echo(client, bundle, scratch, given),
         "saturation_per_second": rate,
+        "closed_loop_per_second": most,
         "budget_ms": traffic.budget_ms,
         "dataset": SIMULATED if given.quick else given.dataset,
         "epochs": given.epochs,
@@ -146,6 +135,20 @@ def measure(given: argparse.Namespace, work: Path, scratch: Path, client: Execut
         "stolen_share": (after["steal"] - before["steal"]) / (sum(after.values()) - sum(before.values())),
         "points": points,
     }
+
+
+def _alone(
+    path: Path, ladder: Ladder, traffic: Traffic, client: Executor, given: argparse.Namespace, scratch: Path
+) -> tuple[dict[str, float], float]:
+    """Return what calls cost outside their search, and how many a second a closed loop gets answered."""
+    with _served(path.parent) as (address, _), pinned(split_cores()[0], echo("sync")) as echo_address:
+        costs = _overhead(client, address, echo_address, given)
+        _, _, requests = replace(traffic, budget_ms=_budgets(ladder, costs)).calls(1000, seed=0)
+        encoded = [request.SerializeToString() for request in requests]
+        seconds = max(2.0, given.seconds / 2)
+        most, _ = client.submit(closed_loop, address, encoded, streams=_STREAMS, seconds=seconds).result()
+        way = _tool(echo_address, requests, rate=_QUIET * most, seconds=seconds, scratch=scratch)
+    return costs | {"transit_p999_ms": max(costs["transit_p99_ms"], way["p999_ms"])}, most
 
 
 @contextmanager
@@ -215,8 +218,9 @@ def _fixed(steps: Sequence[Rung]) -> list[Rung]:
     return [step for place, step in enumerate(chosen) if step not in chosen[:place]]
 
 
-def _budgets(ladder: Ladder, outside_ms: float) -> tuple[float, ...]:
+def _budgets(ladder: Ladder, costs: Mapping[str, float]) -> tuple[float, ...]:
     slowest_ms = max(rung.latency_p99_ms for rung in ladder.steps)
+    outside_ms = costs["beside_search_p99_ms"] + costs.get("transit_p999_ms", costs["transit_p99_ms"])
     return tuple(round(outside_ms + part * slowest_ms / 20, 2) for part in _PARTS)
 
 
@@ -238,7 +242,9 @@ def _overhead(client: Executor, address: str, echo_address: str, given: argparse
         "empty_call_p50_ms": empty_p50_ms,
         "encode_p50_ms": float(np.median(encode_ms)),
         "transit_p99_ms": float(np.percentile(latency_ms - total_ms, 99)),
-        "outside_search_p99_ms": float(np.percentile(latency_ms - search_ms, 99)),
+        "beside_search_p99_ms": float(
+            np.percentile(encode_ms, 99) + np.percentile(total_ms - search_ms - encode_ms, 99)
+        ),
     }
 
 
@@ -291,21 +297,35 @@ def _under_load(
     for number in range(num_rounds):
         for place in random.permutation(len(turns)).tolist():
             load, name = turns[place]
-            address, metrics = servers[name]
-            num, lasts = int(load * rate * seconds / num_rounds) + 10, seconds / num_rounds
-            user_C, budget_C, requests = traffic.calls(num, seed=int(100 * load) + number)
-            calls = [Call(*both) for both in zip(requests, budget_C.tolist(), strict=True)]
-            before = _num_answered(metrics)
-            replies, num_unsent = open_loop(
-                address, calls, rate=load * rate, seconds=lasts, connections=_CONNECTIONS, scratch=scratch
-            )
-            part = Seen(user_C, budget_C, replies, _num_answered(metrics) - before, num_unsent)
+            lasts, seed = seconds / num_rounds, int(100 * load) + number
+            part = _seen(servers[name], traffic, rate=load * rate, seconds=lasts, seed=seed, scratch=scratch)
             seen[load, name] = seen[load, name].and_then(part)
     return [
         {"load": load, "server": name, "unsent": seen[load, name].num_unsent}
         | seen[load, name].figures(traffic, seconds=seconds)
         for load, name in sorted(turns)
     ]
+
+
+def _seen(server: tuple[str, str], traffic: Traffic, *, rate: float, seconds: float, seed: int, scratch: Path) -> Seen:
+    """Put a server under a load; return what became of the calls."""
+    address, metrics = server
+    user_C, budget_C, requests = traffic.calls(int(rate * seconds) + 10, seed=seed)
+    calls = [Call(*both) for both in zip(requests, budget_C.tolist(), strict=True)]
+    before = _num_answered(metrics)
+    replies, num_unsent = open_loop(
+        address, calls, rate=rate, seconds=seconds, connections=_CONNECTIONS, scratch=scratch
+    )
+    return Seen(user_C, budget_C, replies, _num_answered(metrics) - before, num_unsent)
+
+
+def _tool(
+    echo_address: str, requests: Sequence[pb.RecommendRequest], *, rate: float, seconds: float, scratch: Path
+) -> dict[str, float]:
+    """Return what k6's calls seem to take from a server that does nothing."""
+    return tool_latency(
+        echo_address, requests, rate=rate, seconds=seconds, connections=_CONNECTIONS, scratch=scratch / "tool"
+    )
 
 
 def _headlines(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
