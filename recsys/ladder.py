@@ -23,7 +23,7 @@ from recsys.index.files import write_indexes
 from recsys.index.learned_cells import MAX_LEARNED_FROM, num_learned_from
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
-from recsys.index.store import NOTES
+from recsys.index.store import NOTES, pages
 from recsys.matrix import read_matrix
 from recsys.settings import to_mapping
 from recsys.widths import Norm, WidthLadder, truncate
@@ -139,14 +139,17 @@ def _check_numbers(vector_ND: np.ndarray, query_QD: np.ndarray, options: LadderO
 
 def _unit(vector_ND: np.ndarray, path: Path, widths: WidthLadder) -> np.ndarray:
     """Return unit rows, having checked every row at the narrowest width that is scaled; name the first at fault."""
-    vector_ND = np.ascontiguousarray(vector_ND, dtype=np.float32)
-    finite_N = np.isfinite(vector_ND).all(axis=1)
-    if not finite_N.all():
-        raise WidthError(f"{path}: row {int(np.argmin(finite_N))}: got NaN or infinity, expected finite numbers")
     narrowest = widths.widths[0] if widths.norm == "prefix" else widths.full
-    zero_N = ~vector_ND[:, :narrowest].any(axis=1)
-    if zero_N.any():
-        row = int(np.argmax(zero_N))
-        raise WidthError(f"{path}: row {row}: got {narrowest} zeros, expected a direction (norm above 0)")
-    unit_ND: np.ndarray = truncate(vector_ND, widths.full, widths)
+    unit_ND = np.empty(vector_ND.shape, dtype=np.float32)
+    for page in pages(len(vector_ND)):
+        some_PD = vector_ND[page].astype(np.float32, copy=False)
+        finite_P = np.isfinite(some_PD).all(axis=1)
+        if not finite_P.all():
+            row = page.start + int(np.argmin(finite_P))
+            raise WidthError(f"{path}: row {row}: got NaN or infinity, expected finite numbers")
+        zero_P = ~some_PD[:, :narrowest].any(axis=1)
+        if zero_P.any():
+            row = page.start + int(np.argmax(zero_P))
+            raise WidthError(f"{path}: row {row}: got {narrowest} zeros, expected a direction (norm above 0)")
+        unit_ND[page] = truncate(some_PD, widths.full, widths)
     return unit_ND

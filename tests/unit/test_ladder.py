@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from recsys.errors import ArtifactError, ConfigError, DataError, WidthError
+from recsys.index import store
 from recsys.index.files import load_searcher
 from recsys.index.rungs import Ladder
 from recsys.index.space import LadderSpace
@@ -84,6 +85,7 @@ def zero_prefix(vectors):
     vectors[11, :4] = 0
 
 
+@pytest.mark.parametrize("page", [4, 10_000])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -92,7 +94,8 @@ def zero_prefix(vectors):
         (zero_prefix, r"items\.npy: row 11: got 4 zeros"),
     ],
 )
-def test_vectors_without_a_direction_are_named(folder, change, message):
+def test_vectors_without_a_direction_are_named(folder, change, message, page, monkeypatch):
+    monkeypatch.setattr(store, "_PAGE", page)
     replaced(folder, change)
     with pytest.raises(WidthError, match=message):
         make_ladder(options(folder))
