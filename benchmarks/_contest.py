@@ -10,17 +10,21 @@ Shapes: ``item_ND`` (items, full width), ``query_QU`` (queries, query size).
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from benchmarks._catalogue import blocked_top_k
+from benchmarks._experiment import remembered
 from benchmarks._frontiers import Point
-from benchmarks.rivals import Index, Rival, RivalSearch, Way
+from benchmarks.rivals import Index, Rival, RivalSearch, Settings, Way
 from benchmarks.rivals.faiss_indexes import FlatView
 from recsys.index import frontier
 from recsys.index.build import build_for
@@ -55,6 +59,7 @@ class Contest:
         budget_s: seconds that each may take to build and tune.
         repeats: passes through the test queries.
         seed: fixes everything but the clock.
+        builds: a folder for what is slow to build; None keeps nothing.
     """
 
     item_ND: np.ndarray
@@ -68,6 +73,7 @@ class Contest:
     budget_s: float
     repeats: int
     seed: int
+    builds: Path | None = None
 
     @cached_property
     def tuning(self) -> Truth:
@@ -258,8 +264,7 @@ def _build_theirs(
         for build, settings in enumerate(rival.builds(num_items, full)):
             wanted = [way for way in rival.ways(build, num_items, KS[-1]) if (rival.name, way.name) in names]
             if wanted:
-                built = rival.build(np.ascontiguousarray(contest.item_ND), settings, seed=contest.seed)
-                indexes.setdefault(rival.name, {})[build] = built
+                indexes.setdefault(rival.name, {})[build], _ = _built(contest, rival, build, settings)
                 ways += wanted
     return indexes, ways
 
@@ -268,19 +273,17 @@ def measure_rival(contest: Contest, rival: Rival) -> dict[str, Any]:
     """Build, tune and measure a rival at full width; say why where it cannot run here."""
     if (reason := rival.missing()) is not None:
         return {"skipped": reason}
-    started = perf_counter()
     settings = rival.builds(len(contest.item_ND), contest.widths.full)
     indexes, notes = _build(contest, rival, settings)
+    build_s, started = sum(note.get("seconds", 0.0) for note in notes), perf_counter()
     ways = [way for build in indexes for way in rival.ways(build, len(contest.item_ND), KS[-1])]
     random = np.random.default_rng(contest.seed)
     drawn = sorted(random.choice(len(ways), min(len(ways), contest.num_trials), replace=False))
     bench = _bench(contest, contest.tuning, contest.tune_QU, indexes)
-    left, _ = bench.halve(
-        [ways[place] for place in drawn], keep=2 * MAX_RUNGS, budget_s=contest.budget_s - (perf_counter() - started)
-    )
+    left, _ = bench.halve([ways[place] for place in drawn], keep=2 * MAX_RUNGS, budget_s=contest.budget_s - build_s)
     tuned = bench.measure(left, num_queries=len(contest.tune_QU))
     left = [left[place] for place in frontier.thin(costs(tuned, tail=False), most=MAX_RUNGS, cells=_NOISE)]
-    minutes = (perf_counter() - started) / 60
+    minutes = (build_s + perf_counter() - started) / 60
     indexes = {build: indexes[build] for build in {way.build for way in left}}
     gc.collect()
     bench = _bench(contest, contest.testing, contest.asked, indexes)
@@ -300,15 +303,33 @@ def _build(contest: Contest, rival: Rival, settings: Sequence[Any]) -> tuple[dic
     """Build what half the time allows, at least once; return the indexes by number, and what became of every build."""
     indexes: dict[int, Index] = {}
     notes: list[dict[str, Any]] = []
-    started = perf_counter()
+    spent = 0.0
     for number, one in enumerate(settings):
-        spent = perf_counter() - started
         if indexes and spent + spent / len(indexes) > contest.budget_s / 2:
             notes.append({**one, "skipped": f"no time left: {spent:.0f} s of {contest.budget_s / 2:.0f} s for builds"})
             continue
-        indexes[number] = rival.build(np.ascontiguousarray(contest.item_ND), one, seed=contest.seed)
-        notes.append({**one, "seconds": perf_counter() - started - spent})
+        indexes[number], seconds = _built(contest, rival, number, one)
+        notes.append({**one, "seconds": seconds})
+        spent += seconds
     return indexes, notes
+
+
+def _built(contest: Contest, rival: Rival, number: int, settings: Settings) -> tuple[Index, float]:
+    """Return one of a rival's builds, and the seconds that it took: now, or when it was built and kept."""
+    path = contest.builds and contest.builds / f"{rival.name.replace(' ', '-')}-{number}"
+    note = path and path.with_suffix(".json")  # written last: what was interrupted is built again
+    if path and note and note.is_file():
+        return rival.load(path, width=contest.widths.full), float(json.loads(note.read_text())["seconds"])
+    started = perf_counter()
+    index = rival.build(np.ascontiguousarray(contest.item_ND), settings, seed=contest.seed)
+    seconds = perf_counter() - started
+    if path and note and rival.slow:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.save(path)
+        remembered(note, lambda: {"seconds": seconds})
+    return index, seconds
 
 
 def _bench(contest: Contest, truth: Truth, asked_QU: np.ndarray, indexes: dict[int, Index]) -> Bench[Way]:

@@ -246,6 +246,7 @@ def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace
         budget_s=given.budget,
         repeats=given.repeats,
         seed=1,
+        builds=path.with_suffix(""),
     )
 
 

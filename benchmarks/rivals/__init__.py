@@ -70,6 +70,8 @@ class Rival(ABC):
     name: ClassVar[str]
     module: ClassVar[str]
     """What has to be installed."""
+    slow: ClassVar[bool] = False
+    """Whether building takes so much longer than reading what `Index.save` wrote that builds are kept."""
 
     @abstractmethod
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
@@ -82,6 +84,10 @@ class Rival(ABC):
     @abstractmethod
     def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Index unit vectors for inner products, on all cores."""
+
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read what `Index.save` wrote; only of those that are slow to build."""
+        raise NotImplementedError(f"{self.name} is built anew, at {width} as at any width, whatever is in {path}")
 
     def missing(self) -> str | None:
         """Say why this cannot run here; None if it can."""

@@ -104,6 +104,7 @@ class HNSW(_FaissRival):
     """A graph over whole vectors, or over halves."""
 
     name: ClassVar[str] = "faiss hnsw"
+    slow = True
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary the graph's degree and the vectors' precision."""
@@ -115,6 +116,10 @@ class HNSW(_FaissRival):
     def efforts(self, num_items: int, k: int) -> Sequence[Settings]:
         """Vary the length of the list, from k on."""
         return [{"efSearch": round(k * multiple)} for multiple in LENGTHS]
+
+    def load(self, path: Path, *, width: int) -> FaissIndex:
+        """Read FAISS's format."""
+        return FaissIndex(faiss.read_index(str(path)))
 
 
 class _IVF(_FaissRival):

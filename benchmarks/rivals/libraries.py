@@ -17,6 +17,7 @@ class _Graph(Rival):
     """What libraries of navigable graphs have in common: degree and building effort, then a list's length."""
 
     kinds: ClassVar[tuple[str, ...]] = ("float32",)
+    slow = True
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary precision and degree."""
@@ -63,6 +64,14 @@ class Hnswlib(_Graph):
         index.add_items(item_ND, num_threads=os.cpu_count() or 1)
         return _HnswlibIndex(index)
 
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read its own format."""
+        import hnswlib
+
+        index = hnswlib.Index(space="ip", dim=width)
+        index.load_index(str(path))
+        return _HnswlibIndex(index)
+
 
 class _UsearchIndex(Index):
     def __init__(self, index: Any) -> None:
@@ -96,6 +105,12 @@ class Usearch(_Graph):
         )
         index.add(np.arange(len(item_ND)), item_ND, threads=os.cpu_count() or 1)
         return _UsearchIndex(index)
+
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read its own format."""
+        from usearch.index import Index as Graph
+
+        return _UsearchIndex(Graph.restore(str(path)))
 
 
 class _VoyagerIndex(Index):
@@ -132,6 +147,12 @@ class Voyager(_Graph):
         )
         index.add_items(item_ND, num_threads=os.cpu_count() or 1)
         return _VoyagerIndex(index)
+
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read its own format."""
+        import voyager
+
+        return _VoyagerIndex(voyager.Index.load(str(path)))
 
 
 class _ScannIndex(Index):
@@ -223,6 +244,14 @@ class ScalableVS(_Graph):
         )
         vector_ND = item_ND.astype(settings["kind"])
         index = svs.Vamana.build(parameters, vector_ND, svs.DistanceType.MIP, num_threads=os.cpu_count() or 1)
+        return _SvsIndex(index)
+
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read its own format."""
+        import svs
+
+        config, graph, data = (str(path / part) for part in ("config", "graph", "data"))
+        index = svs.Vamana(config, svs.GraphLoader(graph), svs.VectorDataLoader(data), svs.DistanceType.MIP)
         return _SvsIndex(index)
 
 

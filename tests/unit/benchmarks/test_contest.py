@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks._contest import Contest, label_recall, measure_in_turns, measure_ours, time_across
+from benchmarks._contest import Contest, label_recall, measure_in_turns, measure_ours, measure_rival, time_across
 from benchmarks._frontiers import Point
 from benchmarks.rivals import RivalSearch
-from benchmarks.rivals.faiss_indexes import PQ, Flat
+from benchmarks.rivals.faiss_indexes import HNSW, PQ, Flat
 from recsys.index.space import LadderSpace
 from recsys.ragged import Ragged
 from recsys.widths import WidthLadder
@@ -93,3 +93,27 @@ def test_both_sides_are_timed_in_turns_each_with_its_own_vectors(contest):
 def test_where_no_rival_leads_ours_is_measured_alone(contest):
     ours = points_of(measure_ours(contest, SPACE))[:1]
     assert [one.name for one in points_of(measure_in_turns(contest, SPACE, [PQ()], ours))] == [ours[0].name]
+
+
+def test_what_is_slow_to_build_is_read_again_with_the_time_that_it_took(contest, tmp_path, monkeypatch):
+    kept, rival = replace(contest, builds=tmp_path / "builds"), HNSW()
+    first = measure_rival(kept, rival)
+    monkeypatch.setattr(HNSW, "build", lambda *_args, **_options: pytest.fail("it was built again"))
+    again = measure_rival(kept, rival)
+    assert again["builds"] == first["builds"]
+    before, after = (
+        {point.name: (point.overlap, point.bytes_per_item) for point in points_of(found)} for found in (first, again)
+    )
+    assert len(set(before) & set(after)) >= 1
+    assert all(before[name] == after[name] for name in set(before) & set(after))
+
+
+def test_a_build_that_was_not_kept_whole_is_made_again(contest, tmp_path):
+    kept, rival = replace(contest, builds=tmp_path), HNSW()
+    (tmp_path / "faiss-hnsw-0").write_bytes(b"half of it")
+    assert measure_rival(kept, rival)["points"]
+
+
+def test_what_is_quick_to_build_is_not_kept(contest, tmp_path):
+    measure_rival(replace(contest, builds=tmp_path), Flat())
+    assert not list(tmp_path.iterdir())
