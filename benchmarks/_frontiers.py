@@ -84,12 +84,17 @@ def joint_frontier(points: Sequence[Point]) -> list[Point]:
 
 
 def leaders(points: Sequence[Point]) -> list[Point]:
-    """Return the points of overlap .8 and more that are on their frontier or near it."""
+    """Return the points of overlap .8 and more that are on their frontier or near it; more than .999 counts as that.
+
+    Nothing is compared above it, and what is slow there may have taken an hour to build.
+    """
     return [
         point
         for point in points
         if point.overlap >= _FRONTIER[0]
-        and not any(one.overlap >= point.overlap and one.speedup > _NEAR * point.speedup for one in points)
+        and not any(
+            one.overlap >= min(point.overlap, _FRONTIER[1]) and one.speedup > _NEAR * point.speedup for one in points
+        )
     ]
 
 

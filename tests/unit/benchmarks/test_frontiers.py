@@ -63,10 +63,13 @@ def test_the_joint_frontier_lies_between_its_limits_and_is_met_or_not():
 
 def test_who_leads_is_measured_again():
     assert leaders(OURS) == OURS[1:]
-    assert leaders(RIVALS) == RIVALS[:4]
+    assert leaders(RIVALS) == RIVALS[1:4]
     near = point(0.9, 41, who="near")
-    assert leaders([*RIVALS, near]) == [*RIVALS[:4], near]
+    assert leaders([*RIVALS, near]) == [*RIVALS[1:4], near]
     assert leaders([point(0.79, 99)]) == []
+    fast, slow = point(0.9991, 20), point(0.9999, 7)
+    assert leaders([fast, slow]) == [fast]
+    assert leaders([point(0.9989, 20), slow]) == [point(0.9989, 20), slow]
 
 
 def test_at_an_overlap_those_measured_in_turns_are_compared():
