@@ -1,5 +1,6 @@
 """Exact search: by hand, against a plain sort, and what it promises about ties, masks and missing items."""
 
+import gc
 import re
 
 import numpy as np
@@ -68,8 +69,8 @@ def test_minus_zero_and_zero_tie():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("chunk_bytes", [1, 4 * 300 * 7, 2**30])
-def test_chunks_change_nothing(monkeypatch, device, chunk_bytes):
+@pytest.mark.parametrize(("chunk_bytes", "few"), [(1, 1), (1, 16), (4 * 300 * 7, 1), (2**30, 1)])
+def test_chunks_change_nothing(monkeypatch, device, chunk_bytes, few):
     """Small whole numbers make products exact, so answers can be compared to the last bit, ties and all."""
     rng = np.random.default_rng(0)
     query_QD = rng.integers(-3, 4, size=(23, 8)).astype(np.float32)
@@ -81,6 +82,7 @@ def test_chunks_change_nothing(monkeypatch, device, chunk_bytes):
     score_QN[masked.row_of_values(), masked.values] = -INF
     monkeypatch.setattr(exact, "_CHUNK_BYTES_CPU", chunk_bytes)
     monkeypatch.setattr(exact, "_CHUNK_BYTES_DEVICE", chunk_bytes)
+    monkeypatch.setattr(exact, "_FEW", few)
     score_Qk, row_Qk = exact_top_k(query_QD, torch.from_numpy(item_ND).to(device), k=20, masked=masked)
     expected_Qk, expected_row_Qk = by_sorting(score_QN, 20)
     np.testing.assert_array_equal(row_Qk, expected_row_Qk)
@@ -112,10 +114,31 @@ def test_half_precision_items_are_scored_in_float32():
     assert score_Qk[0, 0] == np.float32((1 + 2**-10) ** 2)
 
 
-def test_read_only_arrays_are_accepted():
-    item_ND = np.eye(3, dtype=np.float32)
-    item_ND.setflags(write=False)
+def test_read_only_arrays_are_read_where_they_lie(tmp_path):
+    np.save(tmp_path / "items.npy", np.eye(3, dtype=np.float32))
+    item_ND = np.load(tmp_path / "items.npy", mmap_mode="r")
+    assert exact._tensor(item_ND).data_ptr() == item_ND.ctypes.data
+    assert exact._tensor(item_ND[:, 1:]).tolist() == item_ND[:, 1:].tolist()
     assert exact_top_k(item_ND, item_ND, k=1)[1].tolist() == [[0], [1], [2]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_lives_as_long_as_it_is_read():
+    item_ND = np.random.default_rng(1).standard_normal((1000, 8))
+    item_ND.setflags(write=False)
+    expected = item_ND.tolist()
+    lent = exact._tensor(item_ND)
+    del item_ND
+    gc.collect()
+    assert lent.tolist() == expected
+
+
+def test_what_is_not_finite_is_found_in_any_page(monkeypatch):
+    monkeypatch.setattr(exact, "_PAGE", 3)
+    item_ND = np.ones((10, 2))
+    item_ND[7, 1] = np.nan
+    with pytest.raises(WidthError, match="item vectors: row 7: got NaN"):
+        exact_top_k(np.ones((1, 2)), item_ND, k=1)
 
 
 def test_no_queries_give_no_answers():
