@@ -30,8 +30,9 @@ ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
 FIRST_QUERIES = 8
 FLOORS = (0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
-"""Overlaps that somebody may ask for: the fastest ways to reach each are kept. On few
-queries many ways reach .999 by luck; the last floor keeps some that miss less."""
+"""Overlaps that somebody may ask for: the fastest ways to reach each are kept."""
+_STEP, _NUM_STEPS = 1.25, 6
+"""What misses nothing is kept from so many steps of time above the fastest that does."""
 _ONE_SIDED_95 = 1.645
 """Standard errors."""
 
@@ -212,11 +213,27 @@ def _survivors(trials: Sequence[Trial[Any]], *, num: int) -> list[int]:
     """Return the places of ``num`` trials: the fastest to reach each floor, up to half, and the frontiers' best.
 
     A frontier over several objectives and ks is wide: by itself it may keep nothing near an overlap that is asked for.
-    On few queries the fastest to reach one are those that were lucky, so as many are kept that reach it surely.
+    On few queries the fastest to reach one are those that were lucky, so as many are kept that reach it surely, and
+    what is next in line.
     """
     each = max(1, num // (4 * len(FLOORS)))
     fastest = {place for surely in (False, True) for place in fastest_reaching(trials, each=each, surely=surely)}
+    fastest.update(_next_in_line(trials, each=each))
     return frontier.best(costs(trials, tail=False), num=num, first=sorted(fastest))
+
+
+def _next_in_line(trials: Sequence[Trial[Any]], *, each: int) -> list[int]:
+    """Return the places of slower trials than the fastest that misses next to nothing, which do not either.
+
+    They look worse in every respect, and on few queries no margin tells that they may miss less.
+    """
+    reaching = [place for place, trial in enumerate(trials) if trial.overlap[trial.ks[-1]] >= FLOORS[-1]]
+    reaching.sort(key=lambda place: trials[place].p50_ms)
+    by_step: dict[int, list[int]] = {}
+    for place in reaching:
+        step = int(math.log(trials[place].p50_ms / trials[reaching[0]].p50_ms, _STEP))
+        by_step.setdefault(step, []).append(place)
+    return [place for step, places in by_step.items() if step <= _NUM_STEPS for place in places[:each]]
 
 
 def _tell(progress: Callable[[float], None], share: float, *, done: int, num: int) -> None:

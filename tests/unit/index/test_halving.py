@@ -99,11 +99,12 @@ def test_progress_never_goes_back(truth):
     assert told[-1] == 1.0
 
 
-def test_what_reaches_a_floor_surely_is_kept_beside_what_may_by_luck():
-    def trial(name, share_Q, ms):
-        overlap_QK = np.array(share_Q)[:, None]
-        return Trial(name, (20,), np.arange(8), overlap_QK, np.full((1, 8), ms), size_bytes=1, disturbed_share=0.0)
+def trial(name, share_Q, ms):
+    overlap_QK = np.array(share_Q)[:, None]
+    return Trial(name, (20,), np.arange(8), overlap_QK, np.full((1, 8), ms), size_bytes=1, disturbed_share=0.0)
 
+
+def test_what_reaches_a_floor_surely_is_kept_beside_what_may_by_luck():
     lucky = trial("lucky", [1.0, 0.92] * 4, ms=0.1)  # .96 +- .04
     sure = trial("sure", [0.955] * 8, ms=0.2)  # which lucky dominates
     others = [trial(f"{share}", [share] * 8, ms=share / 10) for share in (0.3, 0.5, 0.7)]
@@ -111,3 +112,16 @@ def test_what_reaches_a_floor_surely_is_kept_beside_what_may_by_luck():
     assert fastest_reaching(trials, each=1, surely=False) == [0]
     assert fastest_reaching(trials, each=1, surely=True) == [0, 1]
     assert {"lucky", "sure"} < {trials[place].spec for place in _survivors(trials, num=3)}
+
+
+def test_of_what_misses_nothing_slower_ones_are_kept_too():
+    """Each of these is dominated by the first; of two in one step of time the faster one is next in line."""
+    perfect = [trial(name, [1.0] * 8, ms) for name, ms in (("a", 0.1), ("b", 0.15), ("c", 0.151), ("d", 0.2), ("e", 9))]
+    trials = [*(trial(f"{number}", [0.3] * 8, ms=0.09 - number / 1e3) for number in range(20)), *perfect]
+    kept = {trials[place].spec for place in _survivors(trials, num=5)}
+    assert {"a", "b", "d"} < kept
+    assert not {"c", "e"} & kept
+
+
+def test_where_everything_misses_something_nobody_is_next_in_line():
+    assert _survivors([trial("a", [0.9] * 8, 0.1), trial("b", [0.8] * 8, 0.05)], num=1) == [0]
