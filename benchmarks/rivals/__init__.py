@@ -87,7 +87,7 @@ class Rival(ABC):
 
     def load(self, path: Path, *, width: int) -> Index:
         """Read what `Index.save` wrote; only of those that are slow to build."""
-        raise NotImplementedError(f"{self.name} is built anew, at {width} as at any width, whatever is in {path}")
+        raise NotImplementedError(f"{self.name}: nothing is kept of it")
 
     def missing(self) -> str | None:
         """Say why this cannot run here; None if it can."""

@@ -1,11 +1,16 @@
 """The ladder benchmark: its table, the page that shows it, and refusals."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import ladder
 from benchmarks._harness import recorded_parts
 from benchmarks._plots import plot_frontier
 from benchmarks.ladder import BEGIN, END, HEADLINES, PAGE, summary, table
+from recsys.index.space import LadderSpace
+from recsys.settings import from_toml
+from recsys.widths import WidthLadder
 
 
 def part(**changed):
@@ -19,6 +24,16 @@ def test_the_table_has_a_column_for_each_catalogue():
     assert "| `best_at_099` | 25.0 times (ivf64, overlap 0.9912) | 25.0 times (ivf64, overlap 0.9912) |" in rows
     assert "| `certified_speedup` | 1.5 | — |" in rows
     assert len(rows) == 2 + len(HEADLINES)
+
+
+def test_the_space_of_large_catalogues_needs_one_narrow_index_and_halves():
+    space = from_toml(LadderSpace, Path(ladder.__file__).parent / "spaces" / "ladder-large.toml")
+    widths = WidthLadder((32, 64, 128, 256))
+    specs = space.specs(widths, num_items=10_000_000, k=100, seed=1)
+    scans = [spec for spec in specs if spec.engine == "ivf"]
+    assert len(specs) == len(scans) + 1
+    assert {spec.index.name for spec in scans} == {"ivf128-pq2"}
+    assert {spec.store for spec in scans if spec.rerank} == {"fp16"}
 
 
 def test_nothing_recorded_shows_dashes():

@@ -43,6 +43,22 @@ def test_more_effort_finds_more(kind, vectors):
     assert search.size_bytes(ways[0]) >= NUM_ITEMS * WIDTH
 
 
+@pytest.mark.parametrize("kind", [kind for kind in RIVALS if kind.slow], ids=lambda kind: kind.name)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_slow_to_build_answers_the_same_when_it_is_read_again(kind, vectors, tmp_path):
+    rival = kind()
+    if (reason := rival.missing()) is not None:
+        pytest.skip(reason)
+    for number, settings in enumerate(rival.builds(NUM_ITEMS, WIDTH)):
+        built = rival.build(vectors, settings, seed=1)
+        built.save(tmp_path / str(number))
+        read = rival.load(tmp_path / str(number), width=WIDTH)
+        effort = rival.efforts(NUM_ITEMS, K)[0]
+        for query in range(20):
+            one, other = (index.search(vectors[query : query + 1], K, **effort) for index in (built, read))
+            np.testing.assert_array_equal(one, other)
+
+
 def test_the_reference_scan_is_exact(vectors):
     flat = FlatView(vectors)
     exact = exact_top_k(vectors[:10], vectors, k=K)[1]
