@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks._catalogue import blocked_top_k
-from benchmarks._experiment import remembered
+from benchmarks._experiment import digest, remembered
 from benchmarks._frontiers import Point
-from benchmarks.rivals import Index, Rival, RivalSearch, Settings, Way
+from benchmarks.rivals import Index, Rival, RivalSearch, Settings, SlowRival, Way
 from benchmarks.rivals.faiss_indexes import FlatView
 from recsys.index import frontier
 from recsys.index.build import build_for
@@ -264,7 +264,7 @@ def _build_theirs(
         for build, settings in enumerate(rival.builds(num_items, full)):
             wanted = [way for way in rival.ways(build, num_items, KS[-1]) if (rival.name, way.name) in names]
             if wanted:
-                indexes.setdefault(rival.name, {})[build], _ = _built(contest, rival, build, settings)
+                indexes.setdefault(rival.name, {})[build], _ = _built(contest, rival, settings)
                 ways += wanted
     return indexes, ways
 
@@ -308,28 +308,33 @@ def _build(contest: Contest, rival: Rival, settings: Sequence[Any]) -> tuple[dic
         if indexes and spent + spent / len(indexes) > contest.budget_s / 2:
             notes.append({**one, "skipped": f"no time left: {spent:.0f} s of {contest.budget_s / 2:.0f} s for builds"})
             continue
-        indexes[number], seconds = _built(contest, rival, number, one)
+        indexes[number], seconds = _built(contest, rival, one)
         notes.append({**one, "seconds": seconds})
         spent += seconds
     return indexes, notes
 
 
-def _built(contest: Contest, rival: Rival, number: int, settings: Settings) -> tuple[Index, float]:
+def _built(contest: Contest, rival: Rival, settings: Settings) -> tuple[Index, float]:
     """Return one of a rival's builds, and the seconds that it took: now, or when it was built and kept."""
-    path = contest.builds and contest.builds / f"{rival.name.replace(' ', '-')}-{number}"
-    note = path and path.with_suffix(".json")  # written last: what was interrupted is built again
-    if path and note and note.is_file():
+    if contest.builds is None or not isinstance(rival, SlowRival):
+        return _build_now(contest, rival, settings)
+    path = contest.builds / f"{rival.name.replace(' ', '-')}-{digest(settings)}"
+    note = path.with_suffix(".json")  # written last: what was interrupted is built again
+    if note.is_file():
         return rival.load(path, width=contest.widths.full), float(json.loads(note.read_text())["seconds"])
+    if path.is_dir():
+        shutil.rmtree(path)
+    index, seconds = _build_now(contest, rival, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index.save(path)
+    remembered(note, lambda: {"seconds": seconds, **settings})
+    return index, seconds
+
+
+def _build_now(contest: Contest, rival: Rival, settings: Settings) -> tuple[Index, float]:
     started = perf_counter()
     index = rival.build(np.ascontiguousarray(contest.item_ND), settings, seed=contest.seed)
-    seconds = perf_counter() - started
-    if path and note and rival.slow:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        index.save(path)
-        remembered(note, lambda: {"seconds": seconds})
-    return index, seconds
+    return index, perf_counter() - started
 
 
 def _bench(contest: Contest, truth: Truth, asked_QU: np.ndarray, indexes: dict[int, Index]) -> Bench[Way]:

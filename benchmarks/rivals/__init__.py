@@ -70,8 +70,6 @@ class Rival(ABC):
     name: ClassVar[str]
     module: ClassVar[str]
     """What has to be installed."""
-    slow: ClassVar[bool] = False
-    """Whether building takes so much longer than reading what `Index.save` wrote that builds are kept."""
 
     @abstractmethod
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
@@ -85,10 +83,6 @@ class Rival(ABC):
     def build(self, item_ND: np.ndarray, settings: Settings, *, seed: int) -> Index:
         """Index unit vectors for inner products, on all cores."""
 
-    def load(self, path: Path, *, width: int) -> Index:
-        """Read what `Index.save` wrote; only of those that are slow to build."""
-        raise NotImplementedError(f"{self.name}: nothing is kept of it")
-
     def missing(self) -> str | None:
         """Say why this cannot run here; None if it can."""
         if importlib.util.find_spec(self.module) is None:
@@ -98,6 +92,14 @@ class Rival(ABC):
     def ways(self, build: int, num_items: int, k: int) -> list[Way]:
         """Return every way to search one build."""
         return [Way(self.name, build, tuple(effort.items())) for effort in self.efforts(num_items, k)]
+
+
+class SlowRival(Rival):
+    """A rival whose builds take so long that they are kept."""
+
+    @abstractmethod
+    def load(self, path: Path, *, width: int) -> Index:
+        """Read what `Index.save` wrote."""
 
 
 class RivalSearch:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import faiss
 import numpy as np
 
-from benchmarks.rivals import DEPTHS, LENGTHS, SHARES, Index, Rival, Settings
+from benchmarks.rivals import DEPTHS, LENGTHS, SHARES, Index, Rival, Settings, SlowRival
 from recsys.index.cells import num_cells
 
 _faiss: Any = faiss
@@ -100,11 +100,10 @@ class Flat(_FaissRival):
         return [{}]
 
 
-class HNSW(_FaissRival):
+class HNSW(_FaissRival, SlowRival):
     """A graph over whole vectors, or over halves."""
 
     name: ClassVar[str] = "faiss hnsw"
-    slow = True
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary the graph's degree and the vectors' precision."""

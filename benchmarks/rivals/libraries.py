@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.rivals import DEPTHS, LENGTHS, SHARES, Index, Rival, Settings
+from benchmarks.rivals import DEPTHS, LENGTHS, SHARES, Index, Rival, Settings, SlowRival
 
 
-class _Graph(Rival):
+class _Graph(SlowRival):
     """What libraries of navigable graphs have in common: degree and building effort, then a list's length."""
 
     kinds: ClassVar[tuple[str, ...]] = ("float32",)
-    slow = True
 
     def builds(self, num_items: int, width: int) -> Sequence[Settings]:
         """Vary precision and degree."""

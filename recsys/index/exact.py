@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from recsys.errors import ConfigError, DataError, WidthError
+from recsys.index.store import pages
 from recsys.ragged import Ragged
 
 NOTHING = -1
@@ -30,8 +31,6 @@ _CHUNK_BYTES_DEVICE = 512 * 2**20
 _FEW = 16
 """Queries of a chunk at least, even if their scores exceed that, since each chunk reads all items. By hand, 128 queries
 among a million items of 256 dimensions take 17 s by fours, as many as the caches hold, and 8 by sixteens."""
-_PAGE = 1 << 16
-"""Vectors that are looked through at a time."""
 
 
 def exact_top_k(
@@ -142,10 +141,10 @@ def check_vectors(query_QD: Tensor | np.ndarray, item_ND: Tensor | np.ndarray) -
         got = f"queries {tuple(query_QD.shape)} and items {tuple(item_ND.shape)}"
         raise WidthError(f"vectors: got {got}, expected (queries, dim) and (items, dim) of one width")
     for name, vector_XD in (("query", _tensor(query_QD)), ("item", _tensor(item_ND))):
-        for start in range(0, len(vector_XD), _PAGE):
-            finite_P = torch.isfinite(vector_XD[start : start + _PAGE]).all(dim=1)
+        for page in pages(len(vector_XD)):
+            finite_P = torch.isfinite(vector_XD[page]).all(dim=1)
             if not finite_P.all():
-                row = start + int((~finite_P).nonzero()[0])
+                row = page.start + int((~finite_P).nonzero()[0])
                 raise WidthError(f"{name} vectors: row {row}: got NaN or infinity, expected finite numbers")
 
 

@@ -103,19 +103,14 @@ class Lessons:
         width = widths.full
         if num * len(store_ND) > _MAX_EXACT_SCORES:
             width = next(width for width in widths if 4 * width >= widths.full)
-        query_Qw = checked_query_at(query_QU, width, widths)
+        vector_Nw, query_Qw = prefixes(store_ND, width, widths), checked_query_at(query_QU, width, widths)
+        shortlist = best if width == widths.full else min(2 * best, len(store_ND))
+        score_QC, rows_QC = faiss.knn(query_Qw, vector_Nw, shortlist, metric=faiss.METRIC_INNER_PRODUCT)
         if width == widths.full:
-            return cls(query_QU, _best(query_Qw, store_ND, best)[1])
-        score_QC, rows_QC = _best(query_Qw, prefixes(store_ND, width, widths), min(2 * best, len(store_ND)))
+            return cls(query_QU, rows_QC)
         rescorer = Rescorer(make_store(store_ND, "float32", norm_of={}), widths=widths)
         rows_QK, _ = rescorer.best(query_QU, rows_QC, score_QC, known=0, width=widths.full, num=best)
         return cls(query_QU, rows_QK)
-
-
-def _best(query_Qw: np.ndarray, vector_Nw: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and rows of each query's best vectors."""
-    scores_QC, rows_QC = faiss.knn(query_Qw, vector_Nw, num, metric=faiss.METRIC_INNER_PRODUCT)
-    return scores_QC, rows_QC
 
 
 def learn_cells(

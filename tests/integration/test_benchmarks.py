@@ -93,6 +93,8 @@ def test_serving():
     assert figures["rate_vs_echo"] > 0
     assert figures["min_gain_vs_best_fixed"] <= figures["gain_vs_best_fixed_at_1x"]
     assert list(figures["budget_ms"]) == sorted(figures["budget_ms"])
+    assert figures["transit_p99_ms"] <= figures["transit_p999_ms"] < figures["budget_ms"][0]
+    assert figures["saturation_per_second"] > 0
     assert {float(load) for load in figures["tool"]} == loads
     assert all(0 < one["p50_ms"] <= one["p99_ms"] and one["unsent_share"] < 1 for one in figures["tool"].values())
     assert 0 <= figures["stolen_share"] < 1

@@ -110,8 +110,19 @@ def test_what_is_slow_to_build_is_read_again_with_the_time_that_it_took(contest,
 
 def test_a_build_that_was_not_kept_whole_is_made_again(contest, tmp_path):
     kept, rival = replace(contest, builds=tmp_path), HNSW()
-    (tmp_path / "faiss-hnsw-0").write_bytes(b"half of it")
-    assert measure_rival(kept, rival)["points"]
+    first = measure_rival(kept, rival)
+    for path in list(tmp_path.iterdir()):
+        path.unlink() if path.suffix == ".json" else path.write_bytes(b"half of it")
+    assert measure_rival(kept, rival)["builds"] != first["builds"]  # the seconds of another build
+
+
+def test_a_build_of_other_settings_is_not_read(contest, tmp_path, monkeypatch):
+    kept, rival = replace(contest, builds=tmp_path), HNSW()
+    measure_rival(kept, rival)
+    files = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(HNSW, "builds", lambda *_: [{"factory": "HNSW8,Flat", "ef_construction": 40}])
+    measure_rival(kept, rival)
+    assert len({path.name for path in tmp_path.iterdir()} - files) == 2
 
 
 def test_what_is_quick_to_build_is_not_kept(contest, tmp_path):

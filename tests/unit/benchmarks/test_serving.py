@@ -6,7 +6,7 @@ from simulated_server import ladder
 
 from benchmarks._load import poisson_arrivals
 from benchmarks._published import publish_vectors, with_rung_alone
-from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _fixed, _headlines
+from benchmarks.serving import _LADDER, _NO_DIMMER, LOADS, _budgets, _fixed, _headlines
 from recsys.bundle import Bundle, open_current
 from recsys.bundle_writer import PublishOptions
 from recsys.index.space import LadderSpace
@@ -103,3 +103,14 @@ def test_the_gain_is_over_the_best_single_rung_of_each_load():
     assert figures["min_attainment_admitted"] == pytest.approx(0.97)
     assert figures["goodput_3x_vs_peak"] == 1
     assert figures["gain_of_dimmer_at_3x"] == pytest.approx(1)
+
+
+def test_budgets_leave_parts_of_the_slowest_step_beside_the_way_and_what_the_server_does():
+    given = ladder((0.5, 1.0), (1.0, 10.0))
+    slowest_ms = max(step.latency_p99_ms for step in given.steps)
+    costs = {"beside_search_p99_ms": 2.0, "transit_p99_ms": 1.0}
+    parts = [0.1 * slowest_ms, 0.25 * slowest_ms, 0.5 * slowest_ms, 1.25 * slowest_ms, 2.5 * slowest_ms]
+    assert _budgets(given, costs) == pytest.approx([3.0 + part for part in parts], abs=0.01)
+    # Known for k6, and for the slowest of a thousand, the way takes more.
+    known = costs | {"transit_p999_ms": 4.0}
+    assert _budgets(given, known) == pytest.approx([6.0 + part for part in parts], abs=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recsys.errors import ConfigError, DataError, WidthError
-from recsys.index import exact
+from recsys.index import exact, store
 from recsys.index.exact import NOTHING, exact_top_k, select_top_k
 from recsys.ragged import Ragged
 
@@ -134,7 +134,7 @@ def test_a_read_only_array_lives_as_long_as_it_is_read():
 
 
 def test_what_is_not_finite_is_found_in_any_page(monkeypatch):
-    monkeypatch.setattr(exact, "_PAGE", 3)
+    monkeypatch.setattr(store, "_PAGE", 3)
     item_ND = np.ones((10, 2))
     item_ND[7, 1] = np.nan
     with pytest.raises(WidthError, match="item vectors: row 7: got NaN"):
