@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,6 +63,14 @@ class _Target:
     beside: ItemSet
     cold: bool = False
     num_unknown: int = 0
+
+
+class _Found(NamedTuple):
+    """What one search found."""
+
+    result: SearchResult
+    candidates: Candidates
+    expected_overlap: float
 
 
 class Engine:
@@ -206,50 +215,57 @@ class Engine:
         place = self.latency.place(choice.rung)
         search_ms, after_ms = self.latency.search_ms(k=ask.k)[place], self.latency.after_ms(k=ask.k)[place]
         until_s = self._until_s(ask, call, after_ms=len(targets) * after_ms)
-        found, results, overlaps = [], [], []
+        found = []
         for number, target in enumerate(targets):
-            query_1U = query_BU[number : number + 1]
-            result = search_filtered(
-                self.bundle.searcher,
-                query_1U,
-                k=ask.k,
-                rung=choice.rung,
-                allowed=target.allowed,
-                deadline=self._deadline(choice, until_s, search_ms=search_ms, num_left=len(targets) - number),
-            )
-            # Scoring all that a filter leaves says nothing of the rung; where little is left, more cells are scanned.
-            if not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items):
-                ms = result.scan_ms / result.done_share + result.rerank_ms
-                self.latency.searched(choice.rung, k=ask.k, ms=ms)
-            overlaps.append(self._expected_overlap(result, choice, target, k=ask.k))
-            if self.shadow is not None and self.shadow.chosen():
-                self.shadow.offer(self._searched(query_1U, target, result, choice, overlaps[-1]))
-            if len(delta := target.view.delta):
-                # Its time counts to no stage but to what comes after the search.
-                result = with_delta(self.bundle.searcher, query_1U, result, delta=delta, allowed=target.beside)
-            found.append(self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target))
-            results.append(result)
-        timings = Timings(
-            queue_ms=call.queue_ms,
-            encode_ms=encoded_ms - call.queue_ms,
-            scan_ms=sum(result.scan_ms for result in results),
-            rerank_ms=sum(result.rerank_ms for result in results),
-        )
-        expected_overlap = math.fsum(overlaps) / len(overlaps)
+            deadline = self._deadline(choice, until_s, search_ms=search_ms, num_left=len(targets) - number)
+            found.append(self._find(ask, query_BU[number : number + 1], target, choice, deadline=deadline))
+        results = [each.result for each in found]
+        expected_overlap = math.fsum(each.expected_overlap for each in found) / len(found)
         self._worth += _MEMORY * (expected_overlap - self._worth)
         cut_short = Degraded.CUT_SHORT if any(result.done_share < 1 for result in results) else None
         return Answer(
-            candidates=found,
+            candidates=[each.candidates for each in found],
             rung=choice.rung,
             expected_overlap=expected_overlap,
             degraded=tuple(reason for reason in (choice.degraded, cut_short) if reason),
-            timings=timings,
+            timings=Timings(
+                queue_ms=call.queue_ms,
+                encode_ms=encoded_ms - call.queue_ms,
+                scan_ms=sum(result.scan_ms for result in results),
+                rerank_ms=sum(result.rerank_ms for result in results),
+            ),
             bundle_version=self.bundle.version,
             predicted_ms=encoded_ms + choice.ms,
             num_scored=sum(result.num_scored for result in results),
             probed_share=math.fsum(result.done_share for result in results) / len(results),
             num_unknown_filter_values=num_unknown_filter_values,
         )
+
+    def _find(
+        self,
+        ask: Ask,
+        query_1U: Float[np.ndarray, "1 query"],
+        target: _Target,
+        choice: Choice,
+        *,
+        deadline: Deadline | None,
+    ) -> _Found:
+        """Search for one target, and let the search be known to those who learn from it."""
+        result = search_filtered(
+            self.bundle.searcher, query_1U, k=ask.k, rung=choice.rung, allowed=target.allowed, deadline=deadline
+        )
+        # Scoring all that a filter leaves says nothing of the rung; where little is left, more cells are scanned.
+        if not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items):
+            ms = result.scan_ms / result.done_share + result.rerank_ms
+            self.latency.searched(choice.rung, k=ask.k, ms=ms)
+        expected_overlap = self._expected_overlap(result, choice, target, k=ask.k)
+        if self.shadow is not None and self.shadow.chosen():
+            self.shadow.offer(self._searched(query_1U, target, result, choice, expected_overlap))
+        if len(delta := target.view.delta):
+            # Its time counts to no stage but to what comes after the search.
+            result = with_delta(self.bundle.searcher, query_1U, result, delta=delta, allowed=target.beside)
+        candidates = self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target)
+        return _Found(result, candidates, expected_overlap)
 
     def _until_s(self, ask: Ask, call: Call, *, after_ms: float) -> float | None:
         """Return when the last search has to have ended, on the clock of `time.perf_counter`; None: it may take long.
