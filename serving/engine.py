@@ -66,11 +66,12 @@ class _Target:
 
 
 class _Found(NamedTuple):
-    """What one search found."""
+    """What one search found, and what the rung took for it, where that says something of the rung."""
 
     result: SearchResult
     candidates: Candidates
     expected_overlap: float
+    usual_ms: float | None
 
 
 class Engine:
@@ -164,10 +165,17 @@ class Engine:
         return max(self.latency.after_ms(k=k))
 
     def finished(self, ask: Ask, answer: Answer, call: Call) -> None:
-        """Learn what came after the search, once a call has ended: the way of its answer into the network is in it."""
+        """Learn what each stage took, once a call has ended: nobody waits for it then.
+
+        The way of the answer into the network is in what came after the search.
+        """
         spent = answer.timings
-        ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
-        self.latency.finished(answer.rung, k=ask.k, ms=ms / len(answer.candidates))
+        after_ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
+        if ask.num_encoded:
+            self.latency.encoded(ask.num_encoded, ms=spent.encode_ms)
+        for ms in answer.search_ms:
+            self.latency.searched(answer.rung, k=ask.k, ms=ms)
+        self.latency.finished(answer.rung, k=ask.k, ms=after_ms / len(answer.candidates))
 
     def warm_up(self, finish: Callable[[Answer], object] = lambda answer: answer) -> None:
         """Touch every rung, then measure every stage on this machine, in some seconds (`serving.warm_up`).
@@ -209,8 +217,6 @@ class Engine:
         num_unknown_filter_values: int,
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
-        if ask.num_encoded:
-            self.latency.encoded(ask.num_encoded, ms=encoded_ms - call.queue_ms)
         choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
         place = self.latency.place(choice.rung)
         search_ms, after_ms = self.latency.search_ms(k=ask.k)[place], self.latency.after_ms(k=ask.k)[place]
@@ -234,6 +240,7 @@ class Engine:
                 scan_ms=sum(result.scan_ms for result in results),
                 rerank_ms=sum(result.rerank_ms for result in results),
             ),
+            search_ms=[each.usual_ms for each in found if each.usual_ms is not None],
             bundle_version=self.bundle.version,
             predicted_ms=encoded_ms + choice.ms,
             num_scored=sum(result.num_scored for result in results),
@@ -250,14 +257,13 @@ class Engine:
         *,
         deadline: Deadline | None,
     ) -> _Found:
-        """Search for one target, and let the search be known to those who learn from it."""
+        """Search for one target, and offer what was found to be searched again exactly."""
         result = search_filtered(
             self.bundle.searcher, query_1U, k=ask.k, rung=choice.rung, allowed=target.allowed, deadline=deadline
         )
         # Scoring all that a filter leaves says nothing of the rung; where little is left, more cells are scanned.
-        if not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items):
-            ms = result.scan_ms / result.done_share + result.rerank_ms
-            self.latency.searched(choice.rung, k=ask.k, ms=ms)
+        usual = not result.num_scored and 2 * len(target.allowed) > len(self.bundle.items)
+        usual_ms = result.scan_ms / result.done_share + result.rerank_ms if usual else None
         expected_overlap = self._expected_overlap(result, choice, target, k=ask.k)
         if self.shadow is not None and self.shadow.chosen():
             self.shadow.offer(self._searched(query_1U, target, result, choice, expected_overlap))
@@ -265,7 +271,7 @@ class Engine:
             # Its time counts to no stage but to what comes after the search.
             result = with_delta(self.bundle.searcher, query_1U, result, delta=delta, allowed=target.beside)
         candidates = self._candidates(result.rows_BK[0], result.scores_BK[0], ask=ask, target=target)
-        return _Found(result, candidates, expected_overlap)
+        return _Found(result, candidates, expected_overlap, usual_ms)
 
     def _until_s(self, ask: Ask, call: Call, *, after_ms: float) -> float | None:
         """Return when the last search has to have ended, on the clock of `time.perf_counter`; None: it may take long.

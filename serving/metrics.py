@@ -183,18 +183,19 @@ class Metrics:
         self._gate["calls_waiting"].set_function(lambda: gate.num_waiting)
         self._gate["dimmer_level"].set_function(lambda: gate.dimmer_level)
 
-    def answered(self, method: str, answer: Answer, call: Call, *, time_ms: float | None) -> None:
+    def answered(self, method: str, answer: Answer, call: Call, *, ready_ms: float, time_ms: float | None) -> None:
         """Count an answer.
 
         Args:
             method: which call it answers.
             answer: what was done.
             call: when it came.
+            ready_ms: from then until the answer was ready to be sent.
             time_ms: its time budget, if it has one; the call's deadline counts beside it.
         """
-        total_ms, timings = call.elapsed_ms(), answer.timings
-        self._answer_s_of(method).observe(total_ms / 1e3)
-        self._took_of_predicted.observe(total_ms / answer.predicted_ms)
+        timings = answer.timings
+        self._answer_s_of(method).observe(ready_ms / 1e3)
+        self._took_of_predicted.observe(ready_ms / answer.predicted_ms)
         of_rung = self._of_rung(answer.rung.name, answer.rung.width)
         of_rung.answers.inc()
         of_rung.queue_s.observe(timings.queue_ms / 1e3)
@@ -205,7 +206,7 @@ class Metrics:
             self._degraded.labels(reason.name.lower()).inc()
         limits_ms = [limit_ms for limit_ms in (time_ms, call.deadline_ms) if limit_ms is not None]
         if limits_ms:
-            self._timed_as[total_ms <= min(limits_ms)].inc()
+            self._timed_as[ready_ms <= min(limits_ms)].inc()
         if answer.bundle_version != self._version:
             self._version = answer.bundle_version
             self._bundle.info({"version": self._version})

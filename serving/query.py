@@ -231,6 +231,7 @@ class Timings:
 class Answer:
     """Candidates for each user asked about, and what was done to find them.
 
+    ``search_ms`` has what searches took, or would have with more time, without those that a filter made unusual.
     ``num_scored`` counts the items that were scored one by one at full width, where that took the place of the rung.
     ``probed_share`` is the share of the search that there was time for, as a mean over users.
     ``num_unknown_filter_values`` counts values of the filter that no item has.
@@ -244,6 +245,7 @@ class Answer:
     timings: Timings
     bundle_version: str
     predicted_ms: float
+    search_ms: Sequence[float] = ()
     num_scored: int = 0
     probed_share: float = 1.0
     num_unknown_filter_values: int = 0

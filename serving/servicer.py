@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -15,11 +14,12 @@ from recsys.widths import Norm
 from serving.admission import Priority
 from serving.budget import Budget, Degraded
 from serving.bundles import LiveBundle
+from serving.engine import Engine
 from serving.gate import Gate
 from serving.interceptors import call_of
 from serving.metrics import Metrics
 from serving.packed import pack
-from serving.query import Answer, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
+from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
 
@@ -83,9 +83,8 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.recommend(query, call=call)
-        context.add_callback(partial(engine.finished, query, answer, call))
         response = recommend_response(answer, call, packed=packed)
-        self._metrics.answered("Recommend", answer, call, time_ms=query.budget.time_ms)
+        self._ready(context, engine, query, answer, call, method="Recommend")
         return response
 
     def BatchRecommend(  # noqa: N802
@@ -107,7 +106,6 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.recommend_batch(query, call=call)
-        context.add_callback(partial(engine.finished, query, answer, call))
         response = pb.BatchRecommendResponse()
         for each in answer.candidates:
             candidates = response.candidates.add(
@@ -115,7 +113,7 @@ class CandidateServicer(CandidateServiceServicer):
             )
             _put_items(candidates, each, packed=packed)
         _put_report(response.report, answer, call)
-        self._metrics.answered("BatchRecommend", answer, call, time_ms=query.budget.time_ms)
+        self._ready(context, engine, query, answer, call, method="BatchRecommend")
         return response
 
     def SimilarItems(self, request: pb.SimilarItemsRequest, context: grpc.ServicerContext) -> pb.SimilarItemsResponse:  # noqa: N802
@@ -134,12 +132,24 @@ class CandidateServicer(CandidateServiceServicer):
         engine = self._live.engine
         with self._gate.turn(engine.ticket(query, call), call, wanted=context.is_active) as call:
             answer = engine.similar_items(query, call=call)
-        context.add_callback(partial(engine.finished, query, answer, call))
         response = pb.SimilarItemsResponse()
         _put_items(response, answer.candidates[0], packed=packed)
         _put_report(response.report, answer, call)
-        self._metrics.answered("SimilarItems", answer, call, time_ms=query.budget.time_ms)
+        self._ready(context, engine, query, answer, call, method="SimilarItems")
         return response
+
+    def _ready(
+        self, context: grpc.ServicerContext, engine: Engine, ask: Ask, answer: Answer, call: Call, *, method: str
+    ) -> None:
+        """See to it that an answer is counted and learned from once it is on its way: no client waits for that."""
+        ready_ms = call.elapsed_ms()
+
+        def ended() -> None:
+            engine.finished(ask, answer, call)
+            self._metrics.answered(method, answer, call, ready_ms=ready_ms, time_ms=ask.budget.time_ms)
+
+        if not context.add_callback(ended):  # the client has left
+            ended()
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802
         """What is being served."""

@@ -39,7 +39,23 @@ def serving(bundles, **settings):
         exported(server.metrics, host="127.0.0.1", port=0) as port,
         Client(server.address) as client,
     ):
-        yield client, partial(read_page, port)
+        yield client, partial(settled_page, port)
+
+
+def settled_page(port: int) -> dict[tuple[str, frozenset], float]:
+    """Read the page once every answered call has been counted as an answer, which happens after it was sent."""
+
+    def total(page, name, **labels):
+        return sum(got for (of, its), got in page.items() if of == name and labels.items() <= dict(its).items())
+
+    pages = [read_page(port)]
+    assert eventually(
+        lambda: (
+            total(pages[-1], "recsys_calls_total", code="OK") == total(pages[-1], "recsys_answer_seconds_count")
+            or pages.append(read_page(port))
+        )
+    )
+    return pages[-1]
 
 
 def read_page(port: int) -> dict[tuple[str, frozenset], float]:
