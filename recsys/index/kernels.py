@@ -351,9 +351,9 @@ def write_keys(
 
 @_compiled(types.void(_array(types.int64, 2), *_ANSWERS))
 def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> None:
-    """Write what the keys of `write_keys` stand for; -1 and minus infinity for no candidate."""
-    for query in range(len(key_BK)):
-        for place in range(key_BK.shape[1]):
+    """Write what the first keys of `write_keys` stand for, as many as fit; -1 and minus infinity for no candidate."""
+    for query in range(len(rows_BK)):
+        for place in range(rows_BK.shape[1]):
             key = key_BK[query, place]
             none = key == _NO_KEY
             rows_BK[query, place] = -1 if none else key & _LOW_BITS

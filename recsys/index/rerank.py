@@ -86,8 +86,9 @@ class Rescorer:
             key_BK = np.concatenate([key_BK, key_BP], axis=1) if start else key_BP
             if key_BK.shape[1] > _MANY * num:
                 key_BK = np.partition(key_BK, num - 1, axis=1)[:, :num]
-        key_BK = np.ascontiguousarray(np.sort(key_BK, axis=1)[:, :num])
-        rows_BK = np.empty(key_BK.shape, dtype=np.int64)
-        scores_BK = np.empty(key_BK.shape, dtype=np.float32)
+        key_BK = np.ascontiguousarray(key_BK)
+        key_BK.sort(axis=1)
+        rows_BK = np.empty((len(key_BK), num), dtype=np.int64)
+        scores_BK = np.empty((len(key_BK), num), dtype=np.float32)
         read_keys(key_BK, rows_BK, scores_BK)
         return rows_BK, scores_BK
