@@ -1,7 +1,11 @@
+import itertools
+import time
+
 import faiss
 import numpy as np
 import pytest
 
+from recsys.index import timing
 from recsys.index.build import build_searcher
 from recsys.index.specs import RungSpec
 from recsys.index.timing import LadderSearch, machine, percentile, time_searches, undisturbed
@@ -40,6 +44,23 @@ def test_each_query_has_its_own_exclusions(vectors):
     for query in range(19):
         assert free(query, SPECS[1], 1)[0] == query
         assert without_itself(query, SPECS[1], 1)[0] != query
+
+
+@pytest.mark.parametrize(("takes_s", "num_calls"), [(0.0, 5), (0.11, 1)])
+def test_what_was_disturbed_is_repeated_unless_it_takes_so_long_that_it_always_is(monkeypatch, takes_s, num_calls):
+    count, called = itertools.count(), []
+    monkeypatch.setattr(timing, "_num_preemptions", lambda: next(count))
+
+    def search(query, _spec, k):
+        called.append(query)
+        time.sleep(takes_s)
+        return np.zeros(k, dtype=np.int64)
+
+    timed = time_searches(
+        search, SPECS[:1], queries=np.array([3]), k=2, repeats=1, order=np.random.default_rng(1), progress=called.append
+    )
+    assert called[:-1] == [3] * (1 + num_calls)  # the first of them only warms caches
+    assert timed.disturbed_share == 1
 
 
 def test_one_slow_pass_does_not_move_a_percentile():
