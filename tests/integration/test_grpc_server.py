@@ -67,28 +67,36 @@ class TestServer:
             Server(ServerSettings(bundles=bundles, port=server.port))
 
 
-def test_what_comes_after_a_search_is_learned_once_the_call_has_ended(bundles):
-    learned: queue.SimpleQueue[tuple[str, int, float]] = queue.SimpleQueue()
+def test_what_each_stage_took_is_learned_once_the_call_has_ended(bundles):
+    learned: queue.SimpleQueue[tuple[str, tuple, dict]] = queue.SimpleQueue()
+
+    def noting(stage, learn):
+        def noted(*args, **named):
+            learn(*args, **named)
+            learned.put((stage, args, named))
+
+        return noted
+
     with Server(ServerSettings(bundles=bundles, port=0, workers=1)) as server, Client(server.address) as client:
         model = server.live.engine.latency
-        learn = model.finished
-
-        def noted(rung, *, k, ms):
-            learn(rung, k=k, ms=ms)
-            learned.put((rung.name, k, ms))
-
-        model.finished = noted
-        for k, num_users, ask in (
-            (5, 1, partial(client.recommend, user_id="u1")),
-            (6, 2, partial(client.recommend_batch, [user("u1"), user("u2")])),
-            (7, 1, partial(client.similar_items, "i1")),
+        for stage in ("encoded", "searched", "finished"):
+            setattr(model, stage, noting(stage, getattr(model, stage)))
+        for k, num_users, num_encoded, ask in (
+            (5, 1, 1, partial(client.recommend, user_id="u1")),
+            (6, 2, 2, partial(client.recommend_batch, [user("u1"), user("u2")])),
+            (7, 1, 0, partial(client.similar_items, "i1")),
         ):
             report = ask(k=k).report
             spent = report.timings
-            before_sent_ms = spent.total_ms - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
-            rung, got, ms = learned.get(timeout=30)
-            assert (rung, got) == (report.rung, k)
-            assert ms * num_users > before_sent_ms
+            search_ms = spent.scan_ms + spent.rerank_ms
+            told = [learned.get(timeout=30) for _ in range((num_encoded > 0) + num_users + 1)]
+            if num_encoded:
+                assert told.pop(0) == ("encoded", (num_encoded,), {"ms": pytest.approx(spent.encode_ms)})
+            *searches, (stage, (rung,), after) = told
+            assert (stage, rung.name, after["k"]) == ("finished", report.rung, k)
+            assert after["ms"] * num_users > spent.total_ms - spent.queue_ms - spent.encode_ms - search_ms
+            assert [(stage, of, its["k"]) for stage, (of,), its in searches] == [("searched", rung, k)] * num_users
+            assert sum(its["ms"] for *_, its in searches) == pytest.approx(search_ms)
         assert learned.empty()
 
 

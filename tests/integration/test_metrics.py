@@ -119,6 +119,26 @@ def test_answers_in_time_and_late_ones_are_told_apart(bundles):
     assert value(page, "recsys_degraded_total", reason="time_too_short") == 1
 
 
+def test_an_answer_whose_client_has_left_is_an_answer_too(bundles):
+    with (
+        Server(ServerSettings(bundles=bundles, port=0, workers=1)) as server,
+        exported(server.metrics, host="127.0.0.1", port=0) as port,
+        Client(server.address) as client,
+    ):
+        engine, left = server.live.engine, threading.Event()
+        recommend = engine.recommend
+
+        def once_it_has(query, *, call):
+            assert left.wait(30)
+            return recommend(query, call=call)
+
+        engine.recommend = once_it_has
+        with pytest.raises(ServingError):
+            client.recommend(user_id="u1", k=5, deadline_ms=300)
+        left.set()
+        assert eventually(lambda: value(read_page(port), "recsys_answer_seconds_count", method="Recommend") == 1)
+
+
 def measured(read, num):
     """Read the page once that many sampled answers were measured, which happens after they were given."""
     for _ in range(600):
