@@ -218,12 +218,14 @@ def test_warming_up_measures_what_comes_after_the_search(bundle):
     assert engine.overhead_ms(150) == engine.overhead_ms(200) == engine.overhead_ms(10_000)
 
 
-def test_an_engine_learns_how_fast_it_is(engine):
+def test_an_engine_learns_how_fast_it_is_from_calls_that_have_ended(engine):
     within = Query(user=KNOWN, k=5, budget=Budget(time_ms=500))
     before = engine.recommend(within)
     assert before.degraded == (Degraded.TIME_TOO_SHORT,)
+    ample = Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000))
     for _ in range(200):
-        engine.recommend(Query(user=KNOWN, k=5, budget=Budget(time_ms=60_000)))
+        call = Call.now()
+        engine.finished(ample, engine.recommend(ample, call=call), call)
     time.sleep(0.06)  # predictions are at most 50 ms old
     after = engine.recommend(within)
     assert (after.rung.name, after.degraded) == ("exact16", ())
