@@ -164,10 +164,11 @@ class Engine:
         """
         return max(self.latency.after_ms(k=k))
 
-    def finished(self, ask: Ask, answer: Answer, call: Call) -> None:
+    def finished(self, ask: Ask, answer: Answer, call: Call, *, sent: bool = True) -> None:
         """Learn what each stage took, once a call has ended: nobody waits for it then.
 
-        The way of the answer into the network is in what came after the search.
+        The way of the answer into the network is in what came after the search; of an answer that was not ``sent``,
+        since its client had left, nothing is learned of that stage.
         """
         spent = answer.timings
         after_ms = call.elapsed_ms() - spent.queue_ms - spent.encode_ms - spent.scan_ms - spent.rerank_ms
@@ -175,7 +176,8 @@ class Engine:
             self.latency.encoded(ask.num_encoded, ms=spent.encode_ms)
         for ms in answer.search_ms:
             self.latency.searched(answer.rung, k=ask.k, ms=ms)
-        self.latency.finished(answer.rung, k=ask.k, ms=after_ms / len(answer.candidates))
+        if sent:
+            self.latency.finished(answer.rung, k=ask.k, ms=after_ms / len(answer.candidates))
 
     def warm_up(self, finish: Callable[[Answer], object] = lambda answer: answer) -> None:
         """Touch every rung, then measure every stage on this machine, in some seconds (`serving.warm_up`).

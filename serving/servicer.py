@@ -144,12 +144,12 @@ class CandidateServicer(CandidateServiceServicer):
         """See to it that an answer is counted and learned from once it is on its way: no client waits for that."""
         ready_ms = call.elapsed_ms()
 
-        def ended() -> None:
-            engine.finished(ask, answer, call)
+        def ended(*, sent: bool = True) -> None:
+            engine.finished(ask, answer, call, sent=sent)
             self._metrics.answered(method, answer, call, ready_ms=ready_ms, time_ms=ask.budget.time_ms)
 
         if not context.add_callback(ended):  # the client has left
-            ended()
+            ended(sent=False)
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802
         """What is being served."""

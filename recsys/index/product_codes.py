@@ -16,6 +16,7 @@ Shapes: ``vector_Nw`` (items, width), ``mean_Cw`` (cells, width).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _NUM_TRAINED_ON = 1 << 14
 _FAST_SCAN_BLOCK = 32
 
 
+@lru_cache(maxsize=64)
 def order(width: int, group: int) -> Int32[np.ndarray, " width"]:
     """Return which coordinate stands in which place, so that those of a code are neighbours."""
     return np.arange(width, dtype=np.int32).reshape(group, -1).T.ravel()
@@ -38,9 +40,7 @@ def order(width: int, group: int) -> Int32[np.ndarray, " width"]:
 
 def grouped(vector_Nw: Float[np.ndarray, "items width"], group: int) -> Float[np.ndarray, "items width"]:
     """Return vectors with their coordinates in that order."""
-    num, width = vector_Nw.shape
-    parts = vector_Nw.reshape(num, group, width // group).swapaxes(1, 2)
-    return np.ascontiguousarray(parts).reshape(num, width)
+    return vector_Nw.take(order(vector_Nw.shape[1], group), axis=1)
 
 
 def build(

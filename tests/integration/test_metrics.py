@@ -125,18 +125,24 @@ def test_an_answer_whose_client_has_left_is_an_answer_too(bundles):
         exported(server.metrics, host="127.0.0.1", port=0) as port,
         Client(server.address) as client,
     ):
-        engine, left = server.live.engine, threading.Event()
-        recommend = engine.recommend
+        engine, left, learned = server.live.engine, threading.Event(), []
+        recommend, searched, finished = engine.recommend, engine.latency.searched, engine.latency.finished
 
         def once_it_has(query, *, call):
             assert left.wait(30)
             return recommend(query, call=call)
 
+        def noting(stage, learn):
+            return lambda rung, *, k, ms: (learn(rung, k=k, ms=ms), learned.append(stage))
+
         engine.recommend = once_it_has
+        engine.latency.searched = noting("searched", searched)
+        engine.latency.finished = noting("finished", finished)
         with pytest.raises(ServingError):
             client.recommend(user_id="u1", k=5, deadline_ms=300)
         left.set()
         assert eventually(lambda: value(read_page(port), "recsys_answer_seconds_count", method="Recommend") == 1)
+    assert learned == ["searched"]  # how long its way would have been nobody knows
 
 
 def measured(read, num):

@@ -85,8 +85,7 @@ class IvfIndex:
         self._num_items, self._num_twice = num_items, int(index.ntotal) - num_items
         self._widths = widths
         self._lists_bytes = _lists_bytes(index)
-        self._group = group = _group(spec.code)
-        self._order = product_codes.order(spec.width, group) if group else None
+        self._group = _group(spec.code)
         self._bases: Store | None = None
         if spec.code in ("rabitq", "pq2", "pq4"):
             self._bases = make_store(index.quantizer.reconstruct_n(0, cells.key[1]), "sq8", norm_of={})
@@ -199,8 +198,8 @@ class IvfIndex:
         if self.cells.key[0] != self.spec.width:
             query_Br = checked_query_at(query_BU, self.cells.key[0], self._widths)
         cell_BP, score_BP = self.cells.nearest(query_Br, effort.nprobe)
-        if self._order is not None:
-            query_Bw = query_Bw.take(self._order, axis=1)
+        if self._group:
+            query_Bw = product_codes.grouped(query_Bw, self._group)
         return query_Bw, cell_BP, self._score_bases(query_Bw, cell_BP, score_BP)
 
     def _scan(
