@@ -12,13 +12,12 @@ from typing import Any
 
 import faiss
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from recsys.errors import ConfigError
 from recsys.index.assignment import Assignment
 from recsys.index.checks import checked_query_at
 from recsys.index.faiss_files import check_index, read_index, write_index
-from recsys.index.kernels import largest_products
 from recsys.index.learned_cells import Lessons, learn_cells
 from recsys.index.specs import IndexSpec
 from recsys.index.store import decoded, make_store, prefixes
@@ -71,11 +70,14 @@ class Cells:
 
     Args:
         index: a FAISS flat index of the routes.
+
+    Attributes:
+        encoded: bytes of the routes.
     """
 
     def __init__(self, index: Any) -> None:
         self._index = index
-        self._bytes = make_store(index.reconstruct_n(0, index.ntotal), "sq8", norm_of={})
+        self.encoded = make_store(index.reconstruct_n(0, index.ntotal), "sq8", norm_of={})
 
     @classmethod
     def train(
@@ -120,28 +122,12 @@ class Cells:
     def size_bytes(self) -> int:
         """Bytes of the routes, both ways."""
         width, num = self.key
-        return 4 * width * num + self._bytes.size_bytes
-
-    def nearest(
-        self, query_Br: np.ndarray, num: int
-    ) -> tuple[Int64[np.ndarray, "batch probes"], Float[np.ndarray, "batch probes"]]:
-        """Return each query's cells, at most as many as there are, best first, and its products with their `routes`.
-
-        Args:
-            query_Br: of the routing width.
-            num: how many.
-        """
-        code_Cr, scale_r = self._bytes.code_ND, self._bytes.scale_D
-        assert scale_r is not None, "bytes have scales"
-        cell_BP = np.empty((len(query_Br), min(num, len(code_Cr))), dtype=np.int64)
-        score_BP = np.empty(cell_BP.shape, dtype=np.float32)
-        largest_products(query_Br, scale_r, code_Cr, cell_BP, score_BP)
-        return cell_BP, score_BP
+        return 4 * width * num + self.encoded.size_bytes
 
     @property
     def routes(self) -> Float[np.ndarray, "cells routing"]:
         """The routes as queries see them: what their bytes stand for."""
-        return decoded(self._bytes, slice(None))
+        return decoded(self.encoded, slice(None))
 
     def save(self, folder: Path) -> None:
         """Write them."""

@@ -14,7 +14,6 @@ from recsys.index.kernels import first_not_unit, scale_prefixes
 from recsys.widths import WidthLadder, query_at
 
 _UNIT_TOLERANCE = 1e-3
-_TINY = 1e-12  # squares below it may have lost digits to float32's underflow
 
 
 def check_shape(vector_ND: np.ndarray, widths: WidthLadder) -> None:
@@ -47,8 +46,8 @@ def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> n
     if width == widths.full or widths.norm == "full":
         return np.ascontiguousarray(query_BU[:, :width])
     unit_Bw = np.empty((len(query_BU), width), dtype=np.float32)
-    if not scale_prefixes(np.ascontiguousarray(query_BU), _TINY, unit_Bw):
-        return np.ascontiguousarray(query_at(query_BU, width, widths))
+    if not scale_prefixes(np.ascontiguousarray(query_BU), unit_Bw):
+        query_at(query_BU, width, widths)  # says what is wrong
     return unit_Bw
 
 

@@ -53,29 +53,33 @@ def _part(function: Function) -> Function:
     return cast("Function", numba.njit(nogil=True, fastmath=_FAST, forceinline=True)(function))
 
 
-def _called(function: Function) -> Function:
-    """Compile as what kernels call, since it is rare and would be in the way of what surrounds it."""
-    return cast("Function", numba.njit(nogil=True, fastmath=_FAST)(function))
-
-
 def _array(dtype: Any, ndim: int, *, writable: bool = False) -> Any:
     """Return the type of a C-contiguous array; one that need not be writable may be mapped from a file."""
     return types.Array(dtype, ndim, "C", readonly=not writable)
 
 
+# What reads rows takes the array and the row: a slice of an array counts as one who uses it, and counting is done in
+# memory that all threads may change, for more time than a short row takes to read.
 @_intrinsic
-def _number(_typing: Any, code: Any) -> Any:
-    """Read a stored coordinate as float32; a half comes as its 16 bits.
+def _number(_typing: Any, code_ND: Any, row: Any, column: Any) -> Any:
+    """Read a stored coordinate, whose row and column are not negative, as float32; a half comes as its 16 bits.
 
     One instruction reads 8 or 16 halves at once where the processor has it, which numba's own types would not use.
     """
 
-    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        if code == types.uint16:
-            return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
-        return builder.sitofp(values[0], ir.FloatType()) if code == types.int8 else values[0]
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        stored = builder.load(_place_of(context, builder, code_ND, values))
+        if code_ND.dtype == types.uint16:
+            return builder.fpext(builder.bitcast(stored, ir.HalfType()), ir.FloatType())
+        return builder.sitofp(stored, ir.FloatType()) if code_ND.dtype == types.int8 else stored
 
-    return types.float32(code), generate
+    return types.float32(code_ND, row, column), generate
+
+
+def _place_of(context: Any, builder: Any, code_ND: Any, values: Any) -> Any:
+    """Return where an array, whose type is given, has the coordinate of a row and a column."""
+    view = _generated.create_struct_proxy(code_ND)(context, builder, values[0])
+    return _generated.get_item_pointer(context, builder, code_ND, view, values[1:], wraparound=False)
 
 
 @_intrinsic
@@ -99,8 +103,7 @@ def _prefetch(_typing: Any, code_ND: Any, row: Any, column: Any) -> Any:
     """Ask for the cache line of ``code_ND[row, column]``."""
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        view = _generated.create_struct_proxy(code_ND)(context, builder, values[0])
-        place = _generated.get_item_pointer(context, builder, code_ND, view, values[1:], wraparound=False)
+        place = _place_of(context, builder, code_ND, values)
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
         fetch = _generated.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -110,38 +113,45 @@ def _prefetch(_typing: Any, code_ND: Any, row: Any, column: Any) -> Any:
     return types.void(code_ND, row, column), generate
 
 
-def _blocks_product(lanes: int) -> Any:
-    """Return what multiplies 16-bit with 8-bit whole numbers, so many at a time, and adds all up.
+@_intrinsic
+def _code_product(_typing: Any, weight_w: Any, code_Nw: Any, row: Any) -> Any:
+    """Return the inner product of 16-bit whole numbers with a row of 8-bit ones, exactly."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        weights = _generated.create_struct_proxy(weight_w)(context, builder, values[0])
+        (length,) = _generated.unpack_tuple(builder, weights.shape, 1)
+        codes = _place_of(context, builder, code_Nw, [*values[1:], length.type(0)])
+        total = _generated.alloca_once_value(builder, ir.IntType(32)(0))
+        place = _add_products(builder, weights.data, codes, length.type(0), length, lanes=_LANES, total=total)
+        with builder.if_then(builder.icmp_signed("<", place, length), likely=False):
+            place = _add_products(builder, weights.data, codes, place, length, lanes=_FEW_LANES, total=total)
+            _add_products(builder, weights.data, codes, place, length, lanes=1, total=total)
+        return builder.load(total)
+
+    return types.int32(weight_w, code_Nw, row), generate
+
+
+def _add_products(builder: Any, weights: Any, codes: Any, start: Any, stop: Any, *, lanes: int, total: Any) -> Any:
+    """Add products of numbers from ``start`` on, so many at a time; return where fewer are left before ``stop``.
 
     Neighbours are added first: processors have an instruction for just that, which loops of numba's use at a quarter of
     its width. Measured on one with AVX-512: half the time for rows of 128.
     """
-
-    @_intrinsic
-    def product(_typing: Any, weight_w: Any, code_w: Any, _start: Any) -> Any:
-        wide, half = ir.VectorType(ir.IntType(32), lanes), ir.VectorType(ir.IntType(32), lanes // 2)
-
-        def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-            views = [
-                _generated.create_struct_proxy(kind)(context, builder, array)
-                for kind, array in ((weight_w, values[0]), (code_w, values[1]))
-            ]
-            (length,) = _generated.unpack_tuple(builder, views[0].shape, 1)
-            total = _generated.alloca_once_value(builder, ir.Constant(half, None))
-            num = builder.sdiv(builder.sub(length, values[2]), length.type(lanes))
-            with _generated.for_range(builder, num) as block:
-                place = builder.add(values[2], builder.mul(block.index, length.type(lanes)))
-                weights, codes = (_lanes_at(builder, view.data, place, wide) for view in views)
-                products = builder.mul(weights, codes)
-                even, odd = (_every_other(builder, products, first) for first in (0, 1))
-                builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
-            kind = ir.FunctionType(ir.IntType(32), [half])
-            name = f"llvm.vector.reduce.add.v{lanes // 2}i32"
-            return builder.call(_generated.get_or_insert_function(builder.module, kind, name), [builder.load(total)])
-
-        return types.int32(weight_w, code_w, types.int64), generate
-
-    return product
+    word = ir.IntType(32)
+    wide, half = ir.VectorType(word, lanes), ir.VectorType(word, max(1, lanes // 2))
+    sums = _generated.alloca_once_value(builder, ir.Constant(half, None))
+    builder.store(ir.Constant(half, None), sums)
+    num = builder.sdiv(builder.sub(stop, start), start.type(lanes))
+    with _generated.for_range(builder, num) as block:
+        place = builder.add(start, builder.mul(block.index, start.type(lanes)))
+        products = builder.mul(*(_lanes_at(builder, data, place, wide) for data in (weights, codes)))
+        if lanes > 1:
+            products = builder.add(*(_every_other(builder, products, first) for first in (0, 1)))
+        builder.store(builder.add(builder.load(sums), products), sums)
+    name = f"llvm.vector.reduce.add.v{half.count}i32"
+    add_up = _generated.get_or_insert_function(builder.module, ir.FunctionType(word, [half]), name)
+    builder.store(builder.add(builder.load(total), builder.call(add_up, [builder.load(sums)])), total)
+    return builder.add(start, builder.mul(num, start.type(lanes)))
 
 
 def _lanes_at(builder: Any, data: Any, place: Any, wide: Any) -> Any:
@@ -158,37 +168,14 @@ def _every_other(builder: Any, vector: Any, first: int) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), chosen)
 
 
-_many_product, _few_product = _blocks_product(_LANES), _blocks_product(_FEW_LANES)
-
-
 @_part
 def _inner_product(query_D: Any, code_ND: Any, row: int, start: int, stop: int) -> Any:
     """Return the inner product of a query with the columns from ``start`` to ``stop`` of a row."""
-    # Loops from 0 over slices: elsewhere each index might be negative, and checking that would undo vector units.
-    weight_w, code_w = query_D[start:stop], code_ND[row, start:stop]
-    total = np.float32(0)
+    # From 0 over a slice: elsewhere each index might be negative, and checking that would undo vector units.
+    weight_w, total = query_D[start:stop], np.float32(0)
     for column in range(stop - start):
-        total += weight_w[column] * _number(code_w[column])
+        total += weight_w[column] * _number(code_ND, row, start + column)
     return total
-
-
-@_called
-def _rest_product(weight_w: Any, code_w: Any, start: int) -> Any:
-    """Return the inner product of the whole numbers from ``start`` on, exactly."""
-    stop = start + (len(weight_w) - start) // _FEW_LANES * _FEW_LANES
-    total = _few_product(weight_w, code_w, start)
-    for column in range(stop, len(weight_w)):
-        # numba would go on with 64 bits, of which a vector unit multiplies far fewer at a time.
-        total = np.int32(total + np.int32(weight_w[column]) * np.int32(code_w[column]))
-    return total
-
-
-@_part
-def _code_product(weight_w: Any, code_w: Any) -> Any:
-    """Return the inner product of whole numbers, exactly."""
-    many = len(weight_w) // _LANES * _LANES
-    total = _many_product(weight_w, code_w, 0)
-    return np.int32(total + _rest_product(weight_w, code_w, many)) if many < len(weight_w) else total
 
 
 @_part
@@ -227,11 +214,11 @@ def _products(
             if len(leave_N):
                 _prefetch(leave_N1, row, 0)
         other = min(place + 1, num - 1)
-        code_w, other_w = code_ND[max(rows_C[place], 0), start:stop], code_ND[max(rows_C[other], 0), start:stop]
+        row, other_row = max(rows_C[place], 0), max(rows_C[other], 0)
         total, other_total = np.float32(0), np.float32(0)
         for column in range(stop - start):
-            total += weight_w[column] * _number(code_w[column])
-            other_total += weight_w[column] * _number(other_w[column])
+            total += weight_w[column] * _number(code_ND, row, start + column)
+            other_total += weight_w[column] * _number(code_ND, other_row, start + column)
         score_C[place], score_C[other] = total, other_total
 
 
@@ -306,12 +293,13 @@ _KEYS = _array(types.int64, 2, writable=True)
 
 def _key_type(code: Any) -> Any:
     whole = types.int64
-    return types.void(_MATRIX, _array(code, 2), *_CANDIDATES, whole, whole, _FLOATS, _FLOATS, _FLOATS, _KEYS)
+    return types.void(_MATRIX, _FLOATS, _array(code, 2), *_CANDIDATES, whole, whole, *(_FLOATS,) * 3, _KEYS)
 
 
 @_compiled(_key_type(types.float32), _key_type(types.uint16), _key_type(types.int8))
 def write_keys(
     query_BD: np.ndarray,
+    scale_D: np.ndarray,
     code_ND: np.ndarray,
     rows_BC: np.ndarray,
     scores_BC: np.ndarray,
@@ -325,7 +313,8 @@ def write_keys(
     """Score candidates on the columns from ``start`` to ``stop`` and write keys of which the better are the smaller.
 
     Args:
-        query_BD: queries of at least the width ``stop``, times the scales of the codes' columns if those have any.
+        query_BD: queries of at least the width ``stop``.
+        scale_D: what a step of each column's codes is worth; empty where codes stand for themselves.
         code_ND: float32, the 16 bits of halves, or bytes; of at most 2**32 items.
         rows_BC: candidates; negative ones are none.
         scores_BC: their scores on the columns below ``start``, read if that is positive.
@@ -336,9 +325,12 @@ def write_keys(
         leave_N: what the new score is divided by: the norms of the items below ``stop``; by nothing if empty.
         key_BC: to be filled, for `read_keys`.
     """
-    score_C = np.empty(rows_BC.shape[1], dtype=np.float32)
+    score_C, weight_D = np.empty(rows_BC.shape[1], dtype=np.float32), np.empty(stop, dtype=np.float32)
     for query in range(len(rows_BC)):
-        _products(query_BD[query], code_ND, rows_BC[query], start, stop, enter_N, leave_N, score_C)
+        for column in range(stop):
+            scale = scale_D[column] if len(scale_D) else np.float32(1)
+            weight_D[column] = query_BD[query, column] * scale
+        _products(weight_D, code_ND, rows_BC[query], start, stop, enter_N, leave_N, score_C)
         for place in range(len(score_C)):
             row, score = rows_BC[query, place], score_C[place]
             if row >= 0 and start > 0:
@@ -360,11 +352,9 @@ def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) ->
             scores_BK[query, place] = -np.inf if none else _float_of(_in_order(~(key >> 32)))
 
 
-@_compiled(types.boolean(*_CANDIDATES, types.int64, *_ANSWERS))
-def keep_each_once(
-    rows_BC: np.ndarray, scores_BC: np.ndarray, least: int, rows_BK: np.ndarray, scores_BK: np.ndarray
-) -> bool:
-    """Write each query's first candidates, leaving out what came before; -1 and minus infinity where there are no more.
+@_compiled(types.boolean(*_ANSWERS, types.int64, types.int64))
+def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, least: int, most: int) -> bool:
+    """Move each query's first candidates to the front, without what came before; -1 and minus infinity follow them.
 
     Says whether more have to be given: some query is left with fewer than ``least`` of as many as could be given.
 
@@ -372,8 +362,7 @@ def keep_each_once(
         rows_BC: candidates, best first; negative ones are none.
         scores_BC: their scores.
         least: how many each query needs.
-        rows_BK: to be filled.
-        scores_BK: their scores, to be filled.
+        most: how many it keeps.
     """
     size = 2
     while size < 2 * rows_BC.shape[1]:
@@ -382,10 +371,11 @@ def keep_each_once(
     more = False
     for query in range(len(rows_BC)):
         seen_S[:] = -1
+        all_given = rows_BC[query, -1] >= 0
         kept = 0
         for place in range(rows_BC.shape[1]):
             row = rows_BC[query, place]
-            if row < 0 or kept == rows_BK.shape[1]:
+            if row < 0 or kept == most:
                 break
             slot = (row * _SCATTER >> 16) & (size - 1)
             while seen_S[slot] != -1 and seen_S[slot] != row:
@@ -393,12 +383,12 @@ def keep_each_once(
             if seen_S[slot] == row:
                 continue
             seen_S[slot] = row
-            rows_BK[query, kept] = row
-            scores_BK[query, kept] = scores_BC[query, place]
+            rows_BC[query, kept] = row
+            scores_BC[query, kept] = scores_BC[query, place]
             kept += 1
-        more |= kept < least and rows_BC[query, -1] >= 0
-        rows_BK[query, kept:] = -1
-        scores_BK[query, kept:] = -np.inf
+        more |= kept < least and all_given
+        rows_BC[query, kept:] = -1
+        scores_BC[query, kept:] = -np.inf
     return more
 
 
@@ -419,17 +409,26 @@ def first_not_unit(vector_BD: np.ndarray, start: int, stop: int, tolerance: floa
     return -1
 
 
-@_compiled(types.boolean(_MATRIX, types.float32, _array(types.float32, 2, writable=True)))
-def scale_prefixes(vector_BD: np.ndarray, least: float, unit_Bw: np.ndarray) -> bool:
-    """Write the rows' prefixes at unit length; return False where the square of one's norm is below ``least``."""
-    width = unit_Bw.shape[1]
-    for row in range(len(vector_BD)):
-        square = _square(vector_BD[row, :width])
-        if square < least:
+@_part
+def _write_unit(vector_w: Any, unit_w: Any) -> Any:
+    """Write a vector at unit length; return False where it is all zeros."""
+    square = 0.0  # in 64 bits, in which no coordinate is too small to be squared
+    for column in range(len(unit_w)):
+        square += np.float64(vector_w[column]) * np.float64(vector_w[column])
+    if square == 0:
+        return False
+    factor = 1 / np.sqrt(square)
+    for column in range(len(unit_w)):
+        unit_w[column] = factor * vector_w[column]
+    return True
+
+
+@_compiled(types.boolean(_MATRIX, _array(types.float32, 2, writable=True)))
+def scale_prefixes(vector_BD: np.ndarray, unit_Bw: np.ndarray) -> bool:
+    """Write the rows' prefixes at unit length; return False where one is all zeros."""
+    for row in range(len(vector_BD)):  # noqa: SIM110 - numba knows no `all`
+        if not _write_unit(vector_BD[row, : unit_Bw.shape[1]], unit_Bw[row]):
             return False
-        factor = np.float32(1) / np.sqrt(square)
-        for column in range(width):
-            unit_Bw[row, column] = factor * vector_BD[row, column]
     return True
 
 
@@ -457,53 +456,87 @@ def add_rows(
                 sum_MD[m, d] += weight * row_XD[row, d]
 
 
-@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
-def largest_products(
-    query_Br: np.ndarray, scale_r: np.ndarray, code_Cr: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray
-) -> None:
-    """Write the rows of the codes whose products with each query are largest, best first, and these products.
+@_part
+def _write_part(query_U: Any, start: Any, scaled: Any, part_w: Any) -> Any:
+    """Write a query at a width: its columns from ``start``, at unit length where they are a part that is scaled."""
+    columns_w = query_U[start : start + len(part_w)]
+    if scaled and len(part_w) < len(query_U):
+        return _write_unit(columns_w, part_w)
+    part_w[:] = columns_w
+    return True
+
+
+@_part
+def _largest_products(query_r: Any, scale_r: Any, code_Cr: Any, weight_r: Any, cell_P: Any, score_P: Any) -> None:
+    """Write the rows of the codes whose products with a query are largest, best first, and these products."""
+    factor = _as_whole(query_r, scale_r, weight_r)
+    best_P = np.empty(len(cell_P), dtype=np.int32)
+    cell_P[:], best_P[:] = -1, _LEAST
+    for cell in range(len(code_Cr)):
+        _offer(_code_product(weight_r, code_Cr, cell), cell, best_P, cell_P)
+    _sort_heap(best_P, cell_P)
+    for place in range(len(cell_P)):
+        score_P[place] = np.float32(best_P[place]) / factor
+
+
+_QUERY_PARTS = _array(types.float32, 2, writable=True)
+_ENCODED = _FLOATS, _array(types.int8, 2)
+
+
+@_compiled(
+    types.boolean(
+        *(_MATRIX, types.int64, types.int64, types.boolean),
+        *(*_ENCODED, *_ENCODED, _array(types.int32, 1)),
+        *(_QUERY_PARTS, *_ANSWERS),
+    )
+)
+def route(
+    query_BU: np.ndarray,
+    start_r: int,
+    start_w: int,
+    scaled: bool,
+    scale_r: np.ndarray,
+    code_Cr: np.ndarray,
+    scale_w: np.ndarray,
+    base_Cw: np.ndarray,
+    order_w: np.ndarray,
+    query_Bw: np.ndarray,
+    cell_BP: np.ndarray,
+    score_BP: np.ndarray,
+) -> bool:
+    """Write queries as they are scanned with, the cells whose routes' products with them are largest, and scores.
+
+    All that comes before a scan in one call, since each costs as much as many products do. Returns False where a part
+    of a query that is to be scaled is all zeros.
 
     Args:
-        query_Br: queries.
-        scale_r: what a step of each column's bytes is worth.
-        code_Cr: bytes.
-        cell_BP: to be filled; no longer than there are codes.
-        score_BP: to be filled.
+        query_BU: queries.
+        start_r: where columns of the routing width begin.
+        start_w: where those of the scan's width do.
+        scaled: whether a part of the columns is scaled to unit length.
+        scale_r: what a step of each column's bytes of the routes is worth.
+        code_Cr: bytes of the routes.
+        scale_w: what one of the bases' is; empty for none.
+        base_Cw: bytes of the cells' bases; empty for none.
+        order_w: the order of columns that scans expect, and that bases are in.
+        query_Bw: to be filled.
+        cell_BP: to be filled, the best first; no longer than there are cells.
+        score_BP: to be filled with products of queries and bases; without bases, of queries and routes.
     """
-    num, width = code_Cr.shape
-    weight_r, product_C = np.empty(width, dtype=np.int16), np.empty(num, dtype=np.int32)
-    best_P = np.empty(cell_BP.shape[1], dtype=np.int32)
-    for query in range(len(query_Br)):
-        factor = _as_whole(query_Br[query], scale_r, weight_r)
-        for cell in range(num):
-            product_C[cell] = _code_product(weight_r, code_Cr[cell])
-        cell_BP[query, :], best_P[:] = -1, _LEAST
-        for cell in range(num):
-            _offer(product_C[cell], cell, best_P, cell_BP[query])
-        _sort_heap(best_P, cell_BP[query])
-        for place in range(len(best_P)):
-            score_BP[query, place] = np.float32(best_P[place]) / factor
-
-
-@_compiled(types.void(_MATRIX, _FLOATS, _array(types.int8, 2), *_ANSWERS))
-def products_with_bytes(
-    query_Bw: np.ndarray, scale_w: np.ndarray, code_Cw: np.ndarray, rows_BP: np.ndarray, score_BP: np.ndarray
-) -> None:
-    """Write the products of each query with its rows of the codes.
-
-    Args:
-        query_Bw: queries.
-        scale_w: what a step of each column's bytes is worth.
-        code_Cw: bytes.
-        rows_BP: not negative.
-        score_BP: to be filled.
-    """
-    nothing = np.empty(0, dtype=np.float32)
-    weight_w = np.empty(len(scale_w), dtype=np.float32)
-    for query in range(len(query_Bw)):
-        for column in range(len(weight_w)):
-            weight_w[column] = query_Bw[query, column] * scale_w[column]
-        _products(weight_w, code_Cw, rows_BP[query], 0, len(weight_w), nothing, nothing, score_BP[query])
+    query_r, plain_w = np.empty(code_Cr.shape[1], dtype=np.float32), np.empty(len(order_w), dtype=np.float32)
+    weight_r, nothing = np.empty(len(query_r), dtype=np.int16), np.empty(0, dtype=np.float32)
+    for query in range(len(query_BU)):
+        query_U = query_BU[query]
+        if not _write_part(query_U, start_r, scaled, query_r) or not _write_part(query_U, start_w, scaled, plain_w):
+            return False
+        _largest_products(query_r, scale_r, code_Cr, weight_r, cell_BP[query], score_BP[query])
+        for column in range(len(order_w)):
+            query_Bw[query, column] = plain_w[order_w[column]]
+        if len(base_Cw):
+            for column in range(len(order_w)):
+                plain_w[column] = query_Bw[query, column] * scale_w[column]
+            _products(plain_w, base_Cw, cell_BP[query], 0, len(order_w), nothing, nothing, score_BP[query])
+    return True
 
 
 @_part
@@ -524,7 +557,7 @@ def _first_pass(
         size = min(_PAGE, len(bound_N) - begin)
         bound_p, tail_p, best = bound_N[begin : begin + size], tail_N[begin : begin + size], np.float32(-np.inf)
         for place in range(size):
-            score_P[place] = unit * np.float32(_code_product(weight_w, code_Nw[begin + place]))
+            score_P[place] = unit * np.float32(_code_product(weight_w, code_Nw, begin + place))
         for place in range(size):
             bound_p[place] = score_P[place] + reach * tail_p[place]
             best = max(best, score_P[place])
@@ -580,7 +613,7 @@ def _narrow(
     for place in range(size):
         _fetch_ahead(code_Nw, left[min(place + _NUM_AHEAD, size - 1)], 0, len(weight_w))
         row = left[place]
-        score = bound_N[row] - enter * tail_LN[0, row] + unit * np.float32(_code_product(weight_w, code_Nw[row]))
+        score = bound_N[row] - enter * tail_LN[0, row] + unit * np.float32(_code_product(weight_w, code_Nw, row))
         bound_N[row], left[count] = score + leave * tail_LN[1, row], row
         count += bound_N[row] >= bar
     return count

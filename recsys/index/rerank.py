@@ -17,7 +17,7 @@ from recsys.index.kernels import read_keys, write_keys
 from recsys.index.store import Store
 from recsys.widths import WidthLadder
 
-_NO_NORMS = np.empty(0, dtype=np.float32)
+_NONE = np.empty(0, dtype=np.float32)
 _PAGE = 4096
 """Candidates that are scored at a time: their keys stay in a core's cache until the best of them are known."""
 _MANY = 8
@@ -58,37 +58,49 @@ class Rescorer:
             width: a trained width, wider than ``known``.
             num: how many to keep, at most as many as there are candidates.
         """
-        widths, store = self._widths, self._store
-        if widths.head == "per_width":
+        if self._widths.head == "per_width":
             known = 0
-        query_Bw = checked_query_at(query_BU, width, widths)
-        shrink_B = _NO_NORMS
-        if known and widths.norm == "prefix":
-            shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
-        if store.scale_D is not None:
-            query_Bw = query_Bw * store.scale_D[:width]
-        key_BK = np.empty((len(rows_BC), 0), dtype=np.int64)
-        for start in range(0, rows_BC.shape[1], _PAGE):
-            rows_BP = np.ascontiguousarray(rows_BC[:, start : start + _PAGE])
-            key_BP = np.empty(rows_BP.shape, dtype=np.int64)
-            write_keys(
-                query_Bw,
-                store.code_ND,
-                rows_BP,
-                np.ascontiguousarray(scores_BC[:, start : start + _PAGE]),
-                known,
-                width,
-                shrink_B,
-                store.norm_of.get(known, _NO_NORMS),
-                store.norm_of.get(width, _NO_NORMS),
-                key_BP,
-            )
-            key_BK = np.concatenate([key_BK, key_BP], axis=1) if start else key_BP
-            if key_BK.shape[1] > _MANY * num:
-                key_BK = np.partition(key_BK, num - 1, axis=1)[:, :num]
-        key_BK = np.ascontiguousarray(key_BK)
+        query_Bw = checked_query_at(query_BU, width, self._widths)
+        if rows_BC.shape[1] <= _PAGE:
+            key_BK = self._keys(query_Bw, rows_BC, scores_BC, known)
+        else:
+            key_BK = self._keys_of_best(query_Bw, rows_BC, scores_BC, known, num)
         key_BK.sort(axis=1)
         rows_BK = np.empty((len(key_BK), num), dtype=np.int64)
         scores_BK = np.empty((len(key_BK), num), dtype=np.float32)
         read_keys(key_BK, rows_BK, scores_BK)
         return rows_BK, scores_BK
+
+    def _keys_of_best(
+        self, query_Bw: np.ndarray, rows_BC: np.ndarray, scores_BC: np.ndarray, known: int, num: int
+    ) -> np.ndarray:
+        """Return the keys of the best ``num`` candidates at least, in any order."""
+        key_BK = np.empty((len(rows_BC), 0), dtype=np.int64)
+        for start in range(0, rows_BC.shape[1], _PAGE):
+            page = slice(start, start + _PAGE)
+            key_BP = self._keys(query_Bw, rows_BC[:, page], scores_BC[:, page], known)
+            key_BK = np.concatenate([key_BK, key_BP], axis=1)
+            if key_BK.shape[1] > _MANY * num:
+                key_BK = np.partition(key_BK, num - 1, axis=1)[:, :num]
+        return np.ascontiguousarray(key_BK)
+
+    def _keys(self, query_Bw: np.ndarray, rows_BC: np.ndarray, scores_BC: np.ndarray, known: int) -> np.ndarray:
+        """Return what puts candidates in the order of their scores."""
+        store, width, shrink_B = self._store, query_Bw.shape[1], _NONE
+        if known and self._widths.norm == "prefix":
+            shrink_B = np.linalg.norm(query_Bw[:, :known], axis=1).astype(np.float32, copy=False)
+        key_BC = np.empty(rows_BC.shape, dtype=np.int64)
+        write_keys(
+            query_Bw,
+            _NONE if store.scale_D is None else store.scale_D,
+            store.code_ND,
+            np.ascontiguousarray(rows_BC),
+            np.ascontiguousarray(scores_BC),
+            known,
+            width,
+            shrink_B,
+            store.norm_of.get(known, _NONE),
+            store.norm_of.get(width, _NONE),
+            key_BC,
+        )
+        return key_BC

@@ -40,7 +40,7 @@ _MOST_WAYS = 4096
 """Rungs and ks that are remembered: a request may name any k."""
 
 
-@dataclass
+@dataclass(slots=True)
 class SearchResult:
     """The best items per query, best first.
 
@@ -65,7 +65,7 @@ class SearchResult:
     done_share: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Way:
     """What a rung means here for one k.
 
@@ -309,7 +309,9 @@ def _merged(
 
 def _pad(rows_BC: np.ndarray, scores_BC: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     short = k - rows_BC.shape[1]
-    if short <= 0:
+    if not short:
+        return rows_BC, scores_BC
+    if short < 0:
         return rows_BC[:, :k], scores_BC[:, :k]
     wider = ((0, 0), (0, short))
     return np.pad(rows_BC, wider, constant_values=NOTHING), np.pad(scores_BC, wider, constant_values=-np.inf)

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from recsys.index.exact import NOTHING
 from recsys.index.kernels import read_keys, write_keys
 
-NO_NORMS = np.empty(0, dtype=np.float32)
+NONE = np.empty(0, dtype=np.float32)
 FLOATS = st.floats(width=32, allow_nan=True, allow_subnormal=False)
 SCORES = arrays(np.float32, st.integers(1, 30), elements=FLOATS | st.sampled_from([-1.0, -0.0, 0.0, 0.5, 0.5, 1.0]))
 
@@ -16,10 +16,11 @@ def keys_of(score_N: np.ndarray, rows_C: np.ndarray) -> np.ndarray:
     key_BC = np.empty((1, len(rows_C)), dtype=np.int64)
     write_keys(
         np.ones((1, 1), dtype=np.float32),
+        NONE,
         score_N[:, None],
         rows_C[None],
         np.zeros((1, len(rows_C)), dtype=np.float32),
-        *(0, 1, NO_NORMS, NO_NORMS, NO_NORMS, key_BC),
+        *(0, 1, NONE, NONE, NONE, key_BC),
     )
     return key_BC
 

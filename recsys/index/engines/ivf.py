@@ -32,15 +32,15 @@ import numpy as np
 from recsys.index import product_codes
 from recsys.index.assignment import Assignment
 from recsys.index.cells import Cells
-from recsys.index.checks import checked_query_at
 from recsys.index.deadline import Pace
 from recsys.index.engines.protocol import Found
 from recsys.index.faiss_files import check_index, read_index, write_index
 from recsys.index.item_set import ItemSet
-from recsys.index.kernels import keep_each_once, products_with_bytes
+from recsys.index.kernels import keep_each_once
 from recsys.index.learned_cells import cell_means
+from recsys.index.routing import Router
 from recsys.index.specs import Code, IndexSpec, RungSpec
-from recsys.index.store import Store, decoded, make_store, prefixes
+from recsys.index.store import decoded, make_store, prefixes
 from recsys.widths import WidthLadder
 
 _KINDS: dict[Code, Any] = {
@@ -53,6 +53,7 @@ _KINDS: dict[Code, Any] = {
 }
 _Parameters: Any = faiss.SearchParametersIVF
 """FAISS's Python layer takes arguments that its stubs do not know."""
+_OF_DIFFERENCES: tuple[Code, ...] = ("rabitq", "pq2", "pq4")
 _FAST_SCAN_BLOCK = 32
 _PANORAMA_BLOCK = 64  # cells are filled up to whole blocks; by default to 1,024 items, more than most hold
 _NEAREST_FIRST = 11
@@ -83,12 +84,16 @@ class IvfIndex:
         if isinstance(index, faiss.IndexIVFFastScan):
             index.implem = _NEAREST_FIRST
         self._num_items, self._num_twice = num_items, int(index.ntotal) - num_items
-        self._widths = widths
         self._lists_bytes = _lists_bytes(index)
         self._group = _group(spec.code)
-        self._bases: Store | None = None
-        if spec.code in ("rabitq", "pq2", "pq4"):
-            self._bases = make_store(index.quantizer.reconstruct_n(0, cells.key[1]), "sq8", norm_of={})
+        of_differences = spec.code in _OF_DIFFERENCES
+        self._router = Router(
+            cells,
+            width=spec.width,
+            widths=widths,
+            order_w=product_codes.order(spec.width, self._group) if self._group else None,
+            base_Cw=index.quantizer.reconstruct_n(0, cells.key[1]) if of_differences else None,
+        )
 
     @classmethod
     def build(
@@ -139,12 +144,11 @@ class IvfIndex:
     @property
     def size_bytes(self) -> int:
         """Bytes of codes, ids and norms with their padding, of the cells, and of their bases both ways."""
-        of_bases = 4 + (self._bases is not None)
-        return self._lists_bytes + of_bases * self.spec.width * self.cells.key[1] + self.cells.size_bytes
+        return self._lists_bytes + 4 * self.spec.width * self.cells.key[1] + self._router.size_bytes
 
     def search(self, query_BU: np.ndarray, num: int, *, effort: RungSpec, allowed: ItemSet | None) -> Found:
         """Scan each query's ``effort.nprobe`` nearest cells; finds as many items as they hold."""
-        query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
+        query_Bw, cell_BP, score_BP = self._router.route(query_BU, effort.nprobe)
         found, more = self._each_once(
             *self._scan(query_Bw, cell_BP, score_BP, num + self._repeats(num, effort), allowed), num, effort
         )
@@ -168,7 +172,7 @@ class IvfIndex:
             allowed: as `search`.
             until_s: when to stop, on the clock of `time.perf_counter`.
         """
-        query_Bw, cell_BP, score_BP = self._route(query_BU, effort)
+        query_Bw, cell_BP, score_BP = self._router.route(query_BU, effort.nprobe)
         num_scanned = num + self._repeats(num, effort)
         best = faiss.ResultHeap(len(query_Bw), num_scanned, keep_max=True)
         pace = Pace(cell_BP.shape[1], first=_FIRST, until_s=until_s)
@@ -187,20 +191,9 @@ class IvfIndex:
         """Return the best ``num`` items, each at the better of its scores, and whether more have to be found."""
         if not self._num_twice:
             return Found(rows_BC, scores_BC), False
-        rows_BK = np.empty((len(rows_BC), num), dtype=np.int64)
-        scores_BK = np.empty(rows_BK.shape, dtype=np.float32)
         least = fewest_candidates(num) if num <= effort.depth and num < self._num_items else num
-        return Found(rows_BK, scores_BK), keep_each_once(rows_BC, scores_BC, least, rows_BK, scores_BK)
-
-    def _route(self, query_BU: np.ndarray, effort: RungSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the queries at the scan's width, their cells, nearest first, and what scores in these start from."""
-        query_Bw = query_Br = checked_query_at(query_BU, self.spec.width, self._widths)
-        if self.cells.key[0] != self.spec.width:
-            query_Br = checked_query_at(query_BU, self.cells.key[0], self._widths)
-        cell_BP, score_BP = self.cells.nearest(query_Br, effort.nprobe)
-        if self._group:
-            query_Bw = product_codes.grouped(query_Bw, self._group)
-        return query_Bw, cell_BP, self._score_bases(query_Bw, cell_BP, score_BP)
+        more = keep_each_once(rows_BC, scores_BC, least, num)
+        return Found(rows_BC[:, :num], scores_BC[:, :num]), more
 
     def _scan(
         self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray, num: int, allowed: ItemSet | None
@@ -223,14 +216,6 @@ class IvfIndex:
             parameters,
         )
         return rows_BC, scores_BC
-
-    def _score_bases(self, query_Bw: np.ndarray, cell_BP: np.ndarray, score_BP: np.ndarray) -> np.ndarray:
-        """Return what codes of differences from a cell's base are added to; the others do without, and ignore it."""
-        if self._bases is None:
-            return score_BP
-        assert self._bases.scale_D is not None, "bytes have scales"
-        products_with_bytes(query_Bw, self._bases.scale_D, self._bases.code_ND, cell_BP, score_BP)
-        return score_BP
 
     def save(self, folder: Path) -> None:
         """Write the vectors; the cells have a file of their own."""

@@ -16,7 +16,7 @@ from recsys.index.item_set import ItemSet
 from recsys.index.specs import IndexSpec, RungSpec
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
     """What a scan found, per query, best first.
 
