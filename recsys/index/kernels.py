@@ -485,13 +485,12 @@ _ENCODED = _FLOATS, _array(types.int8, 2)
 
 @_compiled(
     types.boolean(
-        *(_MATRIX, types.int64, types.int64, types.boolean),
+        *(types.int64, types.int64, types.boolean),
         *(*_ENCODED, *_ENCODED, _array(types.int32, 1)),
-        *(_QUERY_PARTS, *_ANSWERS),
+        *(_MATRIX, _QUERY_PARTS, *_ANSWERS),
     )
 )
 def route(
-    query_BU: np.ndarray,
     start_r: int,
     start_w: int,
     scaled: bool,
@@ -500,6 +499,7 @@ def route(
     scale_w: np.ndarray,
     base_Cw: np.ndarray,
     order_w: np.ndarray,
+    query_BU: np.ndarray,
     query_Bw: np.ndarray,
     cell_BP: np.ndarray,
     score_BP: np.ndarray,
@@ -510,7 +510,6 @@ def route(
     of a query that is to be scaled is all zeros.
 
     Args:
-        query_BU: queries.
         start_r: where columns of the routing width begin.
         start_w: where those of the scan's width do.
         scaled: whether a part of the columns is scaled to unit length.
@@ -519,6 +518,7 @@ def route(
         scale_w: what one of the bases' is; empty for none.
         base_Cw: bytes of the cells' bases; empty for none.
         order_w: the order of columns that scans expect, and that bases are in.
+        query_BU: queries.
         query_Bw: to be filled.
         cell_BP: to be filled, the best first; no longer than there are cells.
         score_BP: to be filled with products of queries and bases; without bases, of queries and routes.

@@ -6,6 +6,9 @@ probes), ``base_Cw`` (cells, scan's width), ``order_w`` (scan's width,).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float, Int32, Int64
 
@@ -41,13 +44,25 @@ class Router:
         self._cells = cells
         self._width = width
         self._widths = widths
-        per_width = widths.head == "per_width"
-        self._starts = [
-            widths.query_blocks[widths.index(each)].start if per_width else 0 for each in (cells.key[0], width)
-        ]
-        self._scaled = not per_width and widths.norm == "prefix"
-        self._order_w = np.arange(width, dtype=np.int32) if order_w is None else order_w
         self._bases = _NO_BASES if base_Cw is None else make_store(base_Cw, "sq8", norm_of={})
+        routes, bases = cells.encoded, self._bases
+        assert routes.scale_D is not None, "bytes have scales"
+        assert bases.scale_D is not None, "bytes have scales"
+        per_width = widths.head == "per_width"
+        start_r, start_w = (
+            widths.query_blocks[widths.index(each)].start if per_width else 0 for each in (cells.key[0], width)
+        )
+        self._route: Callable[..., bool] = partial(
+            route,
+            start_r,
+            start_w,
+            not per_width and widths.norm == "prefix",
+            routes.scale_D,
+            routes.code_ND,
+            bases.scale_D,
+            bases.code_ND,
+            np.arange(width, dtype=np.int32) if order_w is None else order_w,
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -68,17 +83,10 @@ class Router:
         Raises:
             WidthError: a part of a query that is to be scaled is all zeros.
         """
-        routes, bases = self._cells.encoded, self._bases
-        cell_BP = np.empty((len(query_BU), min(num, len(routes.code_ND))), dtype=np.int64)
+        cell_BP = np.empty((len(query_BU), min(num, self._cells.key[1])), dtype=np.int64)
         score_BP = np.empty(cell_BP.shape, dtype=np.float32)
         query_Bw = np.empty((len(query_BU), self._width), dtype=np.float32)
-        routed = route(
-            np.ascontiguousarray(query_BU),
-            *(*self._starts, self._scaled),
-            *(routes.scale_D, routes.code_ND, bases.scale_D, bases.code_ND, self._order_w),
-            *(query_Bw, cell_BP, score_BP),
-        )
-        if not routed:
+        if not self._route(np.ascontiguousarray(query_BU), query_Bw, cell_BP, score_BP):
             for width in (self._cells.key[0], self._width):
                 query_at(query_BU, width, self._widths)  # says what is wrong
         return query_Bw, cell_BP, score_BP
