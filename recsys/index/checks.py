@@ -47,7 +47,8 @@ def checked_query_at(query_BU: np.ndarray, width: int, widths: WidthLadder) -> n
         return np.ascontiguousarray(query_BU[:, :width])
     unit_Bw = np.empty((len(query_BU), width), dtype=np.float32)
     if not scale_prefixes(np.ascontiguousarray(query_BU), unit_Bw):
-        query_at(query_BU, width, widths)  # says what is wrong
+        query_at(query_BU, width, widths)
+        raise AssertionError("a prefix of zeros was not refused")
     return unit_Bw
 
 

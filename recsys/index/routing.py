@@ -88,5 +88,6 @@ class Router:
         query_Bw = np.empty((len(query_BU), self._width), dtype=np.float32)
         if not self._route(np.ascontiguousarray(query_BU), query_Bw, cell_BP, score_BP):
             for width in (self._cells.key[0], self._width):
-                query_at(query_BU, width, self._widths)  # says what is wrong
+                query_at(query_BU, width, self._widths)
+            raise AssertionError("a prefix of zeros was not refused")
         return query_Bw, cell_BP, score_BP

@@ -1,8 +1,9 @@
 """Inverted files: cells of near vectors, of which a search scans the nearest few.
 
 Three widths' worth of choice: cells are made and chosen at the routing width, their vectors are kept and scanned at the
-index's width, in the index's code. Cells are chosen here and handed to FAISS (``search_preassigned``), so routing may
-be narrower or wider than the scan, and a query with a head per width asks each with its own vector.
+index's width, in the index's code. Cells are chosen by `recsys.index.routing` and handed to FAISS
+(``search_preassigned``), so routing may be narrower or wider than the scan, and a query with a head per width asks each
+with its own vector.
 
 RaBitQ (Gao and Long, arXiv 2405.12497) keeps one bit per coordinate of the difference from the cell's base, PQ 4 bits
 for every 2 or 4 coordinates of it (`recsys.index.product_codes`). The base is the mean of the cell's vectors in bytes,
