@@ -101,6 +101,7 @@ def _parse() -> argparse.Namespace:
         help="run folder of its twin, to --towers; without it rivals run on the model's vectors alone",
     )
     add("--prepared", type=Path, help="prepared dataset folder that --towers and --twin were trained on")
+    add("--energy-decay", type=float, help="train with this loss.energy_decay instead of the benchmark's")
     add("--queries", type=int, default=512, help="users to tune on, and users to measure with (512 each)")
     add("--label-users", type=int, default=4096, help="more users, for the recall of held-out items (4096)")
     add("--space", type=Path, help="TOML of the rungs on offer, where not all (recsys.index.space)")
@@ -113,6 +114,8 @@ def _parse() -> argparse.Namespace:
     given = parse(arguments)
     if (given.towers is None) != (given.prepared is None):
         arguments.error("--towers, --prepared: got one of them, expected both or neither")
+    if given.energy_decay is not None and (given.towers is not None or given.quick):
+        arguments.error("--energy-decay: got it with --towers or --quick, expected a benchmark to train")
     for option, names in (("--only", given.only), ("--on-twin", given.on_twin)):
         if unknown := set(names or ()) - {rival.name for rival in RIVALS}:
             arguments.error(f"{option}: got {sorted(unknown)}, expected some of {[rival.name for rival in RIVALS]}")
@@ -128,6 +131,8 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, dict[str, Any]]
     if num_items < len(source.dataset.items):
         raise ConfigError(f"items: got {num_items}, expected at least the {len(source.dataset.items)} that are trained")
     name = f"{source.name}-{num_items}"
+    if given.energy_decay is not None:
+        name += f"-decay{given.energy_decay:g}"
     space = replace(from_toml(LadderSpace, given.space) if given.space else LadderSpace(), max_trials=given.trials)
     settings = [num_items, given.queries, given.label_users, given.trials, given.budget, given.repeats]
     kept = work / "ladder" / f"{name}-{digest(source.key, settings, to_mapping(space))}"
@@ -212,6 +217,8 @@ def _source(given: argparse.Namespace, work: Path) -> _Source:
         raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}, or --towers")
     benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name, wide=True)
     config = replace(benchmark.train, seed=1)
+    if given.energy_decay is not None:
+        config = replace(config, loss=replace(config.loss, energy_decay=given.energy_decay))
     dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
     model, twin = (
         load_towers(trained(work, dataset, one).run)[0] for one in (config, alone(config, config.model.widths[-1]))

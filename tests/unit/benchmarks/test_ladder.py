@@ -56,6 +56,8 @@ def test_the_page_shows_what_is_recorded_and_explains_it():
     ("words", "message"),
     [
         (["--towers", "run"], "got one of them, expected both or neither"),
+        (["--energy-decay", "9", "--towers", "run", "--prepared", "data"], "expected a benchmark to train"),
+        (["--energy-decay", "9", "--quick"], "expected a benchmark to train"),
         (["--only", "annoy"], "got ['annoy'], expected some of"),
         (["--quick", "--record"], "got it with --quick"),
     ],
