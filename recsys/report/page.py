@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recsys import artifact
+from recsys.evaluate.containment import containment
 from recsys.evaluate.metrics import Estimate, estimate
 from recsys.evaluate.verb import Evaluation
 from recsys.index.calibrate import is_exact
@@ -30,6 +31,12 @@ CLOSE = 0.99
 ENOUGH = 0.9
 """The share of the full width's quality that a narrower width should keep."""
 _K = 10
+DEPTHS = 1, 2, 4, 8
+"""How many times longer a prefix's list may be than the answer that it is to hold."""
+_LARGE, _ANSWER, _SMALL_ANSWER = 1000, 100, 10
+"""From so many items on an answer of 100 says something; of fewer a tenth of that."""
+_NUM_USERS = 512
+"""Users that are looked at for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,7 @@ class WidthRow:
         coverage: share of the catalogue that is recommended to anybody, at the smallest cut-off.
         bands: share of head, middle and tail in recommendations.
         energy: share of items' squared norm that the prefix holds.
+        held: for each of `DEPTHS`, the share of the full width's exact answer that is in so many times longer a list.
     """
 
     width: int
@@ -73,6 +81,7 @@ class WidthRow:
     coverage: float
     bands: list[float]
     energy: float
+    held: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +143,7 @@ def render(drawn: Drawn, *, run: Path, bundles: Path | None, num_examples: int, 
     """
     evaluation = drawn.evaluation
     config, num_widths = evaluation.manifest["config"], len(drawn.widths)
+    answer = answer_size(len(evaluation.item_ND))
     environment = Environment(
         loader=PackageLoader("recsys.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -154,6 +164,8 @@ def render(drawn: Drawn, *, run: Path, bundles: Path | None, num_examples: int, 
         widths=drawn.widths,
         narrow=narrowest_keeping(drawn.widths, ENOUGH),
         enough=ENOUGH,
+        held_at=answer,
+        depths=[answer * times for times in DEPTHS],
         main=MAIN,
         close=CLOSE,
         bands=BANDS,
@@ -174,6 +186,11 @@ def render(drawn: Drawn, *, run: Path, bundles: Path | None, num_examples: int, 
     )  # fmt: skip
 
 
+def answer_size(num_items: int) -> int:
+    """Return the size of the answer that prefixes are asked for: few items are all in a long list."""
+    return _ANSWER if num_items >= _LARGE else _SMALL_ANSWER
+
+
 def narrowest_keeping(rows: Sequence[WidthRow], share: float) -> WidthRow:
     """Return the narrowest width from which on all keep so much of the full width's first main metric."""
     found = rows[-1]
@@ -187,6 +204,7 @@ def narrowest_keeping(rows: Sequence[WidthRow], share: float) -> WidthRow:
 
 def _width_rows(evaluation: Evaluation, profile: Profile, energy: Sequence[float]) -> list[WidthRow]:
     *_, full = evaluation.report.widths
+    held = _held(evaluation)
     found = []
     for quality, share in zip(evaluation.report.widths, energy, strict=True):
         assert quality.width is not None
@@ -204,9 +222,26 @@ def _width_rows(evaluation: Evaluation, profile: Profile, energy: Sequence[float
                 coverage=next(iter(quality.coverage.values())),
                 bands=band_shares(np.ravel(evaluation.ranked[quality.width][:, :_K]), profile.band_N),
                 energy=share,
+                held=held[quality.width],
             )
         )
     return found
+
+
+def _held(evaluation: Evaluation) -> dict[int, list[float]]:
+    """Return by width what `WidthRow.held` has, the mean over evenly chosen users."""
+    num = len(evaluation.queries)
+    chosen = np.unique(np.linspace(0, num - 1, min(num, _NUM_USERS), dtype=np.int64))
+    queries = evaluation.queries.take(chosen)
+    by_width = containment(
+        evaluation.user_QU[chosen],
+        evaluation.item_ND,
+        evaluation.towers.widths,
+        k=answer_size(len(evaluation.item_ND)),
+        multiples=DEPTHS,
+        masked=queries.history if queries.mask_seen else None,
+    )
+    return {width: [float(share_Q.mean()) for share_Q in of.values()] for width, of in by_width.items()}
 
 
 def _speedup(drawn: Drawn) -> float | None:

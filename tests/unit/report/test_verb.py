@@ -13,10 +13,12 @@ from recsys import artifact
 from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError
+from recsys.evaluate.metrics import overlap
 from recsys.evaluate.verb import EvaluateOptions, assess, evaluate
 from recsys.index.rungs import Ladder
 from recsys.ragged import Ragged
 from recsys.report.examples import examples_of
+from recsys.report.page import answer_size
 from recsys.report.verb import ReportOptions, report
 from recsys.settings import from_mapping
 from recsys.testing import small_bundle
@@ -241,3 +243,25 @@ def test_a_run_that_learned_from_validation_has_no_validation_curve(simulated, r
     text = report(ReportOptions(run=folder, dataset=simulated, out=tmp_path / "report.html")).read_text()
     assert "There is no validation curve" in text
     assert "training-validation" not in text
+
+
+def test_prefixes_hold_more_of_the_answer_the_longer_their_lists(page, options):
+    evaluation = assess(options.run, options.dataset)
+    assert len(evaluation.queries) <= 512, "so that all users are looked at"
+    header, *rows = page.tables["prefixes"]
+    assert header[3:] == [f"in best{depth}" for depth in (10, 20, 40, 80)]
+    shown = np.array([row[3:] for row in rows], dtype=float)
+    ranked = evaluation.ranked
+    expected = [
+        [overlap(rows_QK, ranked[16], k=10, depth=depth).mean() for depth in (10, 20, 40)]
+        for rows_QK in ranked.values()
+    ]
+    np.testing.assert_allclose(shown[:, :3], expected, atol=5e-5)
+    assert (np.diff(shown, axis=1) >= 0).all()
+    assert shown[0, 0] < shown[0, -1]
+    assert (shown[-1] == 1).all()
+
+
+@pytest.mark.parametrize(("num_items", "expected"), [(1, 10), (999, 10), (1000, 100), (10**6, 100)])
+def test_long_answers_are_asked_of_large_catalogues(num_items, expected):
+    assert answer_size(num_items) == expected
