@@ -33,6 +33,7 @@ from benchmarks._frontiers import FLOORS, Point, compare, fastest, fastest_few, 
 from benchmarks._harness import RESULTS, Parts, finish_part, parser, recorded_parts
 from benchmarks._plots import plot_frontier
 from benchmarks.rivals import Rival, faiss_indexes, libraries
+from recsys.config import TrainConfig
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
 from recsys.evaluate.towers import item_vectors, query_vectors
@@ -216,15 +217,27 @@ def _source(given: argparse.Namespace, work: Path) -> _Source:
     if not given.quick and name not in benchmark_names():
         raise ConfigError(f"dataset: got {name!r}, expected one of {', '.join(benchmark_names())}, or --towers")
     benchmark = Benchmark(recipe=name, train=quick_config()) if given.quick else load_benchmark(name, wide=True)
-    config = replace(benchmark.train, seed=1)
-    if given.energy_decay is not None:
-        config = replace(config, loss=replace(config.loss, energy_decay=given.energy_decay))
+    config = train_config(benchmark, energy_decay=given.energy_decay)
     dataset = open_dataset(work, benchmark.recipe, benchmark.protocol)
     model, twin = (
         load_towers(trained(work, dataset, one).run)[0] for one in (config, alone(config, config.model.widths[-1]))
     )
     key = [dataset.manifest["fingerprint"], str(to_mapping(config))]
     return _Source(name=name, key=key, dataset=dataset, model=model, twin=twin)
+
+
+def train_config(benchmark: Benchmark, *, energy_decay: float | None = None) -> TrainConfig:
+    """Return the model's settings: the benchmark's, with another energy profile if asked for.
+
+    Raises:
+        ConfigError: the benchmark's loss asks for no profile, so that another one would change nothing.
+    """
+    config = replace(benchmark.train, seed=1)
+    if energy_decay is None:
+        return config
+    if config.loss.energy_weight == 0:
+        raise ConfigError(f"energy_decay: got {energy_decay}, but {benchmark.recipe} trains with loss.energy_weight 0")
+    return replace(config, loss=replace(config.loss, energy_decay=energy_decay))
 
 
 def _contest(towers: ExportedTowers, dataset: Dataset, given: argparse.Namespace, path: Path) -> Contest:

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ladder
+from benchmarks._configs import load_benchmark
 from benchmarks._harness import recorded_parts
 from benchmarks._plots import plot_frontier
-from benchmarks.ladder import BEGIN, END, HEADLINES, PAGE, summary, table
+from benchmarks.ladder import BEGIN, END, HEADLINES, PAGE, summary, table, train_config
+from recsys.errors import ConfigError
 from recsys.index.space import LadderSpace
-from recsys.settings import from_toml
+from recsys.settings import from_toml, to_mapping
 from recsys.widths import WidthLadder
 
 
@@ -50,6 +52,20 @@ def test_the_page_shows_what_is_recorded_and_explains_it():
     meanings = text[text.index(END) :]
     for key in HEADLINES:
         assert f"`{key.replace('_0999', '_099').replace('_095', '_099')}`" in meanings
+
+
+def test_another_energy_profile_changes_nothing_else():
+    benchmark = load_benchmark("gowalla", wide=True)
+    plain, steep = (to_mapping(train_config(benchmark, energy_decay=decay)) for decay in (None, 10.0))
+    assert plain == to_mapping(benchmark.train) | {"seed": 1}
+    assert steep["loss"].pop("energy_decay") == 10
+    assert plain["loss"].pop("energy_decay") == 6.5
+    assert steep == plain
+
+
+def test_an_energy_profile_that_the_loss_does_not_ask_for_is_refused():
+    with pytest.raises(ConfigError, match=r"^energy_decay: got 10.0, but beauty trains with loss.energy_weight 0$"):
+        train_config(load_benchmark("beauty", wide=True), energy_decay=10.0)
 
 
 @pytest.mark.parametrize(
