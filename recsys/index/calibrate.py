@@ -20,7 +20,7 @@ from jaxtyping import Float
 from recsys.errors import ConfigError
 from recsys.index import frontier
 from recsys.index.checks import check_queries
-from recsys.index.halving import Bench, Trial, costs, fastest_reaching, pass_s
+from recsys.index.halving import FLOORS, Bench, Trial, costs, fastest_reaching, pass_s
 from recsys.index.intervals import mean_interval, percentile_interval
 from recsys.index.rungs import Ladder, Rung, climbable
 from recsys.index.searcher import Searcher
@@ -198,20 +198,22 @@ def chosen(trials: Sequence[Trial[RungSpec]], widths: WidthLadder) -> dict[int, 
     They are the fastest that surely reaches each of `recsys.index.halving.FLOORS` at the largest k, the fastest that is
     exact by construction, some points of the frontiers over overlap@k, p50, p99 and bytes, each width's best, and,
     where places are left, points of the frontier over overlap at the largest k and p50, so that its steps are small.
+    Where even so they are too many, the lowest floors go without.
     """
     cost = costs(trials, tail=True)
     exact = min(
         (place for place, trial in enumerate(trials) if is_exact(trial.spec, widths)), key=lambda i: trials[i].p50_ms
     )
-    reaching = fastest_reaching(trials, each=1, surely=True)
     worthwhile = [place for place, trial in enumerate(trials) if trial.overlap[trial.ks[-1]] >= _WORTHWHILE]
     worthwhile_cost = [cost_TO[worthwhile] for cost_TO in cost]
-    for most in range(_VARIED, len(cost) - 1, -1):
+    fewer = [(most, FLOORS) for most in range(_VARIED, len(cost), -1)]
+    fewer += [(len(cost), FLOORS[lowest:]) for lowest in range(len(FLOORS))]
+    for most, floors in fewer:
         points = {worthwhile[i] for i in frontier.thin(worthwhile_cost, most=most, cells=_ALIKE)}
+        points.update(fastest_reaching(trials, each=1, surely=True, floors=floors))
+        points.add(exact)
         if len(points) < MIN_RUNGS:
             points.update(frontier.best(cost, num=min(MIN_RUNGS, len(trials))))
-        points.update(reaching)
-        points.add(exact)
         others = {_best_of_width(trials, width) for width in {trial.spec.width for trial in trials}} - points
         if len(points) + len(others) <= MAX_RUNGS:
             break

@@ -29,7 +29,7 @@ Spec = TypeVar("Spec")
 ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
 FIRST_QUERIES = 8
-FLOORS = (0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
+FLOORS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
 """Overlaps that somebody may ask for: the fastest ways to reach each are kept."""
 _STEP, _NUM_STEPS = 1.25, 6
 """What misses nothing is kept from so many steps of time above the fastest that does."""
@@ -197,8 +197,10 @@ def pass_s(trials: Iterable[Trial[Any]], *, num_queries: int) -> float:
     return WARMED * sum(float(trial.ms_PQ.mean()) for trial in trials) * num_queries / 1e3
 
 
-def fastest_reaching(trials: Sequence[Trial[Any]], *, each: int, surely: bool) -> list[int]:
-    """Return the places of the ``each`` fastest trials that reach a floor at the largest k, for any of `FLOORS`.
+def fastest_reaching(
+    trials: Sequence[Trial[Any]], *, each: int, surely: bool, floors: Sequence[float] = FLOORS
+) -> list[int]:
+    """Return the places of the ``each`` fastest trials that reach a floor at the largest k, for any of the floors.
 
     Surely: with a margin, since what is reached by luck alone is not reached again.
     """
@@ -206,7 +208,7 @@ def fastest_reaching(trials: Sequence[Trial[Any]], *, each: int, surely: bool) -
     reached_T = overlap_TQ.mean(axis=1)
     if surely:
         reached_T -= _ONE_SIDED_95 * overlap_TQ.std(axis=1) / math.sqrt(overlap_TQ.shape[1])
-    return frontier.fastest_reaching(reached_T, np.array([trial.p50_ms for trial in trials]), floors=FLOORS, each=each)
+    return frontier.fastest_reaching(reached_T, np.array([trial.p50_ms for trial in trials]), floors=floors, each=each)
 
 
 def _survivors(trials: Sequence[Trial[Any]], *, num: int) -> list[int]:

@@ -13,20 +13,23 @@ from recsys.index.specs import RungSpec
 from recsys.widths import WidthLadder
 
 WIDTHS = WidthLadder([4, 8])
+MANY_WIDTHS = WidthLadder([1, 2, 3, 4, 5, 6, 7, 8])
 QUERIES = 8
 
 
 @st.composite
-def trials(draw):
+def trials(draw, widths=WIDTHS):
     """Made-up measurements: an exact rung, and others of any overlap, time and size."""
-    size = draw(st.integers(1, 60))
+    narrow = widths.widths[:-1]
+    size = draw(st.integers(len(narrow), 60))
     numbers = st.floats(0, 1, width=32)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    made = [trial(RungSpec(engine="exact", width=8), np.ones(QUERIES), ms=100.0, size_bytes=1000)]
+    made = [trial(RungSpec(engine="exact", width=widths.full), np.ones(QUERIES), ms=100.0, size_bytes=1000)]
     for place in range(size):
         missed = 10 ** (-4 * draw(numbers))
         overlap_Q = 1 - missed * random.uniform(0, 1, QUERIES) if draw(st.booleans()) else np.full(QUERIES, 1 - missed)
-        width = draw(st.sampled_from([4, 8])) if place else 4  # publishing tries every width
+        # Publishing tries every width.
+        width = narrow[place] if place < len(narrow) else draw(st.sampled_from([*narrow, widths.full]))
         spec = RungSpec(engine="ivf", width=width, nprobe=place + 1)
         made.append(trial(spec, overlap_Q, ms=draw(st.floats(0.01, 200)), size_bytes=draw(st.integers(10, 2000))))
     return made
@@ -49,11 +52,27 @@ def trial(spec, overlap_Q, *, ms, size_bytes):
 def test_the_ladder_holds_the_fastest_that_reaches_each_floor(made):
     places = chosen(made, WIDTHS)
     assert len(places) <= MAX_RUNGS
+    assert held_floors(made, places) == set(FLOORS)
+
+
+@given(trials(MANY_WIDTHS))
+def test_where_widths_take_the_places_the_lowest_floors_go_without(made):
+    places = chosen(made, MANY_WIDTHS)
+    assert len(places) <= MAX_RUNGS
+    assert {made[place].spec.width for place in places} == set(MANY_WIDTHS.widths)
+    assert held_floors(made, places) >= set(FLOORS[-(MAX_RUNGS - len(MANY_WIDTHS.widths) - 1) :])
+
+
+def held_floors(made, places):
+    """The floors whose fastest rung, of those that surely reach it, is on the ladder, or one as fast."""
+    on_ladder = [made[place] for place in places]
+    held = set()
     for floor in FLOORS:
         sure = [each for each in made if np.ptp(each.overlap_QK) == 0 and each.overlap_QK[0, 0] >= floor]
         fastest_ms = min(each.p50_ms for each in sure)
-        on_ladder = [made[place] for place in places]
-        assert any(each.overlap_QK.mean() >= floor and each.p50_ms <= fastest_ms for each in on_ladder)
+        if any(each.overlap_QK.mean() >= floor and each.p50_ms <= fastest_ms for each in on_ladder):
+            held.add(floor)
+    return held
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 10)), min_size=1, max_size=30), st.integers(1, 4))
