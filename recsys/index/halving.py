@@ -29,7 +29,7 @@ Spec = TypeVar("Spec")
 ETA = 3
 """A round measures on this many times the queries of the one before what is left after dropping all but this part."""
 FIRST_QUERIES = 8
-FLOORS = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
+FLOORS: tuple[float, ...] = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9995)
 """Overlaps that somebody may ask for: the fastest ways to reach each are kept."""
 _STEP, _NUM_STEPS = 1.25, 6
 """What misses nothing is kept from so many steps of time above the fastest that does."""
