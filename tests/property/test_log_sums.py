@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from loss_batches import samples
 
 from recsys.config import LossConfig
-from recsys.model.losses import partition
+from recsys.model.losses import compiled, partition
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.partition import log_sums
-from recsys.model.losses.passes import CompiledPasses, EagerPasses, Pairs, Scores, joined
+from recsys.model.losses.passes import Pairs, Scores, joined
 from recsys.testing import width_ladders
 from recsys.widths import WidthLadder
 
-WAYS = [CompiledPasses, EagerPasses]
+WAYS = {"compiled": compiled.log_sums, "operations of torch": partition._by_tile}
 
 
 class Sums:
@@ -93,12 +93,12 @@ def gradients(leaves):
     return {name: leaf.grad for name, leaf in leaves.items()}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @given(one=sums())
 def test_sums_and_gradients_equal_those_of_written_out_logits(way, one):
     ours, theirs = one.leaves(), one.leaves()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "CompiledPasses", way)
+        patch.setattr(partition, "_way", lambda *_: way)
         found = one.ours(ours)
     expected_LV = one.naive(**theirs)
     torch.testing.assert_close(found.log_sum_LV, expected_LV.detach(), rtol=1e-9, atol=1e-9)
@@ -239,7 +239,7 @@ def test_neither_tiles_nor_threads_change_a_thing(one, rows, threads):
     expected = one.ours(whole)
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "_ROWS", (rows, rows))
+        patch.setattr(compiled, "_ROWS", (rows, rows))
         torch.set_num_threads(threads)
         try:
             found, repeated = one.ours(tiled), one.ours(again)
@@ -291,16 +291,17 @@ def test_what_is_kept_for_the_backward_pass_has_no_vectors_times_negatives():
 
 
 def test_tiles_shrink_as_widths_negatives_and_threads_grow():
-    def size(num_negatives, num_widths, num_threads):
-        empty = torch.empty(4096, 1), torch.empty(num_negatives, 1), torch.empty(1, 4096), torch.empty(1, num_negatives)
-        tiles = partition._tiles(Scores(*empty), num_widths, num_threads)
+    def rows(num_logits, num_threads):
+        tiles = compiled._tiles(4096, num_logits, num_threads)
         assert tiles[0].start == 0
         assert [one.stop for one in tiles] == [*(one.start for one in tiles[1:]), 4096]
-        return max(one.stop - one.start for one in tiles) * num_threads * num_widths * num_negatives
+        return max(one.stop - one.start for one in tiles)
 
-    # Never more than the bound, but for the fewest rows that products are still quick with.
-    assert all(size(4096, *one) <= partition._TILE for one in ((1, 1), (6, 1), (6, 2), (4, 4)))
-    assert size(1_000_000, 2, 1) == partition._ROWS[0] * 2_000_000
+    least, most = compiled._ROWS
+    assert rows(6 * 4096, 1) == rows(6 * 4096, 16) == most
+    assert rows(6 * 4096, 128) == 32
+    assert rows(6 * 300_000, 1) * 6 * 300_000 <= compiled._TILE
+    assert rows(2_000_000_000, 1) == least
 
 
 def test_without_a_gradient_asked_for_there_is_none():

@@ -8,8 +8,7 @@ Shapes: ``user_VU`` (vectors, query size), ``item_ND`` (items, full width); ``ve
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -21,9 +20,19 @@ TINY = 1e-12
 """Least squared norm: a zero prefix has score 0 with everything instead of NaN."""
 
 
-def squares_by_width(vector_ND: Float[Tensor, "rows full"], widths: WidthLadder) -> Iterator[Float[Tensor, "rows 1"]]:
-    """Yield the squared norm of every vector's prefix at each width, narrowest first, from running sums over blocks."""
-    return itertools.accumulate(vector_ND[:, block].square().sum(dim=1, keepdim=True) for block in widths.blocks)
+def squares_by_width(vector_ND: Float[Tensor, "rows full"], widths: WidthLadder) -> Float[Tensor, "rows widths"]:
+    """Return the squared norm of every vector's prefix at each width, narrowest first, by running sums over blocks."""
+    return sums_by_block(vector_ND.square(), widths.blocks).cumsum(dim=1)
+
+
+def sums_by_block(value_NC: Float[Tensor, "rows columns"], blocks: Sequence[slice]) -> Float[Tensor, "rows blocks"]:
+    """Return the sum of each block of columns; blocks follow one another from the first column to the last.
+
+    A split has one gradient for all of them. Each slice would have one of its own, of the size of the whole.
+    """
+    sizes = [block.stop - block.start for block in blocks]
+    parts = value_NC.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    return torch.stack([part.sum(dim=1) for part in parts], dim=1)
 
 
 def query_scales(user_VU: Float[Tensor, "vectors query"], widths: WidthLadder) -> Float[Tensor, "widths vectors"]:
@@ -35,8 +44,7 @@ def query_scales(user_VU: Float[Tensor, "vectors query"], widths: WidthLadder) -
     """
     if widths.head == "tied":
         return item_scales(user_VU, widths)
-    squares = [user_VU[:, block].square().sum(dim=1) for block in widths.query_blocks]
-    return torch.stack(squares).clamp_min(TINY).rsqrt()
+    return sums_by_block(user_VU.square(), widths.query_blocks).T.clamp_min(TINY).rsqrt()
 
 
 def item_scales(item_ND: Float[Tensor, "items full"], widths: WidthLadder) -> Float[Tensor, "widths items"]:
@@ -46,7 +54,7 @@ def item_scales(item_ND: Float[Tensor, "items full"], widths: WidthLadder) -> Fl
         item_ND: ``(items, full)``, any scale.
         widths: the trained widths.
     """
-    scale_LN = torch.cat(list(squares_by_width(item_ND, widths)), dim=1).T.clamp_min(TINY).rsqrt()
+    scale_LN = squares_by_width(item_ND, widths).T.clamp_min(TINY).rsqrt()
     return scale_LN[-1:].expand_as(scale_LN) if widths.norm == "full" else scale_LN
 
 
@@ -63,8 +71,7 @@ def products_by_width(
     if widths.head == "per_width":
         parts = zip(widths.query_blocks, widths, strict=True)
         return torch.stack([(user_PU[:, block] * item_PD[:, :width]).sum(dim=1) for block, width in parts])
-    product_PD = user_PU * item_PD
-    return torch.stack([product_PD[:, block].sum(dim=1) for block in widths.blocks]).cumsum(dim=0)
+    return sums_by_block(user_PU * item_PD, widths.blocks).cumsum(dim=1).T
 
 
 def queries_by_width(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,7 +50,7 @@ def energy_penalty(
         widths: where the profile asks.
         profile: the least share of the full vector at each width, narrowest first; the last is 1.
     """
-    square_NL = torch.cat(list(squares_by_width(vector_ND, widths)), dim=1)
+    square_NL = squares_by_width(vector_ND, widths)
     held_NL = square_NL[:, :-1] / square_NL[:, 1:].clamp_min(TINY)
     asked_L = held_NL.new_tensor([low / high for low, high in itertools.pairwise(profile)])
     return (asked_L - held_NL).relu().square().sum(dim=1).mean()

@@ -1,35 +1,378 @@
-"""The loop over a tile's logits, compiled: every pass over them but the products, while a row is in the core's cache.
+"""All that is done to a tile's logits, with the products that make them and those that use their gradient, compiled.
 
-A row of a tile is read once and written once, whatever the number of widths: block products become logits, their
-exponentials and sums, and then, widest width first, what multiplies items and queries in the gradient. Exponents are
-of base 2, by a polynomial in float32 (relative error 2e-7, about a rounding), since vector units have no other.
+Three steps, each over chunks of negatives that stay in a core's cache. *Products*: what a few vectors and a few
+negatives come to grows in registers, column by column, and is put down wherever a width ends; so all widths cost the
+products of the full width. *Terms*: a chunk's exponentials are added up while it is there. *Slopes*: when a tile's sums
+are known, so is what the loss makes of them; exponentials are taken again, widest width first, and the products of the
+gradient follow for the columns of each block. (Gradients in the forward pass: arXiv 2410.10989; chunks, and
+exponentials twice instead of once and kept: arXiv 2205.14135.)
+
+A product is of six rows and two registers, as many sums as a core with sixteen of them holds. For that the columns of
+each block are filled up to whole registers with zeros, and vectors, negatives and gradients lie in panels of one
+register's columns. Exponents are of base 2, by a polynomial in float32 (relative error 2e-7, about a rounding), since
+vector units have no other.
 
 Everything runs on the calling thread, with the interpreter's lock released, and is found in numba's cache on disk from
-the second import on. Loops over columns are functions of their own, of contiguous rows: only so do they become vector
-instructions.
+the second import on.
 
-Shapes: ``T`` vectors of a tile, ``V`` vectors, ``N`` negatives, ``H`` accidental hits, ``P`` (vector, positive) pairs;
-``L`` widths.
+Shapes: ``V`` vectors, ``T`` of them in a tile, ``S`` strips of `ROWS`; ``N`` negatives, filled up to ``C`` chunks of
+`CHUNK`, ``P`` panels of two registers; ``U`` and ``D`` columns of vectors and of negatives, filled up, ``E`` registers
+of them, ``l`` a register's; ``H`` accidental hits, ``A`` (vector, positive) pairs; ``L`` widths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
+from numba import core, extending, types
 
 from recsys.model.losses.negatives import MASKED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered, which vector units need; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "nsz"}
+LANES, ROWS, CHUNK = 8, 6, 96
+"""Columns of a register, rows that are multiplied at once, and negatives of a chunk, a multiple of either.
+
+Where a core's registers hold more or fewer, the compiler takes a half or two for one.
+"""
+PANEL = 2 * LANES
 _LN2 = np.log(2.0)
+_NEVER, _NONE, _NOTHING = -1e25, -1e20, 1e30
+"""Logit of what does not count, finite since its gradient of 0 is multiplied with it; what is above it; and what to
+take from logits for nothing to be left of them.
+"""
+_SMALL = 2.0**-80
+"""A sum of exponentials from which on too little of it may have been lost to matter."""
+_MANTISSA, _BIAS = {32: 23, 64: 52}, {32: 127, 64: 1023}
+"""Of floating point numbers of so many bits: those of the mantissa, and the exponent's of 1."""
+_POWERS = 0.00132187, 0.00967171, 0.05550893, 0.24022238, 0.69314686, 1.0
+"""``2**x`` on [-.5, .5], highest power first, by least squares of the relative error."""
 _intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
+_generated: Any = core.cgutils
+
+
+class Given(NamedTuple):
+    """What is known of all tiles; logits, scales of vectors, weights, floors and bounds are in base 2.
+
+    Args:
+        block_L3: of each width the first register of columns, of vectors and of negatives, and how many there are.
+        query_VU: vectors.
+        item_PDN: negatives, a few side by side.
+        item_CENl: negatives by chunk, a register's columns side by side.
+        scale_LV: what products are multiplied with, by vector.
+        scale_LN: and by negative.
+        bound_L: a logit that no other is much above.
+        weight_LN: what is added to products, less the bound.
+        rounding_2: of exponentials and of their negatives, what `rounding` returns.
+        hit_start_V: where each vector's negatives that do not count begin; one more, where the last one's end.
+        hit_H: those negatives, in order.
+        pair_start_V: where each vector's pairs begin; one more, where the last one's end.
+        floor_LA: what is in a pair's log beside the negatives.
+        weight_LA: what the loss multiplies it with.
+    """
+
+    block_L3: Any
+    query_VU: Any
+    item_PDN: Any
+    item_CENl: Any
+    scale_LV: Any
+    scale_LN: Any
+    bound_L: Any
+    weight_LN: Any
+    rounding_2: Any
+    hit_start_V: Any
+    hit_H: Any
+    pair_start_V: Any
+    floor_LA: Any
+    weight_LA: Any
+
+
+class Room(NamedTuple):
+    """What a tile needs for itself.
+
+    Args:
+        query_SUT: its vectors, a strip side by side.
+        query_ETl: its vectors, a register's columns side by side.
+        gradient_ETl: the gradient with respect to them.
+        near_CLTN: inner products at every width times scales of negatives, by chunk.
+        slope_TN: a chunk's gradient with respect to products of one width and all wider ones.
+        hit_T: the first of each row's negatives that do not count that is still to come.
+        shift_LT: what to take from a row's logits for exponentials to be its gradient.
+        sign_LT: 1 where that is to be negative.
+        weight_N: weights of a chunk for one row.
+        total_LTl: sums over negatives, several to be added up.
+    """
+
+    query_SUT: Any
+    query_ETl: Any
+    gradient_ETl: Any
+    near_CLTN: Any
+    slope_TN: Any
+    hit_T: Any
+    shift_LT: Any
+    sign_LT: Any
+    weight_N: Any
+    total_LTl: Any
+
+
+class Found(NamedTuple):
+    """What is found, of the tile's vectors alone or added to what other tiles have of the negatives.
+
+    Args:
+        log_sum_LV: the log-sum-exp of the negatives; about `MASKED` where none counts.
+        scale_gradient_LV: gradient with respect to the log of ``scale_LV``.
+        query_gradient_VU: gradient with respect to vectors.
+        scale_gradient_LN: gradient with respect to the log of ``scale_LN``.
+        item_gradient_CENl: gradient with respect to negatives.
+    """
+
+    log_sum_LV: Any
+    scale_gradient_LV: Any
+    query_gradient_VU: Any
+    scale_gradient_LN: Any
+    item_gradient_CENl: Any
+
+
+def rounding(bits: int) -> tuple[float, float]:
+    """Return what leaves the nearest integer in a number's last bits, and with it a positive or a negative sign."""
+    nearest = 1.5 * 2 ** _MANTISSA[bits] + _BIAS[bits]
+    return nearest, nearest + 2 * (_BIAS[bits] + 1)
+
+
+class _Registers:
+    """Generates instructions on whole registers, where loops of numba's would hold fewer sums in them or spill them.
+
+    Args:
+        builder: of the intrinsic that is generated.
+        number: what a register holds, float32 or float64.
+    """
+
+    def __init__(self, builder: Any, number: Any) -> None:
+        self.builder, self.number, self.kind = builder, number, ir.VectorType(number, LANES)
+
+    def constant(self, value: float) -> Any:
+        """Return a register of one value."""
+        return ir.Constant(self.kind, [value] * LANES)
+
+    def everywhere(self, address: Any) -> Any:
+        """Return a register of the one number at an address."""
+        number = self.builder.load(address)
+        first = self.builder.insert_element(ir.Constant(self.kind, ir.Undefined), number, ir.IntType(32)(0))
+        places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, first, places)
+
+    def at(self, start: Any, *steps: tuple[Any, Any]) -> Any:
+        """Return an address that is some steps further: of each their size, in numbers, and how many."""
+        for size, count in steps:
+            count = count if isinstance(count, ir.Value) else size.type(count)
+            start = self.builder.gep(start, [self.builder.mul(size, count)])
+        return start
+
+    def read(self, start: Any, *steps: tuple[Any, Any]) -> Any:
+        """Return the register at an address."""
+        return self.builder.load(self.builder.bitcast(self.at(start, *steps), self.kind.as_pointer()), align=4)
+
+    def write(self, register: Any, start: Any, *steps: tuple[Any, Any]) -> None:
+        """Put a register at an address."""
+        self.builder.store(register, self.builder.bitcast(self.at(start, *steps), self.kind.as_pointer()), align=4)
+
+    def minus(self, one: Any, other: Any) -> Any:
+        """Return the difference."""
+        return self.builder.fsub(one, other)
+
+    def times(self, one: Any, other: Any) -> Any:
+        """Return the product."""
+        return self.builder.fmul(one, other)
+
+    def with_product(self, total: Any, one: Any, other: Any) -> Any:
+        """Return a sum with a product, in one instruction where there is one."""
+        return self._call("fmuladd", one, other, total)
+
+    def exp2(self, exponent: Any, rounding: Any) -> tuple[Any, Any]:
+        """Return two factors of 2 to a power of about 0 at most, whose sign is that of `rounding`.
+
+        Added to a number, that leaves the nearest integer in its last bits, which become the exponent of one factor;
+        where the power is too small for a number, that factor is 0. The other is a polynomial of the rest.
+        """
+        builder, size = self.builder, 64 if self.number == ir.DoubleType() else 32
+        least, bits = self.constant(-_BIAS[size]), ir.VectorType(ir.IntType(size), LANES)
+        bounded = builder.select(builder.fcmp_ordered(">", exponent, least), exponent, least)
+        rounded = builder.fadd(bounded, rounding)
+        rest = self.minus(bounded, self.minus(rounded, rounding))
+        whole = builder.shl(builder.bitcast(rounded, bits), ir.Constant(bits, [_MANTISSA[size]] * LANES))
+        return self._power(rest), builder.bitcast(whole, self.kind)
+
+    def _power(self, rest: Any) -> Any:
+        if self.number == ir.DoubleType():
+            return self._call("exp2", rest)
+        power = self.constant(_POWERS[0])
+        for factor in _POWERS[1:]:
+            power = self.with_product(self.constant(factor), power, rest)
+        return power
+
+    def _call(self, name: str, *registers: Any) -> Any:
+        kind = ir.FunctionType(self.kind, [self.kind] * len(registers))
+        called = f"llvm.{name}.v{LANES}f{64 if self.number == ir.DoubleType() else 32}"
+        return self.builder.call(_generated.get_or_insert_function(self.builder.module, kind, called), registers)
+
+    def loop(self, count: Any, sums: Sequence[Any], step: Callable[..., Sequence[Any]]) -> list[Any]:
+        """Return what sums are after ``count`` steps, each of which makes new ones of its number and theirs."""
+        builder, start = self.builder, self.builder.block
+        head, body, end = (builder.append_basic_block(name) for name in ("loop", "step", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        held = [builder.phi(one.type) for one in (count, *sums)]
+        for one, value in zip(held, (count.type(0), *sums), strict=True):
+            one.add_incoming(value, start)
+        builder.cbranch(builder.icmp_signed("<", held[0], count), body, end)
+        builder.position_at_end(body)
+        made = [builder.add(held[0], count.type(1)), *step(*held)]
+        for one, value in zip(held, made, strict=True):
+            one.add_incoming(value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(end)
+        return held[1:]
+
+
+@_intrinsic
+def _at(_typing: Any, array: Any, place: Any) -> Any:
+    """Return the address of a contiguous array's number at a place, counted through all of its dimensions."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.gep(_generated.create_struct_proxy(array)(context, builder, values[0]).data, [values[1]])
+
+    return types.CPointer(array.dtype)(array, types.int64), generate  # type: ignore[no-untyped-call]
+
+
+@_intrinsic
+def _put_products(
+    _typing: Any, left: Any, right: Any, block_L3: Any, widths: Any, is_nested: Any, scale: Any, of_scale: Any,
+    near: Any, of_near: Any,
+) -> Any:  # fmt: skip
+    """Put down the inner products of a strip with a panel of negatives, times the negatives' scales.
+
+    Of each width, scales are ``of_scale`` numbers further than those of the one before, and products ``of_near``.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        left, right, block_L3, widths, is_nested, scale, of_scale, near, of_near = values
+        does, size = _Registers(builder, left.type.pointee), widths.type
+        cells = [(r, c) for r in range(ROWS) for c in range(2)]
+        nothing = does.constant(0)
+
+        def width(w: Any, *sums: Any) -> Sequence[Any]:
+            first, second, num = (builder.load(does.at(block_L3, (size(3), w), (size(1), place))) for place in range(3))
+            rows, columns = does.at(left, (size(ROWS * LANES), first)), does.at(right, (size(PANEL * LANES), second))
+
+            def register(e: Any, *sums: Any) -> Sequence[Any]:
+                for k in range(LANES):
+                    of_row = does.at(rows, (size(ROWS * LANES), e), (size(ROWS), k))
+                    of_column = does.at(columns, (size(PANEL * LANES), e), (size(PANEL), k))
+                    lefts = [does.everywhere(does.at(of_row, (size(1), r))) for r in range(ROWS)]
+                    rights = [does.read(of_column, (size(LANES), c)) for c in range(2)]
+                    sums = tuple(
+                        does.with_product(one, lefts[r], rights[c]) for one, (r, c) in zip(sums, cells, strict=True)
+                    )
+                return sums
+
+            begun = [builder.select(is_nested, one, nothing) for one in sums]
+            ended = does.loop(num, begun, register)
+            scales = [does.read(scale, (of_scale, w), (size(LANES), c)) for c in range(2)]
+            for one, (r, c) in zip(ended, cells, strict=True):
+                does.write(does.times(one, scales[c]), near, (of_near, w), (size(CHUNK), r), (size(LANES), c))
+            return ended
+
+        does.loop(widths, [nothing] * len(cells), width)
+        return context.get_dummy_value()
+
+    one = types.int64
+    return types.void(left, right, block_L3, one, types.boolean, scale, one, near, one), generate
+
+
+def _block_product(num_registers: int) -> Any:
+    """Return what adds products to sums, of `ROWS` rows and some registers, all of them held until the last step.
+
+    In each of ``depth`` steps k, the sum at row r and register c grows by ``left[r * left_row + k * left_step]`` times
+    the register at ``right[k * LANES + c * right_register]``. Sums are at ``sums[r * LANES + c * sums_register]``.
+    """
+
+    def product(
+        _typing: Any, left: Any, left_row: Any, left_step: Any, right: Any, right_register: Any, depth: Any, sums: Any,
+        sums_register: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+            left, left_row, left_step, right, right_register, depth, sums, sums_register = values
+            does, lanes = _Registers(builder, left.type.pointee), depth.type(LANES)
+            cells = [(r, c) for r in range(ROWS) for c in range(num_registers)]
+
+            def step(k: Any, *held: Any) -> Sequence[Any]:
+                rights = [does.read(right, (lanes, k), (right_register, c)) for c in range(num_registers)]
+                lefts = [does.everywhere(does.at(left, (left_step, k), (left_row, r))) for r in range(ROWS)]
+                return [does.with_product(one, lefts[r], rights[c]) for one, (r, c) in zip(held, cells, strict=True)]
+
+            begun = [does.read(sums, (lanes, r), (sums_register, c)) for r, c in cells]
+            for one, (r, c) in zip(does.loop(depth, begun, step), cells, strict=True):
+                does.write(one, sums, (lanes, r), (sums_register, c))
+            return context.get_dummy_value()
+
+        one = types.int64
+        return types.void(left, one, one, right, one, one, sums, one), generate
+
+    return _intrinsic(product)
+
+
+_add_two, _add_one = _block_product(2), _block_product(1)
+
+
+@_intrinsic
+def _add_terms(_typing: Any, near_N: Any, scale: Any, weight_N: Any, rounding: Any, total_l: Any) -> Any:
+    """Add a chunk's exponentials of a row to a register of sums."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        near_N, scale, weight_N, rounding, total_l = values
+        does, lanes = _Registers(builder, scale.type.pointee), ir.IntType(64)(LANES)
+        scale, rounding = does.everywhere(scale), does.everywhere(rounding)
+
+        def step(k: Any, total: Any) -> Sequence[Any]:
+            near, weight = does.read(near_N, (lanes, k)), does.read(weight_N, (lanes, k))
+            return [does.with_product(total, *does.exp2(does.with_product(weight, near, scale), rounding))]
+
+        (total,) = does.loop(lanes.type(CHUNK // LANES), [does.read(total_l)], step)
+        does.write(total, total_l)
+        return context.get_dummy_value()
+
+    return types.void(near_N, scale, weight_N, rounding, total_l), generate
+
+
+@_intrinsic
+def _add_slopes(
+    _typing: Any, near_N: Any, scale: Any, weight_N: Any, shift: Any, rounding: Any, scale_N: Any, slope_N: Any,
+    column_N: Any, total_l: Any,
+) -> Any:  # fmt: skip
+    """Add to a row's gradient with respect to products, and to sums of what was added times the products."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        near_N, scale, weight_N, shift, rounding, scale_N, slope_N, column_N, total_l = values
+        does, lanes = _Registers(builder, scale.type.pointee), ir.IntType(64)(LANES)
+        scale, shift, rounding = (does.everywhere(one) for one in (scale, shift, rounding))
+
+        def step(k: Any, total: Any) -> Sequence[Any]:
+            near, weight = does.read(near_N, (lanes, k)), does.minus(does.read(weight_N, (lanes, k)), shift)
+            share = does.times(*does.exp2(does.with_product(weight, near, scale), rounding))
+            slope, own_scale = does.read(slope_N, (lanes, k)), does.read(scale_N, (lanes, k))
+            does.write(does.with_product(slope, share, own_scale), slope_N, (lanes, k))
+            does.write(does.with_product(does.read(column_N, (lanes, k)), share, near), column_N, (lanes, k))
+            return [does.with_product(total, share, near)]
+
+        (total,) = does.loop(lanes.type(CHUNK // LANES), [does.read(total_l)], step)
+        does.write(total, total_l)
+        return context.get_dummy_value()
+
+    return types.void(near_N, scale, weight_N, shift, rounding, scale_N, slope_N, column_N, total_l), generate
 
 
 def _part(function: Function) -> Function:
@@ -38,104 +381,54 @@ def _part(function: Function) -> Function:
     Always inlined: otherwise a process that compiles calls the part as it is compiled alone, and one that finds the
     kernel on disk calls the copy in there, which adds up in another order.
     """
-    return cast("Function", numba.njit(nogil=True, fastmath=_FAST, forceinline=True)(function))
-
-
-@_intrinsic
-def _larger(_typing: Any, one: Any, other: Any) -> Any:
-    """Return the larger of two numbers, as the one instruction of which a loop makes vectors; of NaN either."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        kind = values[0].type
-        maximum = builder.module.declare_intrinsic("llvm.maxnum", [kind], ir.FunctionType(kind, [kind, kind]))
-        return builder.call(maximum, values, fastmath=("nnan", "nsz"))
-
-    return one(one, other), generate
-
-
-@_intrinsic
-def _shifted(_typing: Any, _value: Any, _exponent: Any) -> Any:
-    """Return ``value * 2**e`` where the last bits of a float32, ``exponent``, hold e; it may not under- or overflow."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        bits = [builder.bitcast(one, ir.IntType(32)) for one in values]
-        moved = builder.add(bits[0], builder.shl(bits[1], ir.Constant(ir.IntType(32), 23)))
-        return builder.bitcast(moved, ir.FloatType())
-
-    return types.float32(types.float32, types.float32), generate
-
-
-_LEAST = np.float32(-125.0)
-_ROUNDING = np.float32(1.5 * 2**23)
-"""Added to a float32 it leaves the nearest integer in the last bits."""
-_ONE = np.float32(1.0)
-_C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (0.69314686, 0.24022238, 0.05550893, 0.00967171, 0.00132187))
-"""``2**x - 1`` over ``x`` on [-.5, .5], by least squares of the relative error."""
-
-
-# Sums are not reordered here: adding and taking away again would be nothing.
-@numba.njit(nogil=True, fastmath={"contract"}, forceinline=True)
-def _quick_exp2(exponent: Any) -> Any:
-    bounded = _larger(exponent, _LEAST)
-    rounded = bounded + _ROUNDING
-    rest = bounded - (rounded - _ROUNDING)
-    return _shifted(_ONE + rest * (_C1 + rest * (_C2 + rest * (_C3 + rest * (_C4 + rest * _C5)))), rounded)
-
-
-def _exp2(exponent: Any) -> Any:
-    """Return 2 to a power of at most 0; in float32 about 1e-38 where it is less than that."""
-    return np.exp2(exponent)
-
-
-@extending.overload(_exp2, strict=False)
-def _exp2_of(exponent: Any) -> Callable[[Any], Any]:
-    if exponent == types.float32:
-        return lambda exponent: _quick_exp2(exponent)
-    return lambda exponent: np.exp2(exponent)
+    return cast("Function", numba.njit(nogil=True, forceinline=True)(function))
 
 
 @_part
-def _logits(product_N: Any, scale: Any, scale_N: Any, log_weight_N: Any, logit_N: Any) -> Any:
-    """Fill in logits and return the largest."""
-    most = logit_N.dtype.type(2 * MASKED)
-    for n in range(len(product_N)):
-        logit = product_N[n] * (scale * scale_N[n]) + log_weight_N[n]
-        logit_N[n] = logit
-        most = _larger(most, logit)
-    return most
+def _lay_out(first: Any, stop: Any, given: Any, room: Any) -> None:
+    for v in range(first, stop):
+        t = v - first
+        room.hit_T[t] = given.hit_start_V[v]
+        for u in range(given.query_VU.shape[1]):
+            room.query_SUT[t // ROWS, u, t % ROWS] = given.query_VU[v, u]
+            room.query_ETl[u // LANES, t, u % LANES] = given.query_VU[v, u]
 
 
 @_part
-def _further_logits(product_N: Any, narrower_N: Any, scale: Any, scale_N: Any, log_weight_N: Any, logit_N: Any) -> Any:
-    """Add what narrower blocks give to a block's products; then as `_logits`."""
-    most = logit_N.dtype.type(2 * MASKED)
-    for n in range(len(product_N)):
-        product = product_N[n] + narrower_N[n]
-        product_N[n] = product
-        logit = product * (scale * scale_N[n]) + log_weight_N[n]
-        logit_N[n] = logit
-        most = _larger(most, logit)
-    return most
+def _leave_out(n: Any, w: Any, v: Any, t: Any, given: Any, room: Any) -> None:
+    """Let a negative not count for a vector and width."""
+    room.near_CLTN[n // CHUNK, w, t, n % CHUNK] = _NEVER / given.scale_LV[w, v]
 
 
 @_part
-def _largest(logit_N: Any) -> Any:
-    most = logit_N.dtype.type(2 * MASKED)
-    for n in range(len(logit_N)):
-        most = _larger(most, logit_N[n])
-    return most
+def _products(c: Any, first: Any, stop: Any, is_nested: Any, given: Any, room: Any) -> None:
+    """Fill in a chunk's inner products at every width."""
+    _, num_widths, rows, _ = room.near_CLTN.shape
+    num_query, num_item = room.query_SUT.shape[1], given.item_PDN.shape[1]
+    for p in range(CHUNK // PANEL):
+        right = _at(given.item_PDN, (c * (CHUNK // PANEL) + p) * num_item * PANEL)
+        for s in range((stop - first + ROWS - 1) // ROWS):
+            left = _at(room.query_SUT, s * num_query * ROWS)
+            near = _at(room.near_CLTN, (c * num_widths * rows + s * ROWS) * CHUNK + p * PANEL)
+            scale = _at(given.scale_LN, c * CHUNK + p * PANEL)
+            blocks, filled = _at(given.block_L3, 0), given.scale_LN.shape[1]
+            _put_products(left, right, blocks, num_widths, is_nested, scale, filled, near, rows * CHUNK)
+    for v in range(first, stop):
+        t = v - first
+        while room.hit_T[t] < given.hit_start_V[v + 1] and given.hit_H[room.hit_T[t]] < (c + 1) * CHUNK:
+            for w in range(num_widths):
+                _leave_out(given.hit_H[room.hit_T[t]], w, v, t, given, room)
+            room.hit_T[t] += 1
 
 
 @_part
-def _keep_hardest(num: int, product_N: Any, scale_N: Any, hit_h: Any, logit_N: Any, near_N: Any) -> None:
-    """Mask all but the ``num`` negatives that are nearest, whatever their weights, of those that are no hits.
+def _keep_hardest(num: int, w: Any, v: Any, t: Any, given: Any, room: Any, near_N: Any) -> None:
+    """Leave out all but the ``num`` negatives that are nearest, whatever their weights.
 
     Of several that are equally near, as an item that was drawn more than once is, the first ones are kept.
     """
     for n in range(len(near_N)):
-        near_N[n] = product_N[n] * scale_N[n]
-    for n in hit_h:
-        near_N[n] = -np.inf
+        near_N[n] = room.near_CLTN[n // CHUNK, w, t, n % CHUNK]
     least = np.partition(near_N, len(near_N) - num)[len(near_N) - num]
     num_equal = num
     for n in range(len(near_N)):
@@ -145,130 +438,162 @@ def _keep_hardest(num: int, product_N: Any, scale_N: Any, hit_h: Any, logit_N: A
         if near_N[n] == least:
             num_equal -= 1
         if near_N[n] < least or (near_N[n] == least and num_equal < 0):
-            logit_N[n] = MASKED
+            _leave_out(n, w, v, t, given, room)
 
 
 @_part
-def _terms(logit_N: Any, most: Any) -> Any:
-    """Turn logits into exponentials, relative to the largest, and return their sum."""
-    total = logit_N.dtype.type(0)
-    for n in range(len(logit_N)):
-        term = _exp2(logit_N[n] - most)
-        logit_N[n] = term
-        total += term
-    return total
+def _terms(c: Any, w: Any, v: Any, t: Any, weight: Any, given: Any, room: Any) -> None:
+    """Fill in a chunk's exponentials of a row, and add them to its sums."""
+    _, num_widths, rows, _ = room.near_CLTN.shape
+    _add_terms(
+        _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
+        _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
+        weight,
+        _at(given.rounding_2, 0),
+        _at(room.total_LTl, (w * rows + t) * LANES),
+    )
 
 
 @_part
-def _slopes(term_N: Any, slope: Any, scale_N: Any, product_N: Any, column_N: Any) -> Any:
-    """Turn products into the loss's gradient with respect to them; return the sum of the one times the other."""
-    total = column_N.dtype.type(0)
-    for n in range(len(term_N)):
-        gradient = term_N[n] * (slope * scale_N[n])
-        together = gradient * product_N[n]
-        total += together
-        column_N[n] += together
-        product_N[n] = gradient
-    return total
+def _slopes(c: Any, w: Any, first: Any, stop: Any, given: Any, room: Any, found: Any) -> None:
+    """Add a width's to a chunk's gradient with respect to products."""
+    _, num_widths, rows, _ = room.near_CLTN.shape
+    of_chunk = w * given.scale_LN.shape[1] + c * CHUNK
+    for v in range(first, stop):
+        t = v - first
+        _add_slopes(
+            _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
+            _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
+            _at(given.weight_LN, of_chunk),
+            _at(room.shift_LT, w * rows + t),
+            _at(given.rounding_2, room.sign_LT[w, t]),
+            _at(given.scale_LN, of_chunk),
+            _at(room.slope_TN, t * CHUNK),
+            _at(found.scale_gradient_LN, of_chunk),
+            _at(room.total_LTl, (w * rows + t) * LANES),
+        )
 
 
 @_part
-def _further_slopes(term_N: Any, slope: Any, scale_N: Any, product_N: Any, column_N: Any, wider_N: Any) -> Any:
-    """As `_slopes`, with the gradient of all wider widths added: they have the block's products in them too."""
-    total = column_N.dtype.type(0)
-    for n in range(len(term_N)):
-        gradient = term_N[n] * (slope * scale_N[n])
-        together = gradient * product_N[n]
-        total += together
-        column_N[n] += together
-        product_N[n] = gradient + wider_N[n]
-    return total
+def _back(c: Any, w: Any, num_strips: Any, given: Any, room: Any, found: Any) -> None:
+    """Multiply a chunk's gradient with a block's columns of either side, for the gradient of the other side."""
+    rows, num_item = room.query_ETl.shape[1], given.item_CENl.shape[1]
+    query_register, item_register = rows * LANES, CHUNK * LANES
+    of_query, of_item, num = given.block_L3[w]
+    for e in range(0, num, 2):
+        query, item = (of_query + e) * query_register, (c * num_item + of_item + e) * item_register
+        for s in range(num_strips):
+            slopes, right = _at(room.slope_TN, s * ROWS * CHUNK), _at(given.item_CENl, item)
+            sums = _at(room.gradient_ETl, query + s * ROWS * LANES)
+            if e + 1 < num:
+                _add_two(slopes, CHUNK, 1, right, item_register, CHUNK, sums, query_register)
+            else:
+                _add_one(slopes, CHUNK, 1, right, item_register, CHUNK, sums, query_register)
+        for n in range(0, CHUNK, ROWS):
+            slopes, right = _at(room.slope_TN, n), _at(room.query_ETl, query)
+            sums = _at(found.item_gradient_CENl, item + n * LANES)
+            if e + 1 < num:
+                _add_two(slopes, 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
+            else:
+                _add_one(slopes, 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
 
 
 @_part
-def _follows(log_sum: Any, floor_p: Any, weight_p: Any) -> Any:
+def _largest(w: Any, v: Any, t: Any, given: Any, room: Any) -> Any:
+    """Return a row's largest logit, relative to the bound."""
+    most = given.scale_LV.dtype.type(2 * MASKED)
+    for n in range(given.scale_LN.shape[1]):
+        near = room.near_CLTN[n // CHUNK, w, t, n % CHUNK]
+        most = max(most, near * given.scale_LV[w, v] + given.weight_LN[w, n])
+    return most
+
+
+@_part
+def _follows(log_sum: Any, floor_a: Any, weight_a: Any) -> Any:
     """Return the gradient with respect to a log-sum of what the loss makes of it."""
-    total = floor_p.dtype.type(0)
-    for p in range(len(floor_p)):
-        total += weight_p[p] / (1 + np.exp2(floor_p[p] - log_sum))
+    total = floor_a.dtype.type(0)
+    for a in range(len(floor_a)):
+        total += weight_a[a] / (1 + np.exp2(floor_a[a] - log_sum))
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def do_rows(
+@_part
+def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> None:
+    """Fill in a row's log-sum-exp, and what multiplies its exponentials in the gradient."""
+    most, total = given.scale_LV.dtype.type(0), room.total_LTl[w, t].sum()
+    if not total >= _SMALL:
+        # All logits are far below the bound: once more, relative to the largest of them.
+        most = _largest(w, v, t, given, room)
+        if most < _NONE:
+            found.log_sum_LV[w, v], room.shift_LT[w, t], room.sign_LT[w, t] = 2 * MASKED, _NOTHING, 0
+            return
+        room.total_LTl[w, t] = 0
+        for c in range(room.near_CLTN.shape[0]):
+            for n in range(CHUNK):
+                room.weight_N[n] = given.weight_LN[w, c * CHUNK + n] - most
+            _terms(c, w, v, t, _at(room.weight_N, 0), given, room)
+        total = room.total_LTl[w, t].sum()
+    log_sum = most + np.log2(total)
+    found.log_sum_LV[w, v] = given.bound_L[w] + log_sum
+    own = slice(given.pair_start_V[v], given.pair_start_V[v + 1])
+    follows = _follows(found.log_sum_LV[w, v], given.floor_LA[w][own], given.weight_LA[w][own])
+    factor = given.scale_LV.dtype.type(follows * given.scale_LV[w, v] * _LN2)
+    room.sign_LT[w, t] = factor < 0
+    room.shift_LT[w, t] = log_sum - np.log2(abs(factor)) if factor != 0 else _NOTHING
+
+
+@numba.njit(nogil=True, cache=True)
+def do_tile(
     first: int,
     stop: int,
     is_nested: bool,
     learns: bool,
     num_hardest: int,
-    product_LTN: Any,
-    scale_LV: Any,
-    scale_LN: Any,
-    log_weight_N: Any,
-    hit_start_V: Any,
-    hit_H: Any,
-    pair_start_V: Any,
-    floor_LP: Any,
-    weight_LP: Any,
-    log_sum_LV: Any,
-    row_LV: Any,
-    term_LN: Any,
-    column_LN: Any,
+    near_N: Any,
+    given: Any,
+    room: Any,
+    found: Any,
 ) -> None:
-    """Do a tile; logits, scales of vectors, weights, floors and log-sum-exps are in base 2.
+    """Do a tile.
 
     Args:
         first: the tile's first vector.
         stop: the one after the last.
-        is_nested: whether a width's products are those of its block, to be added to the narrower widths'.
+        is_nested: whether a width's products are those of its block, added to the narrower widths'.
         learns: whether gradients are asked for.
         num_hardest: negatives that count for each vector and width.
-        product_LTN: inner products of columns; becomes the loss's gradient with respect to them.
-        scale_LV: what products are multiplied with, by vector.
-        scale_LN: and by negative.
-        log_weight_N: what is added to them.
-        hit_start_V: where each vector's negatives that do not count begin; one more, where the last one's end.
-        hit_H: those negatives.
-        pair_start_V: where each vector's pairs begin; one more, where the last one's end.
-        floor_LP: what is in a pair's log beside the negatives.
-        weight_LP: what the loss multiplies it with.
-        log_sum_LV: becomes the log-sum-exp of the negatives; about `MASKED` where none counts.
-        row_LV: becomes the gradient with respect to the log of ``scale_LV``.
-        term_LN: room for the exponentials of a row.
-        column_LN: to it is added the gradient with respect to the log of ``scale_LN``.
+        near_N: room for the negatives of a row, without what fills up chunks.
+        given: what is known.
+        room: for the tile, with rows of zeros where it has fewer than there is room for.
+        found: what is to be found.
     """
-    num_widths, _, num_negatives = product_LTN.shape
-    near_N = np.empty(num_negatives, dtype=term_LN.dtype)
-    for v in range(first, stop):
-        t = v - first
-        hit_h = hit_H[hit_start_V[v] : hit_start_V[v + 1]]
-        for w in range(num_widths):
-            product_N, logit_N, scale = product_LTN[w, t], term_LN[w], scale_LV[w, v]
-            if is_nested and w > 0:
-                most = _further_logits(product_N, product_LTN[w - 1, t], scale, scale_LN[w], log_weight_N, logit_N)
-            else:
-                most = _logits(product_N, scale, scale_LN[w], log_weight_N, logit_N)
-            for n in hit_h:
-                logit_N[n] = 2 * MASKED
-            if num_hardest < num_negatives:
-                _keep_hardest(num_hardest, product_N, scale_LN[w], hit_h, logit_N, near_N)
-            if len(hit_h) > 0 or num_hardest < num_negatives:
-                most = _largest(logit_N)
-            total = _terms(logit_N, most)
-            for n in hit_h:
-                logit_N[n] = 0
-            if most < MASKED / 2:
-                log_sum_LV[w, v], row_LV[w, v] = 2 * MASKED, 0
-                continue
-            log_sum_LV[w, v] = most + np.log2(total)
-            own = slice(pair_start_V[v], pair_start_V[v + 1])
-            row_LV[w, v] = _follows(log_sum_LV[w, v], floor_LP[w][own], weight_LP[w][own]) / total * scale * _LN2
-        if not learns:
-            continue
+    num_chunks, num_widths, _, _ = room.near_CLTN.shape
+    num_negatives, num_strips = given.scale_LN.shape[1], (stop - first + ROWS - 1) // ROWS
+    _lay_out(first, stop, given, room)
+    room.total_LTl[:] = 0
+    for c in range(num_chunks):
+        _products(c, first, stop, is_nested, given, room)
+        if num_hardest == len(near_N):
+            for w in range(num_widths):
+                for v in range(first, stop):
+                    _terms(c, w, v, v - first, _at(given.weight_LN, w * num_negatives + c * CHUNK), given, room)
+    for w in range(num_widths):
+        for v in range(first, stop):
+            if num_hardest < len(near_N):
+                _keep_hardest(num_hardest, w, v, v - first, given, room, near_N)
+            _finish_sum(w, v, v - first, given, room, found)
+    if not learns:
+        return
+    room.gradient_ETl[:] = 0
+    room.total_LTl[:] = 0
+    for c in range(num_chunks):
         for w in range(num_widths - 1, -1, -1):
-            product_N, term_N, slope = product_LTN[w, t], term_LN[w], row_LV[w, v]
-            if is_nested and w < num_widths - 1:
-                wider_N = product_LTN[w + 1, t]
-                row_LV[w, v] = _further_slopes(term_N, slope, scale_LN[w], product_N, column_LN[w], wider_N)
-            else:
-                row_LV[w, v] = _slopes(term_N, slope, scale_LN[w], product_N, column_LN[w])
+            if w == num_widths - 1 or not is_nested:
+                room.slope_TN[:] = 0
+            _slopes(c, w, first, stop, given, room, found)
+            _back(c, w, num_strips, given, room, found)
+    for v in range(first, stop):
+        for w in range(num_widths):
+            found.scale_gradient_LV[w, v] = room.total_LTl[w, v - first].sum()
+        for u in range(found.query_gradient_VU.shape[1]):
+            found.query_gradient_VU[v, u] = room.gradient_ETl[u // LANES, v - first, u % LANES]

@@ -6,14 +6,14 @@ multiplied with is a sum too, over all widths that have the block in them, taken
 differs by width is then one exponential per logit.
 
 Vectors are taken a tile at a time, with all of their negatives. When a tile's sums are known, so is what the loss makes
-of them, and the gradient follows at once: nothing of size (vectors, negatives) outlives its tile or is
-computed twice, and the backward pass only scales what is there. (Gradients in the forward pass: arXiv 2410.10989, for
-language models.) Norms and temperatures are factors of rows and columns. Whatever a loss does to either is left to
-autograd, on arrays without a width's columns.
+of them, and the gradient follows at once: nothing of size (vectors, negatives) outlives its tile, and the backward pass
+only scales what is there. (Gradients in the forward pass: arXiv 2410.10989, for language models.) Norms and
+temperatures are factors of rows and columns. Whatever a loss does to either is left to autograd, on arrays without a
+width's columns.
 
-On a CPU the passes over a tile are a compiled loop (`recsys.model.losses.kernels`), on other devices torch operations.
-With CUDA and Triton, kernels of their own do products and passes together (`recsys.model.losses.fused`), for all that
-they support: not for the hardest negatives alone, not for a head per width, not in float64.
+On a CPU a compiled loop does products and passes (`recsys.model.losses.compiled`). So do kernels on CUDA with Triton
+(`recsys.model.losses.fused`), for all that they support: not for the hardest negatives alone, not for a head per width,
+not in float64. That, and other devices, is left to torch operations (`recsys.model.losses.passes`).
 
 Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width); ``L`` widths,
 ``T`` vectors of a tile.
@@ -22,7 +22,7 @@ Shapes: ``query_VU`` (vectors, query size), ``item_ND`` (negatives, full width);
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,13 +30,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recsys.model.losses import compiled
 from recsys.model.losses.negatives import Negatives
-from recsys.model.losses.passes import CompiledPasses, EagerPasses, Found, Pairs, Scores, nan_if_any
-from recsys.model.losses.threads import on_threads
+from recsys.model.losses.passes import Pairs, Passes, Scores, nan_if_any
 from recsys.widths import WidthLadder
 
 _TILE = 1 << 23
-"""Logits of a tile, of all widths: 32 MiB, within what the cores of a processor share as a cache."""
+"""Logits of a tile, of all widths: 32 MiB."""
 
 _Way = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 
@@ -101,6 +101,8 @@ class _LogSums(torch.autograd.Function):
 
 def _way(scores: Scores, negatives: Negatives, widths: WidthLadder) -> _Way:
     """Return what finds log-sum-exps and, if asked for, the gradient with respect to each part of the scores."""
+    if scores.query_VU.device.type == "cpu":
+        return compiled.log_sums
     if scores.query_VU.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
         from recsys.model.losses import fused
 
@@ -114,43 +116,30 @@ def _by_tile(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     scores = Scores(*(one.detach() for one in vars(scores).values()))
     query_VU, item_ND = scores.query_VU, scores.item_ND
-    # With negatives side by side, products of narrow blocks are several times as fast.
-    item_DN = item_ND.T.contiguous()
-    found = Found.empty(scores)
-    make = CompiledPasses if query_VU.device.type == "cpu" else EagerPasses
-    num_threads = torch.get_num_threads() if query_VU.device.type == "cpu" else 1
-
-    def run(tiles: Sequence[slice]) -> tuple[Tensor, Tensor]:
-        """Do some tiles; return what is a sum over them: gradients of items and of the logs of their scales."""
-        passes = make(scores, negatives, pairs, widths, found, learns=learns)
-        product_LTN = query_VU.new_empty(len(widths), tiles[0].stop - tiles[0].start, len(item_ND))
-        item_gradient_DN = torch.zeros_like(item_DN)
-        for tile in tiles:
-            rows = tile.stop - tile.start
-            for product_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
-                torch.mm(query_VU[tile, of_query], item_DN[of_item], out=product_TN[:rows])
-            passes.run(tile, product_LTN)
-            if not learns:
-                continue
-            for slope_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
-                torch.mm(slope_TN[:rows], item_DN[of_item].T, out=found.query_VU[tile, of_query])
-                item_gradient_DN[of_item].addmm_(query_VU[tile, of_query].T, slope_TN[:rows])
-        return item_gradient_DN, passes.column_LN
-
-    sums = on_threads(run, _tiles(scores, len(widths), num_threads), num_threads)
-    item_gradient_DN, column_LN = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
-    found.log_sum_LV.add_(nan_if_any(scores))
+    passes = Passes(scores, negatives, pairs, widths, learns=learns)
+    tiles = _tiles(scores, len(widths))
+    product_LTN = query_VU.new_empty(len(widths), tiles[0].stop, len(item_ND))
+    query_gradient_VU, item_gradient_ND = torch.zeros_like(query_VU), torch.zeros_like(item_ND)
+    for tile in tiles:
+        rows = tile.stop - tile.start
+        for product_TN, (of_query, of_item) in zip(product_LTN, _columns(widths), strict=True):
+            torch.mm(query_VU[tile, of_query], item_ND[:, of_item].T, out=product_TN[:rows])
+        passes.run(tile, product_LTN[:, :rows])
+        if not learns:
+            continue
+        for slope_TN, (of_query, of_item) in zip(product_LTN[:, :rows], _columns(widths), strict=True):
+            torch.mm(slope_TN, item_ND[:, of_item], out=query_gradient_VU[tile, of_query])
+            item_gradient_ND[:, of_item].addmm_(slope_TN.T, query_VU[tile, of_query])
     # Passes give gradients with respect to the logs of scales.
-    of_scales = found.row_LV / scores.query_scale_LV, column_LN / scores.item_scale_LN
-    return found.log_sum_LV, (found.query_VU, item_gradient_DN.T, *of_scales)
+    of_scales = passes.row_LV / scores.query_scale_LV, passes.column_LN / scores.item_scale_LN
+    return passes.log_sum_LV + nan_if_any(scores), (query_gradient_VU, item_gradient_ND, *of_scales)
 
 
-def _tiles(scores: Scores, num_widths: int, num_threads: int) -> list[slice]:
-    """Return the vectors of each tile. All threads' together are of the bounded size."""
+def _tiles(scores: Scores, num_widths: int) -> list[slice]:
+    """Return the vectors of each tile, of a bounded size."""
     num_vectors, num_negatives = len(scores.query_VU), len(scores.item_ND)
     least, most = _ROWS
-    rows = min(max(_TILE // max(1, num_threads * num_widths * num_negatives), least), most)
-    rows = max(1, min(rows, -(-num_vectors // num_threads)))
+    rows = min(max(_TILE // max(1, num_widths * num_negatives), least), most, num_vectors)
     return [slice(start, min(start + rows, num_vectors)) for start in range(0, num_vectors, rows)]
 
 

@@ -1,31 +1,24 @@
-"""All that is done to a tile's inner products between the products that make them and those that use their gradient.
+"""What is known of a tile's inner products and of the loss, and what torch operations make of it.
 
-The same in two ways: a compiled loop for CPUs, and for other devices torch operations, each of which is a pass over the
-tile. Both take the inner products of a tile's rows at every width and leave the loss's gradient with respect to them in
-their place.
+Between the products that make a tile's logits and those that use their gradient, each operation is a pass over the
+tile. Compiled ways do the same in fewer (`recsys.model.losses.compiled`, `recsys.model.losses.fused`).
 
 Shapes: ``V`` vectors, ``T`` of them in a tile; ``N`` negatives; ``P`` (vector, positive) pairs; ``L`` widths.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from recsys.model.losses.hard_negatives import is_hardest
-from recsys.model.losses.kernels import do_rows
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.samples import Samples
 from recsys.widths import WidthLadder
-
-_LOG2_E = 1 / math.log(2)
 
 
 @dataclass(frozen=True)
@@ -78,89 +71,37 @@ def joined(*parts: Pairs) -> Pairs:
     return Pairs(row_P, *(torch.stack(values, dim=2).flatten(1) for values in list(zip(*parts, strict=True))[1:]))
 
 
-@dataclass(frozen=True)
-class Found:
-    """What tiles fill in for their own vectors.
+class Passes:
+    """A pass for each torch operation, on any device.
 
-    Args:
-        query_VU: gradient with respect to the queries.
-        log_sum_LV: log-sum-exp of the negatives; `MASKED` where none counts.
-        row_LV: gradient with respect to the logs of the vectors' scales.
-    """
-
-    query_VU: Float[Tensor, "vectors query"]
-    log_sum_LV: Float[Tensor, "widths vectors"]
-    row_LV: Float[Tensor, "widths vectors"]
-
-    @classmethod
-    def empty(cls, scores: Scores) -> Found:
-        """Make room."""
-        shape = scores.query_scale_LV.shape
-        return cls(torch.zeros_like(scores.query_VU), *(scores.query_VU.new_zeros(shape) for _ in range(2)))
-
-
-class _Passes(ABC):
-    """What both ways are given, and add up over tiles: the gradient with respect to the logs of the negatives' scales.
+    Of vectors, tiles fill in log-sum-exps and the gradient with respect to the logs of scales; of negatives they add
+    that gradient up.
 
     Args:
         scores: what logits are made of.
         negatives: their weights, and which do not count.
         pairs: what the loss makes of the sums.
         widths: the trained widths; with tied heads, products come block by block and add up.
-        found: what to fill in.
         learns: whether gradients are asked for.
     """
 
     def __init__(
-        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, found: Found, *, learns: bool
+        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, *, learns: bool
     ) -> None:
-        self.scores, self.negatives, self.pairs, self.found, self.learns = scores, negatives, pairs, found, learns
+        self.scores, self.negatives, self.pairs, self.learns = scores, negatives, pairs, learns
         self.is_nested = widths.head == "tied"
-        self.column_LN = scores.item_ND.new_zeros(scores.item_scale_LN.shape)
-
-    @abstractmethod
-    def run(self, tile: slice, product_LTN: Tensor) -> None:
-        """Do a tile, which may have less rows than there is room for."""
-
-
-class CompiledPasses(_Passes):
-    """One pass over the tile, on the calling thread."""
-
-    def __init__(
-        self, scores: Scores, negatives: Negatives, pairs: Pairs, widths: WidthLadder, found: Found, *, learns: bool
-    ) -> None:
-        super().__init__(scores, negatives, pairs, widths, found, learns=learns)
-        vectors = torch.arange(len(scores.query_VU) + 1)
-        num_negatives = len(scores.item_ND)
-        # torch aligns what it allocates to cache lines, which vector instructions need to be fast.
-        term_LN = torch.empty_like(self.column_LN)
-        self._flags = self.is_nested, learns, min(negatives.num_hardest or num_negatives, num_negatives)
-        self._arrays = (
-            *_read(scores.query_scale_LV * _LOG2_E, scores.item_scale_LN, negatives.log_weight_N * _LOG2_E),
-            *_read(torch.searchsorted(negatives.hit_row_H, vectors), negatives.hit_negative_H),
-            *_read(torch.searchsorted(pairs.row_P, vectors), pairs.floor_LP * _LOG2_E, pairs.weight_LP),
-            *(one.numpy() for one in (found.log_sum_LV, found.row_LV, term_LN, self.column_LN)),
-        )
+        self.log_sum_LV, self.row_LV = (torch.zeros_like(scores.query_scale_LV) for _ in range(2))
+        self.column_LN = torch.zeros_like(scores.item_scale_LN)
 
     def run(self, tile: slice, product_LTN: Tensor) -> None:
-        """Do a tile."""
-        do_rows(tile.start, tile.stop, *self._flags, product_LTN.numpy(), *self._arrays)
-        self.found.log_sum_LV[:, tile] = (self.found.log_sum_LV[:, tile] / _LOG2_E).clamp_min(MASKED)
-
-
-class EagerPasses(_Passes):
-    """A pass for each torch operation."""
-
-    def run(self, tile: slice, product_LTN: Tensor) -> None:
-        """Do a tile."""
-        product_LTN = product_LTN[:, : tile.stop - tile.start]
+        """Do a tile, of whose products the loss's gradient with respect to them takes the place."""
         found = [self._terms(tile, width, product_LTN) for width in range(len(product_LTN))]
         if not self.learns:
             return
         for width, (term_TN, slope_T) in reversed(list(enumerate(found))):
             gradient_TN = term_TN.mul_(slope_T[:, None]).mul_(self.scores.item_scale_LN[width])
             together_TN = gradient_TN * product_LTN[width]
-            self.found.row_LV[width, tile] = together_TN.sum(dim=1)
+            self.row_LV[width, tile] = together_TN.sum(dim=1)
             self.column_LN[width] += together_TN.sum(dim=0)
             wider_TN = product_LTN[width + 1] if self.is_nested and width + 1 < len(found) else 0
             product_LTN[width] = gradient_TN + wider_TN
@@ -180,7 +121,7 @@ class EagerPasses(_Passes):
         term_TN = logit_TN.sub_(most_T[:, None]).exp_()
         total_T = term_TN.sum(dim=1)
         log_sum_T = torch.where(most_T > MASKED / 2, most_T + total_T.log(), MASKED)
-        self.found.log_sum_LV[width, tile] = log_sum_T
+        self.log_sum_LV[width, tile] = log_sum_T
         first, stop = torch.searchsorted(
             self.pairs.row_P, self.pairs.row_P.new_tensor([tile.start, tile.stop])
         ).tolist()
@@ -189,8 +130,3 @@ class EagerPasses(_Passes):
         weight_P *= self.pairs.weight_LP[width, first:stop]
         weight_T = torch.zeros_like(scale_T).index_add_(0, row_P, weight_P)
         return term_TN, torch.where(most_T > MASKED / 2, weight_T * scale_T / total_T, 0)
-
-
-def _read(*tensors: Tensor) -> list[np.ndarray]:
-    """Return tensors to read as the kernel takes them."""
-    return [one.contiguous().numpy() for one in tensors]

@@ -1,0 +1,202 @@
+"""The sums over negatives of all widths and their gradient on a CPU, by a compiled loop over tiles of vectors.
+
+All passes over logits and all products are the kernel's (`recsys.model.losses.kernels`); here vectors are laid out for
+it, tiles are dealt out to threads, and what is found is put together again.
+
+Shapes: as in `recsys.model.losses.partition` and in the kernel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.model.losses.blocks import squares_by_width, sums_by_block
+from recsys.model.losses.kernels import CHUNK, LANES, PANEL, ROWS, Found, Given, Room, do_tile, rounding
+from recsys.model.losses.negatives import MASKED, Negatives
+from recsys.model.losses.passes import Pairs, Scores, nan_if_any
+from recsys.model.losses.threads import on_threads
+from recsys.widths import WidthLadder
+
+_LOG2_E = 1 / math.log(2)
+_ROWS = ROWS, 16 * ROWS
+"""Vectors of a tile, at least and at most: each tile passes by all negatives, and more would gain little."""
+_TILE = 1 << 25
+"""Logits of a tile, of all widths, that a thread has room for: 128 MiB."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where a width's columns begin, when those of each block are filled up to whole registers.
+
+    Args:
+        query: of each block of a vector, its columns and the first of its registers.
+        item: of each block of a negative.
+        num_query: registers of a vector.
+        num_item: and of a negative.
+        block_L3: of each width the first register of either, and how many there are.
+    """
+
+    query: Sequence[tuple[slice, int]]
+    item: Sequence[tuple[slice, int]]
+    num_query: int
+    num_item: int
+    block_L3: np.ndarray
+
+    @classmethod
+    def of(cls, widths: WidthLadder) -> _Columns:
+        """Fill up the blocks of a ladder; of a head per width, each prefix as it is filled up for negatives."""
+        num_L = [-(-(block.stop - block.start) // LANES) for block in widths.blocks]
+        *start_L, num_item = itertools.accumulate(num_L, initial=0)
+        item = list(zip(widths.blocks, start_L, strict=True))
+        if widths.head == "tied":
+            return cls(item, item, num_item, num_item, np.stack([start_L, start_L, num_L], axis=1))
+        prefix_L = list(itertools.accumulate(num_L))
+        *first_L, num_query = itertools.accumulate(prefix_L, initial=0)
+        query = [
+            (slice(whole.start + block.start, whole.start + block.stop), first + start)
+            for whole, first, narrower in zip(widths.query_blocks, first_L, range(1, len(widths) + 1), strict=True)
+            for block, start in item[:narrower]
+        ]
+        return cls(query, item, num_query, num_item, np.stack([first_L, np.zeros_like(first_L), prefix_L], axis=1))
+
+
+def _filled(value_NC: Tensor, blocks: Sequence[tuple[slice, int]], num_rows: int, num_registers: int) -> Tensor:
+    """Return rows with each block where its registers are, and zeros elsewhere."""
+    filled_NC = value_NC.new_zeros(num_rows, num_registers * LANES)
+    for block, start in blocks:
+        filled_NC[: len(value_NC), start * LANES :][:, : block.stop - block.start] = value_NC[:, block]
+    return filled_NC
+
+
+def _emptied(filled_NC: Tensor, blocks: Sequence[tuple[slice, int]]) -> Tensor:
+    """Return rows without what they were filled up with."""
+    parts = [filled_NC[:, start * LANES :][:, : block.stop - block.start] for block, start in blocks]
+    return torch.cat(parts, dim=1)
+
+
+def log_sums(
+    scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs, *, learns: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return log-sum-exps and, if asked for, the gradient with respect to each part of the scores.
+
+    Args:
+        scores: of every vector with every negative, on a CPU.
+        negatives: their weights, and which do not count.
+        widths: the trained widths.
+        pairs: vectors, floors and weights that the loss is made of.
+        learns: whether gradients are asked for; without, they are 0.
+    """
+    query_VU, item_ND, query_scale_LV, item_scale_LN = (one.detach() for one in vars(scores).values())
+    num_widths, (num_vectors, num_negatives) = len(widths), (len(query_VU), len(item_ND))
+    num_hardest = min(negatives.num_hardest or num_negatives, num_negatives)
+    columns, num_chunks = _Columns.of(widths), -(-num_negatives // CHUNK)
+    given = _given(scores, negatives, widths, pairs, columns)
+    log_sum_LV, row_LV = (query_VU.new_zeros(num_widths, num_vectors) for _ in range(2))
+    query_gradient_VU = query_VU.new_zeros(given.query_VU.shape)
+
+    def run(tiles: Sequence[slice]) -> tuple[Tensor, Tensor]:
+        """Do some tiles; return what is a sum over them: gradients of the logs of items' scales and of items."""
+        sums = query_VU.new_zeros(given.scale_LN.shape), query_VU.new_zeros(given.item_CENl.shape)
+        room = _room(query_VU, columns, num_widths, num_chunks, max(one.stop - one.start for one in tiles))
+        near_N = query_VU.new_empty(num_negatives).numpy()
+        found = Found(*(one.numpy() for one in (log_sum_LV, row_LV, query_gradient_VU, *sums)))
+        for tile in tiles:
+            do_tile(tile.start, tile.stop, widths.head == "tied", learns, num_hardest, near_N, given, room, found)
+        return sums
+
+    num_threads = torch.get_num_threads()
+    results = on_threads(run, _tiles(num_vectors, num_widths * num_negatives, num_threads), num_threads)
+    column_LN, item_gradient_CENl = (sum(parts[1:], parts[0]) for parts in zip(*results, strict=True))
+    item_gradient_ND = item_gradient_CENl.transpose(1, 2).flatten(0, 1).flatten(1)[:num_negatives]
+    # The kernel gives gradients with respect to the logs of scales.
+    of_scales = row_LV / query_scale_LV, column_LN[:, :num_negatives] / item_scale_LN
+    log_sum_LV = (log_sum_LV / _LOG2_E).clamp_min(MASKED) + nan_if_any(scores)
+    return log_sum_LV, (
+        _emptied(query_gradient_VU, columns.query),
+        _emptied(item_gradient_ND, columns.item),
+        *of_scales,
+    )
+
+
+def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pairs, columns: _Columns) -> Given:
+    """Lay out what is known of all tiles."""
+    query_VU, item_ND, query_scale_LV, item_scale_LN = (one.detach() for one in vars(scores).values())
+    num_widths, (num_vectors, num_negatives) = len(widths), (len(query_VU), len(item_ND))
+    filled = -(-num_negatives // CHUNK) * CHUNK
+    item_filled_ND = _filled(item_ND, columns.item, filled, columns.num_item)
+    scale_LN = item_ND.new_ones(num_widths, filled)
+    scale_LN[:, :num_negatives] = item_scale_LN
+    log_weight_N = item_ND.new_full((filled,), 2 * MASKED)
+    log_weight_N[:num_negatives] = negatives.log_weight_N * _LOG2_E
+    scale_LV, vectors = query_scale_LV * _LOG2_E, torch.arange(num_vectors + 1)
+    bound_L = _bounds(query_VU, item_ND, scale_LV, item_scale_LN, widths) + log_weight_N.max()
+    return Given(
+        columns.block_L3,
+        *_read(
+            _filled(query_VU, columns.query, num_vectors, columns.num_query),
+            item_filled_ND.view(-1, PANEL, columns.num_item * LANES).transpose(1, 2),
+            item_filled_ND.view(-1, CHUNK, columns.num_item, LANES).transpose(1, 2),
+            scale_LV,
+            scale_LN,
+            bound_L,
+            log_weight_N - bound_L[:, None],
+            query_VU.new_tensor(rounding(8 * query_VU.dtype.itemsize)),
+            torch.searchsorted(negatives.hit_row_H, vectors),
+            negatives.hit_negative_H[(negatives.hit_row_H * num_negatives + negatives.hit_negative_H).argsort()],
+            torch.searchsorted(pairs.row_P, vectors),
+            pairs.floor_LP * _LOG2_E,
+            pairs.weight_LP,
+        ),
+    )
+
+
+def _bounds(query_VU: Tensor, item_ND: Tensor, scale_LV: Tensor, scale_LN: Tensor, widths: WidthLadder) -> Tensor:
+    """Return for each width what no logit is above, but for weights and rounding (Cauchy-Schwarz)."""
+    if widths.head == "tied":
+        query_VL = squares_by_width(query_VU, widths)
+    else:
+        query_VL = sums_by_block(query_VU.square(), widths.query_blocks)
+    longest_query_L, longest_item_L = (
+        (square.sqrt().T * scale).amax(dim=1)
+        for square, scale in ((query_VL, scale_LV), (squares_by_width(item_ND, widths), scale_LN))
+    )
+    return longest_query_L * longest_item_L
+
+
+def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, rows: int) -> Room:
+    """Make room for tiles of so many vectors, filled up to whole strips."""
+    num_strips = -(-rows // ROWS)
+    rows = num_strips * ROWS
+    number, panels = like.numpy().dtype, (columns.num_query, rows, LANES)
+    # numpy asks for large pages for large arrays, torch does not.
+    return Room(
+        query_SUT=np.zeros((num_strips, columns.num_query * LANES, ROWS), number),
+        query_ETl=np.zeros(panels, number),
+        gradient_ETl=np.empty(panels, number),
+        near_CLTN=np.empty((num_chunks, num_widths, rows, CHUNK), number),
+        slope_TN=np.zeros((rows, CHUNK), number),
+        hit_T=np.empty(rows, np.int64),
+        shift_LT=np.empty((num_widths, rows), number),
+        sign_LT=np.empty((num_widths, rows), np.int64),
+        weight_N=np.empty(CHUNK, number),
+        total_LTl=np.empty((num_widths, rows, LANES), number),
+    )
+
+
+def _tiles(num_vectors: int, num_logits: int, num_threads: int) -> list[slice]:
+    """Return the vectors of each tile, with so many logits a vector; fewer where threads would have nothing to do."""
+    least, most = _ROWS
+    rows = max(least, min(_TILE // num_logits // ROWS * ROWS, most, -(-num_vectors // num_threads)))
+    return [slice(start, min(start + rows, num_vectors)) for start in range(0, num_vectors, rows)]
+
+
+def _read(*tensors: Tensor) -> list[np.ndarray]:
+    """Return tensors to read as the kernel takes them."""
+    return [one.contiguous().numpy() for one in tensors]
