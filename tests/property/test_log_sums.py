@@ -16,6 +16,7 @@ from loss_batches import samples
 
 from recsys.config import LossConfig
 from recsys.model.losses import compiled, partition
+from recsys.model.losses.kernels import ROWS
 from recsys.model.losses.matryoshka import MatryoshkaLoss
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.partition import log_sums
@@ -239,7 +240,7 @@ def test_neither_tiles_nor_threads_change_a_thing(one, rows, threads):
     expected = one.ours(whole)
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_ROWS", (rows, rows))
+        patch.setattr(compiled, "_ROWS", rows)
         torch.set_num_threads(threads)
         try:
             found, repeated = one.ours(tiled), one.ours(again)
@@ -290,18 +291,25 @@ def test_what_is_kept_for_the_backward_pass_has_no_vectors_times_negatives():
     assert max(kept) < num_users * num_items / 10
 
 
-def test_tiles_shrink_as_widths_negatives_and_threads_grow():
-    def rows(num_logits, num_threads):
-        tiles = compiled._tiles(4096, num_logits, num_threads)
-        assert tiles[0].start == 0
-        assert [one.stop for one in tiles] == [*(one.start for one in tiles[1:]), 4096]
-        return max(one.stop - one.start for one in tiles)
+@pytest.mark.parametrize("num_threads", [1, 2, 7, 64])
+@pytest.mark.parametrize("num_vectors", [1, 2, 100, 1000, 4096])
+def test_every_thread_has_about_as_much_to_do(num_vectors, num_threads):
+    tiles = compiled._tiles(num_vectors, 6 * 4096, num_threads)
+    assert [one.start for one in tiles] == [0, *(one.stop for one in tiles[:-1])]
+    assert tiles[-1].stop == num_vectors
+    most = max(one.stop - one.start for one in tiles)
+    assert most <= compiled._ROWS
+    assert len(tiles) <= num_threads * -(-num_vectors // (compiled._ROWS * num_threads))
+    assert sum(one.stop - one.start for one in tiles[::num_threads]) <= num_vectors / num_threads + len(tiles) * ROWS
 
-    least, most = compiled._ROWS
-    assert rows(6 * 4096, 1) == rows(6 * 4096, 16) == most
-    assert rows(6 * 4096, 128) == 32
-    assert rows(6 * 300_000, 1) * 6 * 300_000 <= compiled._TILE
-    assert rows(2_000_000_000, 1) == least
+
+def test_tiles_shrink_as_widths_and_negatives_grow():
+    def rows(num_logits):
+        return max(one.stop - one.start for one in compiled._tiles(4096, num_logits, 1))
+
+    assert rows(6 * 4096) > rows(6 * 100_000) > rows(6 * 1_000_000)
+    assert rows(6 * 1_000_000) * 6 * 1_000_000 <= compiled._TILE + 6 * 1_000_000 * ROWS
+    assert rows(2_000_000_000) == 1
 
 
 def test_without_a_gradient_asked_for_there_is_none():

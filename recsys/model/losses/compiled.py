@@ -25,8 +25,8 @@ from recsys.model.losses.threads import on_threads
 from recsys.widths import WidthLadder
 
 _LOG2_E = 1 / math.log(2)
-_ROWS = ROWS, 16 * ROWS
-"""Vectors of a tile, at least and at most: each tile passes by all negatives, and more would gain little."""
+_ROWS = 24 * ROWS
+"""Vectors of a tile, at most. All negatives pass by each tile: with fewer they do so more often, more gain nothing."""
 _TILE = 1 << 25
 """Logits of a tile, of all widths, that a thread has room for: 128 MiB."""
 
@@ -36,8 +36,8 @@ class _Columns:
     """Where a width's columns begin, when those of each block are filled up to whole registers.
 
     Args:
-        query: of each block of a vector, its columns and the first of its registers.
-        item: of each block of a negative.
+        query: columns of a vector that stay side by side, and the first of their registers.
+        item: those of a negative.
         num_query: registers of a vector.
         num_item: and of a negative.
         block_L3: of each width the first register of either, and how many there are.
@@ -54,7 +54,8 @@ class _Columns:
         """Fill up the blocks of a ladder; of a head per width, each prefix as it is filled up for negatives."""
         num_L = [-(-(block.stop - block.start) // LANES) for block in widths.blocks]
         *start_L, num_item = itertools.accumulate(num_L, initial=0)
-        item = list(zip(widths.blocks, start_L, strict=True))
+        blocks = list(zip(widths.blocks, start_L, strict=True))
+        item = _runs(blocks)
         if widths.head == "tied":
             return cls(item, item, num_item, num_item, np.stack([start_L, start_L, num_L], axis=1))
         prefix_L = list(itertools.accumulate(num_L))
@@ -62,23 +63,36 @@ class _Columns:
         query = [
             (slice(whole.start + block.start, whole.start + block.stop), first + start)
             for whole, first, narrower in zip(widths.query_blocks, first_L, range(1, len(widths) + 1), strict=True)
-            for block, start in item[:narrower]
+            for block, start in blocks[:narrower]
         ]
-        return cls(query, item, num_query, num_item, np.stack([first_L, np.zeros_like(first_L), prefix_L], axis=1))
+        return cls(
+            _runs(query), item, num_query, num_item, np.stack([first_L, np.zeros_like(first_L), prefix_L], axis=1)
+        )
 
 
-def _filled(value_NC: Tensor, blocks: Sequence[tuple[slice, int]], num_rows: int, num_registers: int) -> Tensor:
-    """Return rows with each block where its registers are, and zeros elsewhere."""
-    filled_NC = value_NC.new_zeros(num_rows, num_registers * LANES)
+def _runs(blocks: Sequence[tuple[slice, int]]) -> Sequence[tuple[slice, int]]:
+    """Return blocks with all that stay side by side as one."""
+    runs: list[tuple[slice, int]] = []
     for block, start in blocks:
-        filled_NC[: len(value_NC), start * LANES :][:, : block.stop - block.start] = value_NC[:, block]
+        first, first_start = runs[-1] if runs else (slice(-1, -1), 0)
+        if first.stop == block.start and (start - first_start) * LANES == block.start - first.start:
+            runs[-1] = slice(first.start, block.stop), first_start
+        else:
+            runs.append((block, start))
+    return runs
+
+
+def _filled(value_NC: Tensor, runs: Sequence[tuple[slice, int]], num_rows: int, num_registers: int) -> Tensor:
+    """Return rows with columns where their registers are, and zeros elsewhere."""
+    filled_NC = value_NC.new_zeros(num_rows, num_registers * LANES)
+    for run, start in runs:
+        filled_NC[: len(value_NC), start * LANES :][:, : run.stop - run.start] = value_NC[:, run]
     return filled_NC
 
 
-def _emptied(filled_NC: Tensor, blocks: Sequence[tuple[slice, int]]) -> Tensor:
+def _emptied(filled_NC: Tensor, runs: Sequence[tuple[slice, int]]) -> Tensor:
     """Return rows without what they were filled up with."""
-    parts = [filled_NC[:, start * LANES :][:, : block.stop - block.start] for block, start in blocks]
-    return torch.cat(parts, dim=1)
+    return torch.cat([filled_NC[:, start * LANES :][:, : run.stop - run.start] for run, start in runs], dim=1)
 
 
 def log_sums(
@@ -191,9 +205,11 @@ def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, row
 
 
 def _tiles(num_vectors: int, num_logits: int, num_threads: int) -> list[slice]:
-    """Return the vectors of each tile, with so many logits a vector; fewer where threads would have nothing to do."""
-    least, most = _ROWS
-    rows = max(least, min(_TILE // num_logits // ROWS * ROWS, most, -(-num_vectors // num_threads)))
+    """Return the vectors of each tile, with so many logits a vector; for each thread as many tiles, about alike."""
+    most = max(1, min(_TILE // num_logits, _ROWS))
+    rounds = -(-num_vectors // (most * num_threads))
+    rows = -(-num_vectors // (rounds * num_threads))
+    rows = -(-rows // ROWS) * ROWS if most >= ROWS else rows
     return [slice(start, min(start + rows, num_vectors)) for start in range(0, num_vectors, rows)]
 
 

@@ -49,8 +49,8 @@ _SMALL = 2.0**-80
 """A sum of exponentials from which on too little of it may have been lost to matter."""
 _MANTISSA, _BIAS = {32: 23, 64: 52}, {32: 127, 64: 1023}
 """Of floating point numbers of so many bits: those of the mantissa, and the exponent's of 1."""
-_POWERS = 0.00132187, 0.00967171, 0.05550893, 0.24022238, 0.69314686, 1.0
-"""``2**x`` on [-.5, .5], highest power first, by least squares of the relative error."""
+_POWERS = 0.009570102, 0.05591786, 0.24024745, 0.69312181, 0.99999926
+"""``2**x`` on [-.5, .5], highest power first: the largest relative error is the least there is with so many."""
 _intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 _generated: Any = core.cgutils
 
@@ -250,19 +250,18 @@ def _at(_typing: Any, array: Any, place: Any) -> Any:
 
 @_intrinsic
 def _put_products(
-    _typing: Any, left: Any, right: Any, block_L3: Any, widths: Any, is_nested: Any, scale: Any, of_scale: Any,
-    near: Any, of_near: Any,
+    _typing: Any, left: Any, right: Any, block_L3: Any, widths: Any, scale: Any, of_scale: Any, near: Any, of_near: Any
 ) -> Any:  # fmt: skip
     """Put down the inner products of a strip with a panel of negatives, times the negatives' scales.
 
-    Of each width, scales are ``of_scale`` numbers further than those of the one before, and products ``of_near``.
+    Each of the widths adds the columns of its block to the sums of the one before. Its scales are ``of_scale`` numbers
+    further, and its products ``of_near``.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        left, right, block_L3, widths, is_nested, scale, of_scale, near, of_near = values
+        left, right, block_L3, widths, scale, of_scale, near, of_near = values
         does, size = _Registers(builder, left.type.pointee), widths.type
         cells = [(r, c) for r in range(ROWS) for c in range(2)]
-        nothing = does.constant(0)
 
         def width(w: Any, *sums: Any) -> Sequence[Any]:
             first, second, num = (builder.load(does.at(block_L3, (size(3), w), (size(1), place))) for place in range(3))
@@ -279,18 +278,17 @@ def _put_products(
                     )
                 return sums
 
-            begun = [builder.select(is_nested, one, nothing) for one in sums]
-            ended = does.loop(num, begun, register)
+            ended = does.loop(num, sums, register)
             scales = [does.read(scale, (of_scale, w), (size(LANES), c)) for c in range(2)]
             for one, (r, c) in zip(ended, cells, strict=True):
                 does.write(does.times(one, scales[c]), near, (of_near, w), (size(CHUNK), r), (size(LANES), c))
             return ended
 
-        does.loop(widths, [nothing] * len(cells), width)
+        does.loop(widths, [does.constant(0)] * len(cells), width)
         return context.get_dummy_value()
 
     one = types.int64
-    return types.void(left, right, block_L3, one, types.boolean, scale, one, near, one), generate
+    return types.void(left, right, block_L3, one, scale, one, near, one), generate
 
 
 def _block_product(num_registers: int) -> Any:
@@ -405,14 +403,22 @@ def _products(c: Any, first: Any, stop: Any, is_nested: Any, given: Any, room: A
     """Fill in a chunk's inner products at every width."""
     _, num_widths, rows, _ = room.near_CLTN.shape
     num_query, num_item = room.query_SUT.shape[1], given.item_PDN.shape[1]
+    together = num_widths if is_nested else 1
     for p in range(CHUNK // PANEL):
         right = _at(given.item_PDN, (c * (CHUNK // PANEL) + p) * num_item * PANEL)
         for s in range((stop - first + ROWS - 1) // ROWS):
             left = _at(room.query_SUT, s * num_query * ROWS)
-            near = _at(room.near_CLTN, (c * num_widths * rows + s * ROWS) * CHUNK + p * PANEL)
-            scale = _at(given.scale_LN, c * CHUNK + p * PANEL)
-            blocks, filled = _at(given.block_L3, 0), given.scale_LN.shape[1]
-            _put_products(left, right, blocks, num_widths, is_nested, scale, filled, near, rows * CHUNK)
+            for w in range(0, num_widths, together):
+                _put_products(
+                    left,
+                    right,
+                    _at(given.block_L3, 3 * w),
+                    together,
+                    _at(given.scale_LN, w * given.scale_LN.shape[1] + c * CHUNK + p * PANEL),
+                    given.scale_LN.shape[1],
+                    _at(room.near_CLTN, ((c * num_widths + w) * rows + s * ROWS) * CHUNK + p * PANEL),
+                    rows * CHUNK,
+                )
     for v in range(first, stop):
         t = v - first
         while room.hit_T[t] < given.hit_start_V[v + 1] and given.hit_H[room.hit_T[t]] < (c + 1) * CHUNK:
