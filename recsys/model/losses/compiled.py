@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recsys.model.losses.blocks import squares_by_width, sums_by_block
-from recsys.model.losses.kernels import CHUNK, LANES, PANEL, ROWS, Found, Given, Room, do_tile, rounding
+from recsys.model.losses.kernels import CHUNK, LANES, NUM_PARTS, PANEL, ROWS, Found, Given, Room, do_tile, power_parts
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.passes import Pairs, Scores, nan_if_any
 from recsys.model.losses.threads import on_threads
@@ -151,6 +151,8 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
     log_weight_N[:num_negatives] = negatives.log_weight_N * _LOG2_E
     scale_LV, vectors = query_scale_LV * _LOG2_E, torch.arange(num_vectors + 1)
     bound_L = _bounds(query_VU, item_ND, scale_LV, item_scale_LN, widths) + log_weight_N.max()
+    power_K = query_VU.new_empty(NUM_PARTS)
+    power_parts(1.0, 0.0, power_K.numpy())
     return Given(
         columns.block_L3,
         *_read(
@@ -161,7 +163,7 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
             scale_LN,
             bound_L,
             log_weight_N - bound_L[:, None],
-            query_VU.new_tensor(rounding(8 * query_VU.dtype.itemsize)),
+            power_K,
             torch.searchsorted(negatives.hit_row_H, vectors),
             negatives.hit_negative_H[(negatives.hit_row_H * num_negatives + negatives.hit_negative_H).argsort()],
             torch.searchsorted(pairs.row_P, vectors),
@@ -185,8 +187,8 @@ def _bounds(query_VU: Tensor, item_ND: Tensor, scale_LV: Tensor, scale_LN: Tenso
 
 
 def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, rows: int) -> Room:
-    """Make room for tiles of so many vectors, filled up to whole strips."""
-    num_strips = -(-rows // ROWS)
+    """Make room for tiles of so many vectors, filled up to pairs of strips."""
+    num_strips = -(-rows // (2 * ROWS)) * 2
     rows = num_strips * ROWS
     number, panels = like.numpy().dtype, (columns.num_query, rows, LANES)
     # numpy asks for large pages for large arrays, torch does not.
@@ -197,8 +199,7 @@ def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, row
         near_CLTN=np.empty((num_chunks, num_widths, rows, CHUNK), number),
         slope_TN=np.zeros((rows, CHUNK), number),
         hit_T=np.empty(rows, np.int64),
-        shift_LT=np.empty((num_widths, rows), number),
-        sign_LT=np.empty((num_widths, rows), np.int64),
+        power_LTK=np.empty((num_widths, rows, NUM_PARTS), number),
         weight_N=np.empty(CHUNK, number),
         total_LTl=np.empty((num_widths, rows, LANES), number),
     )

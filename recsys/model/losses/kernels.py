@@ -41,16 +41,15 @@ Where a core's registers hold more or fewer, the compiler takes a half or two fo
 """
 PANEL = 2 * LANES
 _LN2 = np.log(2.0)
-_NEVER, _NONE, _NOTHING = -1e25, -1e20, 1e30
-"""Logit of what does not count, finite since its gradient of 0 is multiplied with it; what is above it; and what to
-take from logits for nothing to be left of them.
-"""
+_NEVER, _NONE = -1e25, -1e20
+"""Logit of what does not count, finite since its gradient of 0 is multiplied with it; and what is above it."""
 _SMALL = 2.0**-80
 """A sum of exponentials from which on too little of it may have been lost to matter."""
-_MANTISSA, _BIAS = {32: 23, 64: 52}, {32: 127, 64: 1023}
-"""Of floating point numbers of so many bits: those of the mantissa, and the exponent's of 1."""
+_MANTISSA = {32: 23, 64: 52}
+"""Of floating point numbers of so many bits: those of the mantissa."""
 _POWERS = 0.009570102, 0.05591786, 0.24024745, 0.69312181, 0.99999926
 """``2**x`` on [-.5, .5], highest power first: the largest relative error is the least there is with so many."""
+NUM_PARTS = 2 + len(_POWERS)
 _intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = extending.intrinsic
 _generated: Any = core.cgutils
 
@@ -67,7 +66,7 @@ class Given(NamedTuple):
         scale_LN: and by negative.
         bound_L: a logit that no other is much above.
         weight_LN: what is added to products, less the bound.
-        rounding_2: of exponentials and of their negatives, what `rounding` returns.
+        power_K: what powers of 2 are made of.
         hit_start_V: where each vector's negatives that do not count begin; one more, where the last one's end.
         hit_H: those negatives, in order.
         pair_start_V: where each vector's pairs begin; one more, where the last one's end.
@@ -83,7 +82,7 @@ class Given(NamedTuple):
     scale_LN: Any
     bound_L: Any
     weight_LN: Any
-    rounding_2: Any
+    power_K: Any
     hit_start_V: Any
     hit_H: Any
     pair_start_V: Any
@@ -101,8 +100,7 @@ class Room(NamedTuple):
         near_CLTN: inner products at every width times scales of negatives, by chunk.
         slope_TN: a chunk's gradient with respect to products of one width and all wider ones.
         hit_T: the first of each row's negatives that do not count that is still to come.
-        shift_LT: what to take from a row's logits for exponentials to be its gradient.
-        sign_LT: 1 where that is to be negative.
+        power_LTK: what a row's powers of 2 are made of for them to be its gradient.
         weight_N: weights of a chunk for one row.
         total_LTl: sums over negatives, several to be added up.
     """
@@ -113,8 +111,7 @@ class Room(NamedTuple):
     near_CLTN: Any
     slope_TN: Any
     hit_T: Any
-    shift_LT: Any
-    sign_LT: Any
+    power_LTK: Any
     weight_N: Any
     total_LTl: Any
 
@@ -135,12 +132,6 @@ class Found(NamedTuple):
     query_gradient_VU: Any
     scale_gradient_LN: Any
     item_gradient_CENl: Any
-
-
-def rounding(bits: int) -> tuple[float, float]:
-    """Return what leaves the nearest integer in a number's last bits, and with it a positive or a negative sign."""
-    nearest = 1.5 * 2 ** _MANTISSA[bits] + _BIAS[bits]
-    return nearest, nearest + 2 * (_BIAS[bits] + 1)
 
 
 class _Registers:
@@ -164,6 +155,10 @@ class _Registers:
         first = self.builder.insert_element(ir.Constant(self.kind, ir.Undefined), number, ir.IntType(32)(0))
         places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return self.builder.shuffle_vector(first, first, places)
+
+    def parts(self, address: Any) -> list[Any]:
+        """Return registers of what `power_parts` put at an address."""
+        return [self.everywhere(self.builder.gep(address, [ir.IntType(64)(k)])) for k in range(NUM_PARTS)]
 
     def at(self, start: Any, *steps: tuple[Any, Any]) -> Any:
         """Return an address that is some steps further: of each their size, in numbers, and how many."""
@@ -192,27 +187,21 @@ class _Registers:
         """Return a sum with a product, in one instruction where there is one."""
         return self._call("fmuladd", one, other, total)
 
-    def exp2(self, exponent: Any, rounding: Any) -> tuple[Any, Any]:
-        """Return two factors of 2 to a power of about 0 at most, whose sign is that of `rounding`.
+    def exp2(self, exponent: Any, parts: Sequence[Any]) -> tuple[Any, Any]:
+        """Return two factors of a multiple of 2 to a power, as `power_parts` has it.
 
-        Added to a number, that leaves the nearest integer in its last bits, which become the exponent of one factor;
-        where the power is too small for a number, that factor is 0. The other is a polynomial of the rest.
+        One has the nearest integer as its exponent, the other is a polynomial of the rest.
         """
         builder, size = self.builder, 64 if self.number == ir.DoubleType() else 32
-        least, bits = self.constant(-_BIAS[size]), ir.VectorType(ir.IntType(size), LANES)
+        (least, rounding, *factors), bits = parts, ir.VectorType(ir.IntType(size), LANES)
         bounded = builder.select(builder.fcmp_ordered(">", exponent, least), exponent, least)
         rounded = builder.fadd(bounded, rounding)
         rest = self.minus(bounded, self.minus(rounded, rounding))
         whole = builder.shl(builder.bitcast(rounded, bits), ir.Constant(bits, [_MANTISSA[size]] * LANES))
-        return self._power(rest), builder.bitcast(whole, self.kind)
-
-    def _power(self, rest: Any) -> Any:
-        if self.number == ir.DoubleType():
-            return self._call("exp2", rest)
-        power = self.constant(_POWERS[0])
-        for factor in _POWERS[1:]:
-            power = self.with_product(self.constant(factor), power, rest)
-        return power
+        power = self.times(factors[-1], self._call("exp2", rest)) if size == 64 else factors[0]
+        for factor in factors[1:] if size == 32 else ():
+            power = self.with_product(factor, power, rest)
+        return power, builder.bitcast(whole, self.kind)
 
     def _call(self, name: str, *registers: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind] * len(registers))
@@ -291,8 +280,8 @@ def _put_products(
     return types.void(left, right, block_L3, one, scale, one, near, one), generate
 
 
-def _block_product(num_registers: int) -> Any:
-    """Return what adds products to sums, of `ROWS` rows and some registers, all of them held until the last step.
+def _block_product(num_rows: int, num_registers: int) -> Any:
+    """Return what adds products to sums, of some rows and registers, all of them held until the last step.
 
     In each of ``depth`` steps k, the sum at row r and register c grows by ``left[r * left_row + k * left_step]`` times
     the register at ``right[k * LANES + c * right_register]``. Sums are at ``sums[r * LANES + c * sums_register]``.
@@ -305,11 +294,11 @@ def _block_product(num_registers: int) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
             left, left_row, left_step, right, right_register, depth, sums, sums_register = values
             does, lanes = _Registers(builder, left.type.pointee), depth.type(LANES)
-            cells = [(r, c) for r in range(ROWS) for c in range(num_registers)]
+            cells = [(r, c) for r in range(num_rows) for c in range(num_registers)]
 
             def step(k: Any, *held: Any) -> Sequence[Any]:
                 rights = [does.read(right, (lanes, k), (right_register, c)) for c in range(num_registers)]
-                lefts = [does.everywhere(does.at(left, (left_step, k), (left_row, r))) for r in range(ROWS)]
+                lefts = [does.everywhere(does.at(left, (left_step, k), (left_row, r))) for r in range(num_rows)]
                 return [does.with_product(one, lefts[r], rights[c]) for one, (r, c) in zip(held, cells, strict=True)]
 
             begun = [does.read(sums, (lanes, r), (sums_register, c)) for r, c in cells]
@@ -323,44 +312,44 @@ def _block_product(num_registers: int) -> Any:
     return _intrinsic(product)
 
 
-_add_two, _add_one = _block_product(2), _block_product(1)
+_add_two, _add_one = _block_product(ROWS, 2), _block_product(2 * ROWS, 1)
 
 
 @_intrinsic
-def _add_terms(_typing: Any, near_N: Any, scale: Any, weight_N: Any, rounding: Any, total_l: Any) -> Any:
+def _add_terms(_typing: Any, near_N: Any, scale: Any, weight_N: Any, power_K: Any, total_l: Any) -> Any:
     """Add a chunk's exponentials of a row to a register of sums."""
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        near_N, scale, weight_N, rounding, total_l = values
+        near_N, scale, weight_N, power_K, total_l = values
         does, lanes = _Registers(builder, scale.type.pointee), ir.IntType(64)(LANES)
-        scale, rounding = does.everywhere(scale), does.everywhere(rounding)
+        scale, parts = does.everywhere(scale), does.parts(power_K)
 
         def step(k: Any, total: Any) -> Sequence[Any]:
             near, weight = does.read(near_N, (lanes, k)), does.read(weight_N, (lanes, k))
-            return [does.with_product(total, *does.exp2(does.with_product(weight, near, scale), rounding))]
+            return [does.with_product(total, *does.exp2(does.with_product(weight, near, scale), parts))]
 
         (total,) = does.loop(lanes.type(CHUNK // LANES), [does.read(total_l)], step)
         does.write(total, total_l)
         return context.get_dummy_value()
 
-    return types.void(near_N, scale, weight_N, rounding, total_l), generate
+    return types.void(near_N, scale, weight_N, power_K, total_l), generate
 
 
 @_intrinsic
 def _add_slopes(
-    _typing: Any, near_N: Any, scale: Any, weight_N: Any, shift: Any, rounding: Any, scale_N: Any, slope_N: Any,
+    _typing: Any, near_N: Any, scale: Any, weight_N: Any, power_K: Any, scale_N: Any, slope_N: Any,
     column_N: Any, total_l: Any,
 ) -> Any:  # fmt: skip
     """Add to a row's gradient with respect to products, and to sums of what was added times the products."""
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        near_N, scale, weight_N, shift, rounding, scale_N, slope_N, column_N, total_l = values
+        near_N, scale, weight_N, power_K, scale_N, slope_N, column_N, total_l = values
         does, lanes = _Registers(builder, scale.type.pointee), ir.IntType(64)(LANES)
-        scale, shift, rounding = (does.everywhere(one) for one in (scale, shift, rounding))
+        scale, parts = does.everywhere(scale), does.parts(power_K)
 
         def step(k: Any, total: Any) -> Sequence[Any]:
-            near, weight = does.read(near_N, (lanes, k)), does.minus(does.read(weight_N, (lanes, k)), shift)
-            share = does.times(*does.exp2(does.with_product(weight, near, scale), rounding))
+            near, weight = does.read(near_N, (lanes, k)), does.read(weight_N, (lanes, k))
+            share = does.times(*does.exp2(does.with_product(weight, near, scale), parts))
             slope, own_scale = does.read(slope_N, (lanes, k)), does.read(scale_N, (lanes, k))
             does.write(does.with_product(slope, share, own_scale), slope_N, (lanes, k))
             does.write(does.with_product(does.read(column_N, (lanes, k)), share, near), column_N, (lanes, k))
@@ -370,7 +359,7 @@ def _add_slopes(
         does.write(total, total_l)
         return context.get_dummy_value()
 
-    return types.void(near_N, scale, weight_N, shift, rounding, scale_N, slope_N, column_N, total_l), generate
+    return types.void(near_N, scale, weight_N, power_K, scale_N, slope_N, column_N, total_l), generate
 
 
 def _part(function: Function) -> Function:
@@ -380,6 +369,24 @@ def _part(function: Function) -> Function:
     kernel on disk calls the copy in there, which adds up in another order.
     """
     return cast("Function", numba.njit(nogil=True, forceinline=True)(function))
+
+
+@_part
+def power_parts(factor: Any, exponent: Any, part_K: Any) -> None:
+    """Fill in what `_Registers.exp2` makes powers of, times ``factor * 2**exponent``.
+
+    These are the least exponent, of which and of less than which nothing is left; what leaves the integer that is
+    nearest to one in its last bits, if added; and the polynomial's factors.
+    """
+    whole = np.rint(exponent)
+    single = part_K.itemsize == 4
+    bias, mantissa = (127, 23) if single else (1023, 52)
+    part_K[0], part_K[1] = -bias - whole, 1.5 * 2.0**mantissa + bias + whole
+    scale = factor * 2.0 ** (exponent - whole)
+    for k in range(len(_POWERS)):
+        part_K[2 + k] = scale * _POWERS[k]
+    if not single:
+        part_K[-1] = scale
 
 
 @_part
@@ -455,7 +462,7 @@ def _terms(c: Any, w: Any, v: Any, t: Any, weight: Any, given: Any, room: Any) -
         _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
         _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
         weight,
-        _at(given.rounding_2, 0),
+        _at(given.power_K, 0),
         _at(room.total_LTl, (w * rows + t) * LANES),
     )
 
@@ -471,8 +478,7 @@ def _slopes(c: Any, w: Any, first: Any, stop: Any, given: Any, room: Any, found:
             _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
             _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
             _at(given.weight_LN, of_chunk),
-            _at(room.shift_LT, w * rows + t),
-            _at(given.rounding_2, room.sign_LT[w, t]),
+            _at(room.power_LTK, (w * rows + t) * NUM_PARTS),
             _at(given.scale_LN, of_chunk),
             _at(room.slope_TN, t * CHUNK),
             _at(found.scale_gradient_LN, of_chunk),
@@ -486,22 +492,23 @@ def _back(c: Any, w: Any, num_strips: Any, given: Any, room: Any, found: Any) ->
     rows, num_item = room.query_ETl.shape[1], given.item_CENl.shape[1]
     query_register, item_register = rows * LANES, CHUNK * LANES
     of_query, of_item, num = given.block_L3[w]
-    for e in range(0, num, 2):
-        query, item = (of_query + e) * query_register, (c * num_item + of_item + e) * item_register
+    query, item = of_query * query_register, (c * num_item + of_item) * item_register
+    for _ in range(num // 2):
         for s in range(num_strips):
-            slopes, right = _at(room.slope_TN, s * ROWS * CHUNK), _at(given.item_CENl, item)
-            sums = _at(room.gradient_ETl, query + s * ROWS * LANES)
-            if e + 1 < num:
-                _add_two(slopes, CHUNK, 1, right, item_register, CHUNK, sums, query_register)
-            else:
-                _add_one(slopes, CHUNK, 1, right, item_register, CHUNK, sums, query_register)
+            sums, right = _at(room.gradient_ETl, query + s * ROWS * LANES), _at(given.item_CENl, item)
+            left = _at(room.slope_TN, s * ROWS * CHUNK)
+            _add_two(left, CHUNK, 1, right, item_register, CHUNK, sums, query_register)
         for n in range(0, CHUNK, ROWS):
-            slopes, right = _at(room.slope_TN, n), _at(room.query_ETl, query)
-            sums = _at(found.item_gradient_CENl, item + n * LANES)
-            if e + 1 < num:
-                _add_two(slopes, 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
-            else:
-                _add_one(slopes, 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
+            sums, right = _at(found.item_gradient_CENl, item + n * LANES), _at(room.query_ETl, query)
+            _add_two(_at(room.slope_TN, n), 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
+        query, item = query + 2 * query_register, item + 2 * item_register
+    if num % 2:
+        for t in range(0, num_strips * ROWS, 2 * ROWS):
+            sums, right = _at(room.gradient_ETl, query + t * LANES), _at(given.item_CENl, item)
+            _add_one(_at(room.slope_TN, t * CHUNK), CHUNK, 1, right, item_register, CHUNK, sums, query_register)
+        for n in range(0, CHUNK, 2 * ROWS):
+            sums, right = _at(found.item_gradient_CENl, item + n * LANES), _at(room.query_ETl, query)
+            _add_one(_at(room.slope_TN, n), 1, CHUNK, right, query_register, num_strips * ROWS, sums, item_register)
 
 
 @_part
@@ -531,7 +538,7 @@ def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> No
         # All logits are far below the bound: once more, relative to the largest of them.
         most = _largest(w, v, t, given, room)
         if most < _NONE:
-            found.log_sum_LV[w, v], room.shift_LT[w, t], room.sign_LT[w, t] = 2 * MASKED, _NOTHING, 0
+            found.log_sum_LV[w, v], room.power_LTK[w, t] = 2 * MASKED, 0
             return
         room.total_LTl[w, t] = 0
         for c in range(room.near_CLTN.shape[0]):
@@ -543,9 +550,7 @@ def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> No
     found.log_sum_LV[w, v] = given.bound_L[w] + log_sum
     own = slice(given.pair_start_V[v], given.pair_start_V[v + 1])
     follows = _follows(found.log_sum_LV[w, v], given.floor_LA[w][own], given.weight_LA[w][own])
-    factor = given.scale_LV.dtype.type(follows * given.scale_LV[w, v] * _LN2)
-    room.sign_LT[w, t] = factor < 0
-    room.shift_LT[w, t] = log_sum - np.log2(abs(factor)) if factor != 0 else _NOTHING
+    power_parts(follows * given.scale_LV[w, v] * _LN2, -log_sum, room.power_LTK[w, t])
 
 
 @numba.njit(nogil=True, cache=True)
