@@ -45,8 +45,8 @@ _NEVER, _NONE = -1e25, -1e20
 """Logit of what does not count, finite since its gradient of 0 is multiplied with it; and what is above it."""
 _SMALL = 2.0**-80
 """A sum of exponentials from which on too little of it may have been lost to matter."""
-_MANTISSA = {32: 23, 64: 52}
-"""Of floating point numbers of so many bits: those of the mantissa."""
+_SINGLE, _DOUBLE = (127, 23), (1023, 52)
+"""Of floating point numbers: what is in the exponent's place for 1, and how many bits there are beyond that place."""
 _POWERS = 0.009570102, 0.05591786, 0.24024745, 0.69312181, 0.99999926
 """``2**x`` on [-.5, .5], highest power first: the largest relative error is the least there is with so many."""
 NUM_PARTS = 2 + len(_POWERS)
@@ -175,10 +175,6 @@ class _Registers:
         """Put a register at an address."""
         self.builder.store(register, self.builder.bitcast(self.at(start, *steps), self.kind.as_pointer()), align=4)
 
-    def minus(self, one: Any, other: Any) -> Any:
-        """Return the difference."""
-        return self.builder.fsub(one, other)
-
     def times(self, one: Any, other: Any) -> Any:
         """Return the product."""
         return self.builder.fmul(one, other)
@@ -192,15 +188,19 @@ class _Registers:
 
         One has the nearest integer as its exponent, the other is a polynomial of the rest.
         """
-        builder, size = self.builder, 64 if self.number == ir.DoubleType() else 32
-        (least, rounding, *factors), bits = parts, ir.VectorType(ir.IntType(size), LANES)
+        builder, is_double = self.builder, self.number == ir.DoubleType()
+        (least, rounding, *factors), (_, mantissa) = parts, _DOUBLE if is_double else _SINGLE
         bounded = builder.select(builder.fcmp_ordered(">", exponent, least), exponent, least)
         rounded = builder.fadd(bounded, rounding)
-        rest = self.minus(bounded, self.minus(rounded, rounding))
-        whole = builder.shl(builder.bitcast(rounded, bits), ir.Constant(bits, [_MANTISSA[size]] * LANES))
-        power = self.times(factors[-1], self._call("exp2", rest)) if size == 64 else factors[0]
-        for factor in factors[1:] if size == 32 else ():
-            power = self.with_product(factor, power, rest)
+        rest = builder.fsub(bounded, builder.fsub(rounded, rounding))
+        bits = ir.VectorType(ir.IntType(64 if is_double else 32), LANES)
+        whole = builder.shl(builder.bitcast(rounded, bits), ir.Constant(bits, [mantissa] * LANES))
+        if is_double:
+            power = self.times(factors[-1], self._call("exp2", rest))
+        else:
+            power = factors[0]
+            for factor in factors[1:]:
+                power = self.with_product(factor, power, rest)
         return power, builder.bitcast(whole, self.kind)
 
     def _call(self, name: str, *registers: Any) -> Any:
@@ -363,12 +363,12 @@ def _add_slopes(
 
 
 def _part(function: Function) -> Function:
-    """Compile as a part of the kernel that calls it.
+    """Compile as a part of what calls it, always inlined.
 
-    Always inlined: otherwise a process that compiles calls the part as it is compiled alone, and one that finds the
-    kernel on disk calls the copy in there, which adds up in another order.
+    Otherwise a process that compiles calls the part as it is compiled alone, and one that finds the kernel on disk
+    calls the copy in there, which may round elsewhere. Inlined before types are found, all compiles in half the time.
     """
-    return cast("Function", numba.njit(nogil=True, forceinline=True)(function))
+    return cast("Function", numba.njit(nogil=True, inline="always")(function))
 
 
 @_part
@@ -379,13 +379,12 @@ def power_parts(factor: Any, exponent: Any, part_K: Any) -> None:
     nearest to one in its last bits, if added; and the polynomial's factors.
     """
     whole = np.rint(exponent)
-    single = part_K.itemsize == 4
-    bias, mantissa = (127, 23) if single else (1023, 52)
+    bias, mantissa = _SINGLE if part_K.itemsize == 4 else _DOUBLE
     part_K[0], part_K[1] = -bias - whole, 1.5 * 2.0**mantissa + bias + whole
     scale = factor * 2.0 ** (exponent - whole)
     for k in range(len(_POWERS)):
         part_K[2 + k] = scale * _POWERS[k]
-    if not single:
+    if part_K.itemsize > 4:
         part_K[-1] = scale
 
 
@@ -394,9 +393,11 @@ def _lay_out(first: Any, stop: Any, given: Any, room: Any) -> None:
     for v in range(first, stop):
         t = v - first
         room.hit_T[t] = given.hit_start_V[v]
-        for u in range(given.query_VU.shape[1]):
-            room.query_SUT[t // ROWS, u, t % ROWS] = given.query_VU[v, u]
-            room.query_ETl[u // LANES, t, u % LANES] = given.query_VU[v, u]
+        for e in range(room.query_ETl.shape[0]):
+            for k in range(LANES):
+                number = given.query_VU[v, e * LANES + k]
+                room.query_SUT[t // ROWS, e * LANES + k, t % ROWS] = number
+                room.query_ETl[e, t, k] = number
 
 
 @_part
@@ -606,5 +607,6 @@ def do_tile(
     for v in range(first, stop):
         for w in range(num_widths):
             found.scale_gradient_LV[w, v] = room.total_LTl[w, v - first].sum()
-        for u in range(found.query_gradient_VU.shape[1]):
-            found.query_gradient_VU[v, u] = room.gradient_ETl[u // LANES, v - first, u % LANES]
+        for e in range(room.gradient_ETl.shape[0]):
+            for k in range(LANES):
+                found.query_gradient_VU[v, e * LANES + k] = room.gradient_ETl[e, v - first, k]
