@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,67 @@ def test_sums_and_gradients_equal_those_of_written_out_logits(way, one):
     (3 * found.carrier).backward()
     (3 * one.naive_loss(expected_LV)).backward()
     torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-7, atol=1e-9)
+
+
+def assert_as_written_out(one, *, dtype=torch.float64, log_sum, gradient):
+    """Compare sums with those of written-out logits in float64, and gradients, beside each part's largest."""
+    ours, theirs = one.leaves(dtype), one.leaves()
+    negatives = one.negatives
+    one.negatives = replace(negatives, log_weight_N=negatives.log_weight_N.to(dtype))
+    one.pairs = Pairs(one.pairs.row_P, *(values.to(dtype) for values in one.pairs[1:]))
+    found, expected_LV = one.ours(ours), one.naive(**theirs)
+    torch.testing.assert_close(found.log_sum_LV.double(), expected_LV.detach(), rtol=log_sum, atol=log_sum)
+    found.carrier.backward()
+    one.naive_loss(expected_LV).backward()
+    for name, leaf in theirs.items():
+        error = (ours[name].grad.double() - leaf.grad).abs().max() / leaf.grad.abs().max().clamp_min(1e-30)
+        assert error < gradient, (name, error)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("num_hardest", [None, 7])
+@pytest.mark.parametrize("head", ["tied", "per_width"])
+@pytest.mark.parametrize("widths", [[3, 8, 24], [8, 16, 64], [40]])
+def test_many_tiles_of_many_chunks(widths, head, num_hardest, threads):
+    one = Sums(
+        np.random.default_rng(7), widths=WidthLadder(widths, head=head), num_vectors=331, num_negatives=250,
+        num_hardest=num_hardest,
+    )  # fmt: skip
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_as_written_out(one, log_sum=1e-11, gradient=1e-11)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_far_below_the_bound_and_rows_of_hits_alone(dtype):
+    """An item along the vectors that counts for nobody leaves all others hundreds below what a logit could be."""
+    one = Sums(np.random.default_rng(8), widths=WidthLadder([4, 12]), num_vectors=20, num_negatives=130)
+    query_VU, item_ND = one.scores["query_VU"], one.scores["item_ND"]
+    query_VU[:], item_ND[:, 0] = 0, 0
+    query_VU[:, 0], item_ND[50, 0] = 300, 2
+    query_VU[:, 1:3] = torch.randn(20, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    is_hit_VN = torch.zeros(20, 130, dtype=torch.bool)
+    is_hit_VN[:, 50] = is_hit_VN[3] = is_hit_VN[19] = True
+    one.negatives = Negatives(one.negatives.log_weight_N, *is_hit_VN.nonzero(as_tuple=True))
+    # In float32 a logit of a thousand is rounded to 6e-5.
+    exact = dtype == torch.float64
+    assert_as_written_out(one, dtype=dtype, log_sum=1e-11 if exact else 3e-4, gradient=1e-11 if exact else 3e-4)
+
+
+@given(logit=st.floats(-170, 170), other=st.floats(-170, 170), weight=st.floats(-20, 20), sign=st.sampled_from([-1, 1]))
+def test_powers_in_float32_are_right_to_some_roundings(logit, other, weight, sign):
+    """Two negatives of one vector: the sum and all gradients have a short form."""
+    one = Sums(np.random.default_rng(9), widths=WidthLadder([1]), num_vectors=1, num_negatives=2)
+    one.scores["query_VU"][:], one.scores["item_ND"][:] = 1, torch.tensor([[logit], [other]])
+    one.scores["query_scale_LV"][:], one.scores["item_scale_LN"][:] = 1, 1
+    nobody = torch.zeros(0, dtype=torch.int64)
+    one.negatives = Negatives(torch.tensor([weight, 0.0], dtype=torch.float64), nobody, nobody)
+    one.pairs = Pairs(torch.tensor([0]), *(torch.tensor([[value]], dtype=torch.float64) for value in (MASKED, sign)))
+    # Logits of hundreds are themselves rounded to some 1e-5.
+    assert_as_written_out(one, dtype=torch.float32, log_sum=1e-5, gradient=1e-4)
 
 
 def test_on_a_device_as_written_out(device):

@@ -18,7 +18,19 @@ import torch
 from torch import Tensor
 
 from recsys.model.losses.blocks import squares_by_width, sums_by_block
-from recsys.model.losses.kernels import CHUNK, LANES, NUM_PARTS, PANEL, ROWS, Found, Given, Room, do_tile, power_parts
+from recsys.model.losses.kernels import (
+    CHUNK,
+    LANES,
+    NUM_PARTS,
+    PANEL,
+    RANGE,
+    ROWS,
+    Found,
+    Given,
+    Room,
+    do_tile,
+    power_parts,
+)
 from recsys.model.losses.negatives import MASKED, Negatives
 from recsys.model.losses.passes import Pairs, Scores, nan_if_any
 from recsys.model.losses.threads import on_threads
@@ -151,6 +163,8 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
     log_weight_N[:num_negatives] = negatives.log_weight_N * _LOG2_E
     scale_LV, vectors = query_scale_LV * _LOG2_E, torch.arange(num_vectors + 1)
     bound_L = _bounds(query_VU, item_ND, scale_LV, item_scale_LN, widths) + log_weight_N.max()
+    # Mostly 0, and if not, with powers above 1 as likely as below: so the least is lost to rounding and to underflow.
+    from_L = (bound_L - RANGE).clamp_min(0)
     power_K = query_VU.new_empty(NUM_PARTS)
     power_parts(1.0, 0.0, power_K.numpy())
     return Given(
@@ -161,8 +175,8 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
             item_filled_ND.view(-1, CHUNK, columns.num_item, LANES).transpose(1, 2),
             scale_LV,
             scale_LN,
-            bound_L,
-            log_weight_N - bound_L[:, None],
+            from_L,
+            log_weight_N - from_L[:, None],
             power_K,
             torch.searchsorted(negatives.hit_row_H, vectors),
             negatives.hit_negative_H[(negatives.hit_row_H * num_negatives + negatives.hit_negative_H).argsort()],

@@ -43,8 +43,8 @@ PANEL = 2 * LANES
 _LN2 = np.log(2.0)
 _NEVER, _NONE = -1e25, -1e20
 """Logit of what does not count, finite since its gradient of 0 is multiplied with it; and what is above it."""
-_SMALL = 2.0**-80
-"""A sum of exponentials from which on too little of it may have been lost to matter."""
+RANGE = 80.0
+"""Exponents that are not far from 0: their powers can be added up, and lost is only what would not matter to a sum."""
 _SINGLE, _DOUBLE = (127, 23), (1023, 52)
 """Of floating point numbers: what is in the exponent's place for 1, and how many bits there are beyond that place."""
 _POWERS = 0.009570102, 0.05591786, 0.24024745, 0.69312181, 0.99999926
@@ -64,8 +64,8 @@ class Given(NamedTuple):
         item_CENl: negatives by chunk, a register's columns side by side.
         scale_LV: what products are multiplied with, by vector.
         scale_LN: and by negative.
-        bound_L: a logit that no other is much above.
-        weight_LN: what is added to products, less the bound.
+        from_L: what logits are counted from, so that they are not far above it.
+        weight_LN: what is added to products, less that.
         power_K: what powers of 2 are made of.
         hit_start_V: where each vector's negatives that do not count begin; one more, where the last one's end.
         hit_H: those negatives, in order.
@@ -80,7 +80,7 @@ class Given(NamedTuple):
     item_CENl: Any
     scale_LV: Any
     scale_LN: Any
-    bound_L: Any
+    from_L: Any
     weight_LN: Any
     power_K: Any
     hit_start_V: Any
@@ -514,7 +514,7 @@ def _back(c: Any, w: Any, num_strips: Any, given: Any, room: Any, found: Any) ->
 
 @_part
 def _largest(w: Any, v: Any, t: Any, given: Any, room: Any) -> Any:
-    """Return a row's largest logit, relative to the bound."""
+    """Return a row's largest logit."""
     most = given.scale_LV.dtype.type(2 * MASKED)
     for n in range(given.scale_LN.shape[1]):
         near = room.near_CLTN[n // CHUNK, w, t, n % CHUNK]
@@ -535,8 +535,8 @@ def _follows(log_sum: Any, floor_a: Any, weight_a: Any) -> Any:
 def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> None:
     """Fill in a row's log-sum-exp, and what multiplies its exponentials in the gradient."""
     most, total = given.scale_LV.dtype.type(0), room.total_LTl[w, t].sum()
-    if not total >= _SMALL:
-        # All logits are far below the bound: once more, relative to the largest of them.
+    if not total >= 2.0**-RANGE:
+        # All logits are far below: once more, relative to the largest of them.
         most = _largest(w, v, t, given, room)
         if most < _NONE:
             found.log_sum_LV[w, v], room.power_LTK[w, t] = 2 * MASKED, 0
@@ -548,7 +548,7 @@ def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> No
             _terms(c, w, v, t, _at(room.weight_N, 0), given, room)
         total = room.total_LTl[w, t].sum()
     log_sum = most + np.log2(total)
-    found.log_sum_LV[w, v] = given.bound_L[w] + log_sum
+    found.log_sum_LV[w, v] = given.from_L[w] + log_sum
     own = slice(given.pair_start_V[v], given.pair_start_V[v + 1])
     follows = _follows(found.log_sum_LV[w, v], given.floor_LA[w][own], given.weight_LA[w][own])
     power_parts(follows * given.scale_LV[w, v] * _LN2, -log_sum, room.power_LTK[w, t])
