@@ -44,8 +44,10 @@ class Sums:
             self.scores[name] = self.scores[name].abs() + 0.1
         is_hit_VN = torch.from_numpy(random.random((num_vectors, num_negatives)) < 0.2)
         log_weight_N = torch.from_numpy(random.normal(size=num_negatives))
+        row_H, negative_H = is_hit_VN.nonzero(as_tuple=True)
+        order_H = np.lexsort((random.random(len(row_H)), row_H))  # a vector's hits are in no order
         self.negatives = Negatives(
-            log_weight_N.to(device), *(one.to(device) for one in is_hit_VN.nonzero(as_tuple=True)), num_hardest
+            log_weight_N.to(device), *(one[order_H].to(device) for one in (row_H, negative_H)), num_hardest
         )
         row_P = torch.from_numpy(np.sort(random.integers(num_vectors, size=num_vectors + 1))).to(device)
         floor_LP, weight_LP = (
