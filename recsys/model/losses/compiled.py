@@ -164,9 +164,10 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
     scale_LV, vectors = query_scale_LV * _LOG2_E, torch.arange(num_vectors + 1)
     bound_L = _bounds(query_VU, item_ND, scale_LV, item_scale_LN, widths) + log_weight_N.max()
     # Mostly 0, and if not, with powers above 1 as likely as below: so the least is lost to rounding and to underflow.
-    from_L = (bound_L - RANGE).clamp_min(0)
-    power_K = query_VU.new_empty(NUM_PARTS)
-    power_parts(1.0, 0.0, power_K.numpy())
+    from_L = (bound_L - RANGE).clamp_min(0).round()
+    power_LK = query_VU.new_empty(num_widths, NUM_PARTS)
+    for start, power_K in zip(from_L.tolist(), power_LK.numpy(), strict=True):
+        power_parts(1.0, -start, power_K)
     return Given(
         columns.block_L3,
         *_read(
@@ -175,9 +176,9 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
             item_filled_ND.view(-1, CHUNK, columns.num_item, LANES).transpose(1, 2),
             scale_LV,
             scale_LN,
+            log_weight_N,
             from_L,
-            log_weight_N - from_L[:, None],
-            power_K,
+            power_LK,
             torch.searchsorted(negatives.hit_row_H, vectors),
             negatives.hit_negative_H[(negatives.hit_row_H * num_negatives + negatives.hit_negative_H).argsort()],
             torch.searchsorted(pairs.row_P, vectors),
@@ -214,7 +215,6 @@ def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, row
         slope_TN=np.zeros((rows, CHUNK), number),
         hit_T=np.empty(rows, np.int64),
         power_LTK=np.empty((num_widths, rows, NUM_PARTS), number),
-        weight_N=np.empty(CHUNK, number),
         total_LTl=np.empty((num_widths, rows, LANES), number),
     )
 

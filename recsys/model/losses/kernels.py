@@ -64,9 +64,9 @@ class Given(NamedTuple):
         item_CENl: negatives by chunk, a register's columns side by side.
         scale_LV: what products are multiplied with, by vector.
         scale_LN: and by negative.
-        from_L: what logits are counted from, so that they are not far above it.
-        weight_LN: what is added to products, less that.
-        power_K: what powers of 2 are made of.
+        log_weight_N: what is added to them.
+        from_L: a whole number that logits are counted from, so that they are not far above it.
+        power_LK: what powers of 2, so counted, are made of.
         hit_start_V: where each vector's negatives that do not count begin; one more, where the last one's end.
         hit_H: those negatives, in order.
         pair_start_V: where each vector's pairs begin; one more, where the last one's end.
@@ -80,9 +80,9 @@ class Given(NamedTuple):
     item_CENl: Any
     scale_LV: Any
     scale_LN: Any
+    log_weight_N: Any
     from_L: Any
-    weight_LN: Any
-    power_K: Any
+    power_LK: Any
     hit_start_V: Any
     hit_H: Any
     pair_start_V: Any
@@ -101,7 +101,6 @@ class Room(NamedTuple):
         slope_TN: a chunk's gradient with respect to products of one width and all wider ones.
         hit_T: the first of each row's negatives that do not count that is still to come.
         power_LTK: what a row's powers of 2 are made of for them to be its gradient.
-        weight_N: weights of a chunk for one row.
         total_LTl: sums over negatives, several to be added up.
     """
 
@@ -112,7 +111,6 @@ class Room(NamedTuple):
     slope_TN: Any
     hit_T: Any
     power_LTK: Any
-    weight_N: Any
     total_LTl: Any
 
 
@@ -456,14 +454,14 @@ def _keep_hardest(num: int, w: Any, v: Any, t: Any, given: Any, room: Any, near_
 
 
 @_part
-def _terms(c: Any, w: Any, v: Any, t: Any, weight: Any, given: Any, room: Any) -> None:
+def _terms(c: Any, w: Any, v: Any, t: Any, power: Any, given: Any, room: Any) -> None:
     """Add a chunk's exponentials of a row to its sums."""
     _, num_widths, rows, _ = room.near_CLTN.shape
     _add_terms(
         _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
         _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
-        weight,
-        _at(given.power_K, 0),
+        _at(given.log_weight_N, c * CHUNK),
+        power,
         _at(room.total_LTl, (w * rows + t) * LANES),
     )
 
@@ -478,7 +476,7 @@ def _slopes(c: Any, w: Any, first: Any, stop: Any, given: Any, room: Any, found:
         _add_slopes(
             _at(room.near_CLTN, ((c * num_widths + w) * rows + t) * CHUNK),
             _at(given.scale_LV, w * given.scale_LV.shape[1] + v),
-            _at(given.weight_LN, of_chunk),
+            _at(given.log_weight_N, c * CHUNK),
             _at(room.power_LTK, (w * rows + t) * NUM_PARTS),
             _at(given.scale_LN, of_chunk),
             _at(room.slope_TN, t * CHUNK),
@@ -518,7 +516,7 @@ def _largest(w: Any, v: Any, t: Any, given: Any, room: Any) -> Any:
     most = given.scale_LV.dtype.type(2 * MASKED)
     for n in range(given.scale_LN.shape[1]):
         near = room.near_CLTN[n // CHUNK, w, t, n % CHUNK]
-        most = max(most, near * given.scale_LV[w, v] + given.weight_LN[w, n])
+        most = max(most, near * given.scale_LV[w, v] + given.log_weight_N[n])
     return most
 
 
@@ -534,21 +532,21 @@ def _follows(log_sum: Any, floor_a: Any, weight_a: Any) -> Any:
 @_part
 def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> None:
     """Fill in a row's log-sum-exp, and what multiplies its exponentials in the gradient."""
-    most, total = given.scale_LV.dtype.type(0), room.total_LTl[w, t].sum()
+    start, total = np.float64(given.from_L[w]), room.total_LTl[w, t].sum()
     if not total >= 2.0**-RANGE:
-        # All logits are far below: once more, relative to the largest of them.
+        # All logits are far below: once more, counted from the largest of them.
         most = _largest(w, v, t, given, room)
         if most < _NONE:
             found.log_sum_LV[w, v], room.power_LTK[w, t] = 2 * MASKED, 0
             return
+        start = np.rint(np.float64(most))
+        power_parts(1.0, -start, room.power_LTK[w, t])
         room.total_LTl[w, t] = 0
         for c in range(room.near_CLTN.shape[0]):
-            for n in range(CHUNK):
-                room.weight_N[n] = given.weight_LN[w, c * CHUNK + n] - most
-            _terms(c, w, v, t, _at(room.weight_N, 0), given, room)
+            _terms(c, w, v, t, _at(room.power_LTK, (w * room.power_LTK.shape[1] + t) * NUM_PARTS), given, room)
         total = room.total_LTl[w, t].sum()
-    log_sum = most + np.log2(total)
-    found.log_sum_LV[w, v] = given.from_L[w] + log_sum
+    log_sum = start + np.log2(np.float64(total))
+    found.log_sum_LV[w, v] = log_sum
     own = slice(given.pair_start_V[v], given.pair_start_V[v + 1])
     follows = _follows(found.log_sum_LV[w, v], given.floor_LA[w][own], given.weight_LA[w][own])
     power_parts(follows * given.scale_LV[w, v] * _LN2, -log_sum, room.power_LTK[w, t])
@@ -580,7 +578,7 @@ def do_tile(
         found: what is to be found.
     """
     num_chunks, num_widths, _, _ = room.near_CLTN.shape
-    num_negatives, num_strips = given.scale_LN.shape[1], (stop - first + ROWS - 1) // ROWS
+    num_strips = (stop - first + ROWS - 1) // ROWS
     _lay_out(first, stop, given, room)
     room.total_LTl[:] = 0
     for c in range(num_chunks):
@@ -588,7 +586,7 @@ def do_tile(
         if num_hardest == len(near_N):
             for w in range(num_widths):
                 for v in range(first, stop):
-                    _terms(c, w, v, v - first, _at(given.weight_LN, w * num_negatives + c * CHUNK), given, room)
+                    _terms(c, w, v, v - first, _at(given.power_LK, w * NUM_PARTS), given, room)
     for w in range(num_widths):
         for v in range(first, stop):
             if num_hardest < len(near_N):
