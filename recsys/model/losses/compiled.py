@@ -122,7 +122,7 @@ def log_sums(
     query_VU, item_ND, query_scale_LV, item_scale_LN = (one.detach() for one in vars(scores).values())
     num_widths, (num_vectors, num_negatives) = len(widths), (len(query_VU), len(item_ND))
     num_hardest = min(negatives.num_hardest or num_negatives, num_negatives)
-    columns, num_chunks = _Columns.of(widths), -(-num_negatives // CHUNK)
+    columns = _Columns.of(widths)
     given = _given(scores, negatives, widths, pairs, columns)
     log_sum_LV, row_LV = (query_VU.new_zeros(num_widths, num_vectors) for _ in range(2))
     query_gradient_VU = query_VU.new_zeros(given.query_VU.shape)
@@ -130,6 +130,7 @@ def log_sums(
     def run(tiles: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Do some tiles; return what is a sum over them: gradients of the logs of items' scales and of items."""
         sums = query_VU.new_zeros(given.scale_LN.shape), query_VU.new_zeros(given.item_CENl.shape)
+        num_chunks = len(given.item_CENl)
         room = _room(query_VU, columns, num_widths, num_chunks, max(one.stop - one.start for one in tiles))
         near_N = query_VU.new_empty(num_negatives).numpy()
         found = Found(*(one.numpy() for one in (log_sum_LV, row_LV, query_gradient_VU, *sums)))
@@ -155,7 +156,7 @@ def _given(scores: Scores, negatives: Negatives, widths: WidthLadder, pairs: Pai
     """Lay out what is known of all tiles."""
     query_VU, item_ND, query_scale_LV, item_scale_LN = (one.detach() for one in vars(scores).values())
     num_widths, (num_vectors, num_negatives) = len(widths), (len(query_VU), len(item_ND))
-    filled = -(-num_negatives // CHUNK) * CHUNK
+    filled = max(1, -(-num_negatives // CHUNK)) * CHUNK  # one chunk too where there are no negatives
     item_filled_ND = _filled(item_ND, columns.item, filled, columns.num_item)
     scale_LN = item_ND.new_ones(num_widths, filled)
     scale_LN[:, :num_negatives] = item_scale_LN
@@ -195,7 +196,7 @@ def _bounds(query_VU: Tensor, item_ND: Tensor, scale_LV: Tensor, scale_LN: Tenso
     else:
         query_VL = sums_by_block(query_VU.square(), widths.query_blocks)
     longest_query_L, longest_item_L = (
-        (square.sqrt().T * scale).amax(dim=1)
+        torch.nn.functional.pad(square.sqrt().T * scale, (0, 1)).amax(dim=1)  # of none it is 0
         for square, scale in ((query_VL, scale_LV), (squares_by_width(item_ND, widths), scale_LN))
     )
     return longest_query_L * longest_item_L
@@ -221,7 +222,7 @@ def _room(like: Tensor, columns: _Columns, num_widths: int, num_chunks: int, row
 
 def _tiles(num_vectors: int, num_logits: int, num_threads: int) -> list[slice]:
     """Return the vectors of each tile, with so many logits a vector; for each thread as many tiles, about alike."""
-    most = max(1, min(_TILE // num_logits, _ROWS))
+    most = max(1, min(_TILE // max(1, num_logits), _ROWS))
     rounds = -(-num_vectors // (most * num_threads))
     rows = -(-num_vectors // (rounds * num_threads))
     rows = -(-rows // ROWS) * ROWS if most >= ROWS else rows

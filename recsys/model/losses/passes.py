@@ -117,7 +117,9 @@ class Passes:
         logit_TN = torch.addcmul(self.negatives.log_weight_N, near_TN, scale_T[:, None])
         if self.negatives.num_hardest is not None:
             logit_TN.masked_fill_(~is_hardest(near_TN, self.negatives.num_hardest), -torch.inf)
-        most_T = logit_TN.amax(dim=1).clamp_min(MASKED)
+        most_T = torch.full_like(scale_T, MASKED)
+        if logit_TN.shape[1] > 0:
+            most_T = logit_TN.amax(dim=1).clamp_min(MASKED)
         term_TN = logit_TN.sub_(most_T[:, None]).exp_()
         total_T = term_TN.sum(dim=1)
         log_sum_T = torch.where(most_T > MASKED / 2, most_T + total_T.log(), MASKED)
