@@ -9,10 +9,12 @@ Shapes: ``user_VU`` (vectors, query size), ``item_ND`` (items, full width); ``ve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from recsys.widths import WidthLadder
 
@@ -22,17 +24,51 @@ TINY = 1e-12
 
 def squares_by_width(vector_ND: Float[Tensor, "rows full"], widths: WidthLadder) -> Float[Tensor, "rows widths"]:
     """Return the squared norm of every vector's prefix at each width, narrowest first, by running sums over blocks."""
-    return sums_by_block(vector_ND.square(), widths.blocks).cumsum(dim=1)
+    return squares_by_block(vector_ND, widths.blocks).cumsum(dim=1)
 
 
-def sums_by_block(value_NC: Float[Tensor, "rows columns"], blocks: Sequence[slice]) -> Float[Tensor, "rows blocks"]:
-    """Return the sum of each block of columns; blocks follow one another from the first column to the last.
+def squares_by_block(vector_NC: Float[Tensor, "rows columns"], blocks: Sequence[slice]) -> Float[Tensor, "rows blocks"]:
+    """Return the squared norm of each block of columns; blocks follow one another from the first column to the last."""
+    return cast("Tensor", _Products.apply(vector_NC, None, blocks))  # type: ignore[no-untyped-call]
 
-    A split has one gradient for all of them. Each slice would have one of its own, of the size of the whole.
+
+class _Products(torch.autograd.Function):
+    """The inner product of each block of columns of two tensors' rows, or of one with itself.
+
+    Of torch operations each would leave a tensor of the size of the whole to the gradient, and slices one each.
     """
-    sizes = [block.stop - block.start for block in blocks]
-    parts = value_NC.split(sizes, dim=1)  # type: ignore[no-untyped-call]
-    return torch.stack([part.sum(dim=1) for part in parts], dim=1)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        left_NC: Float[Tensor, "rows columns"],
+        right_NC: Float[Tensor, "rows columns"] | None,
+        blocks: Sequence[slice],
+    ) -> Float[Tensor, "rows blocks"]:
+        product_NC = left_NC * (left_NC if right_NC is None else right_NC)
+        ctx.blocks, ctx.is_square = blocks, right_NC is None
+        ctx.save_for_backward(left_NC, *([] if right_NC is None else [right_NC]))
+        return torch.stack([product_NC[:, block].sum(dim=1) for block in blocks], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NB: Float[Tensor, "rows blocks"]) -> tuple[Tensor | None, Tensor | None, None]:
+        left_NC, *right = ctx.saved_tensors
+        if ctx.is_square:
+            return _scaled(left_NC, 2 * gradient_NB, ctx.blocks), None, None
+        of_left = _scaled(right[0], gradient_NB, ctx.blocks) if ctx.needs_input_grad[0] else None
+        of_right = _scaled(left_NC, gradient_NB, ctx.blocks) if ctx.needs_input_grad[1] else None
+        return of_left, of_right, None
+
+
+def _scaled(
+    value_NC: Float[Tensor, "rows columns"], scale_NB: Float[Tensor, "rows blocks"], blocks: Sequence[slice]
+) -> Float[Tensor, "rows columns"]:
+    """Return each block of columns times its scale of the row."""
+    scaled_NC = torch.empty_like(value_NC)
+    for place, block in enumerate(blocks):
+        torch.mul(value_NC[:, block], scale_NB[:, place, None], out=scaled_NC[:, block])
+    return scaled_NC
 
 
 def query_scales(user_VU: Float[Tensor, "vectors query"], widths: WidthLadder) -> Float[Tensor, "widths vectors"]:
@@ -44,7 +80,7 @@ def query_scales(user_VU: Float[Tensor, "vectors query"], widths: WidthLadder) -
     """
     if widths.head == "tied":
         return item_scales(user_VU, widths)
-    return sums_by_block(user_VU.square(), widths.query_blocks).T.clamp_min(TINY).rsqrt()
+    return squares_by_block(user_VU, widths.query_blocks).T.clamp_min(TINY).rsqrt()
 
 
 def item_scales(item_ND: Float[Tensor, "items full"], widths: WidthLadder) -> Float[Tensor, "widths items"]:
@@ -71,7 +107,8 @@ def products_by_width(
     if widths.head == "per_width":
         parts = zip(widths.query_blocks, widths, strict=True)
         return torch.stack([(user_PU[:, block] * item_PD[:, :width]).sum(dim=1) for block, width in parts])
-    return sums_by_block(user_PU * item_PD, widths.blocks).cumsum(dim=1).T
+    product_PL = cast("Tensor", _Products.apply(user_PU, item_PD, widths.blocks))  # type: ignore[no-untyped-call]
+    return product_PL.cumsum(dim=1).T
 
 
 def queries_by_width(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.model.losses.blocks import squares_by_width, sums_by_block
+from recsys.model.losses.blocks import squares_by_block, squares_by_width
 from recsys.model.losses.kernels import (
     CHUNK,
     LANES,
@@ -28,7 +28,7 @@ from recsys.model.losses.kernels import (
     Found,
     Given,
     Room,
-    do_tile,
+    do_tiles,
     power_parts,
 )
 from recsys.model.losses.negatives import MASKED, Negatives
@@ -134,8 +134,8 @@ def log_sums(
         room = _room(query_VU, columns, num_widths, num_chunks, max(one.stop - one.start for one in tiles))
         near_N = query_VU.new_empty(num_negatives).numpy()
         found = Found(*(one.numpy() for one in (log_sum_LV, row_LV, query_gradient_VU, *sums)))
-        for tile in tiles:
-            do_tile(tile.start, tile.stop, widths.head == "tied", learns, num_hardest, near_N, given, room, found)
+        bound_B2 = np.array([(tile.start, tile.stop) for tile in tiles])
+        do_tiles(bound_B2, widths.head == "tied", learns, num_hardest, near_N, given, room, found)
         return sums
 
     num_threads = torch.get_num_threads()
@@ -194,7 +194,7 @@ def _bounds(query_VU: Tensor, item_ND: Tensor, scale_LV: Tensor, scale_LN: Tenso
     if widths.head == "tied":
         query_VL = squares_by_width(query_VU, widths)
     else:
-        query_VL = sums_by_block(query_VU.square(), widths.query_blocks)
+        query_VL = squares_by_block(query_VU, widths.query_blocks)
     longest_query_L, longest_item_L = (
         torch.nn.functional.pad(square.sqrt().T * scale, (0, 1)).amax(dim=1)  # of none it is 0
         for square, scale in ((query_VL, scale_LV), (squares_by_width(item_ND, widths), scale_LN))

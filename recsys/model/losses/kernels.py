@@ -552,34 +552,12 @@ def _finish_sum(w: Any, v: Any, t: Any, given: Any, room: Any, found: Any) -> No
     power_parts(follows * given.scale_LV[w, v] * _LN2, -log_sum, room.power_LTK[w, t])
 
 
-@numba.njit(nogil=True, cache=True)
-def do_tile(
-    first: int,
-    stop: int,
-    is_nested: bool,
-    learns: bool,
-    num_hardest: int,
-    near_N: Any,
-    given: Any,
-    room: Any,
-    found: Any,
+@_part
+def _sums(
+    first: Any, stop: Any, is_nested: Any, near_N: Any, num_hardest: Any, given: Any, room: Any, found: Any
 ) -> None:
-    """Do a tile.
-
-    Args:
-        first: the tile's first vector.
-        stop: the one after the last.
-        is_nested: whether a width's products are those of its block, added to the narrower widths'.
-        learns: whether gradients are asked for.
-        num_hardest: negatives that count for each vector and width.
-        near_N: room for the negatives of a row, without what fills up chunks.
-        given: what is known.
-        room: for the tile, with rows of zeros where it has fewer than there is room for.
-        found: what is to be found.
-    """
+    """Fill in the log-sum-exps of a tile, from products on."""
     num_chunks, num_widths, _, _ = room.near_CLTN.shape
-    num_strips = (stop - first + ROWS - 1) // ROWS
-    _lay_out(first, stop, given, room)
     room.total_LTl[:] = 0
     for c in range(num_chunks):
         _products(c, first, stop, is_nested, given, room)
@@ -592,8 +570,12 @@ def do_tile(
             if num_hardest < len(near_N):
                 _keep_hardest(num_hardest, w, v, v - first, given, room, near_N)
             _finish_sum(w, v, v - first, given, room, found)
-    if not learns:
-        return
+
+
+@_part
+def _gradients(first: Any, stop: Any, is_nested: Any, given: Any, room: Any, found: Any) -> None:
+    """Fill in the gradients of a tile, or add it to those of negatives."""
+    num_chunks, num_widths, _, _ = room.near_CLTN.shape
     room.gradient_ETl[:] = 0
     room.total_LTl[:] = 0
     for c in range(num_chunks):
@@ -601,10 +583,41 @@ def do_tile(
             if w == num_widths - 1 or not is_nested:
                 room.slope_TN[:] = 0
             _slopes(c, w, first, stop, given, room, found)
-            _back(c, w, num_strips, given, room, found)
+            _back(c, w, (stop - first + ROWS - 1) // ROWS, given, room, found)
     for v in range(first, stop):
         for w in range(num_widths):
             found.scale_gradient_LV[w, v] = room.total_LTl[w, v - first].sum()
         for e in range(room.gradient_ETl.shape[0]):
             for k in range(LANES):
                 found.query_gradient_VU[v, e * LANES + k] = room.gradient_ETl[e, v - first, k]
+
+
+@numba.njit(nogil=True, cache=True)
+def do_tiles(
+    bound_B2: Any,
+    is_nested: bool,
+    learns: bool,
+    num_hardest: int,
+    near_N: Any,
+    given: Any,
+    room: Any,
+    found: Any,
+) -> None:
+    """Do one tile after the other.
+
+    Args:
+        bound_B2: each tile's first vector, and the one after its last.
+        is_nested: whether a width's products are those of its block, added to the narrower widths'.
+        learns: whether gradients are asked for.
+        num_hardest: negatives that count for each vector and width.
+        near_N: room for the negatives of a row, without what fills up chunks.
+        given: what is known.
+        room: for a tile, with rows of zeros where it has fewer than there is room for.
+        found: what is to be found.
+    """
+    for b in range(len(bound_B2)):
+        first, stop = bound_B2[b]
+        _lay_out(first, stop, given, room)
+        _sums(first, stop, is_nested, near_N, num_hardest, given, room, found)
+        if learns:
+            _gradients(first, stop, is_nested, given, room, found)
