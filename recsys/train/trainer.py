@@ -293,12 +293,21 @@ class Trainer:
         """
         return self.pipeline.progress(batches)
 
+    def _seed(self) -> None:
+        """Let what a step draws depend on nothing that came before: it is the same after a stop, and in all processes.
+
+        `torch.manual_seed` does the same, and looks for who called it each time.
+        """
+        place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
+        seed = int(place.generate_state(1, np.uint32)[0])
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+
     def _forward(self, inputs: Inputs) -> tuple[Tensor, list[float]]:
         """Return the loss to learn from, and that of each width over all processes."""
         batch, samples = inputs.batch, inputs.samples
-        # What a step draws depends on nothing that came before: it is the same after a stop, and in all processes.
-        place = np.random.SeedSequence([self.config.seed, self.progress.epoch, self.progress.step])
-        torch.manual_seed(int(place.generate_state(1, np.uint32)[0]))
+        self._seed()
         user_VU, encoded_ED = self.sharded.encode(batch)
         item_SD = gather_rows(encoded_ED, samples.encoded)
         if self.progress.step + 1 == self.steps_per_epoch:
