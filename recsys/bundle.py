@@ -46,6 +46,7 @@ from recsys.index.searcher import Searcher
 from recsys.index.store import map_vectors
 from recsys.item_values import ItemValues
 from recsys.model.exported import LAYOUT, WEIGHTS, ExportedTowers
+from recsys.texts import Texts
 from recsys.users import UserStore
 from recsys.widths import WidthLadder
 
@@ -142,6 +143,11 @@ class Bundle:
     def mask_seen(self) -> bool:
         """Whether items that a user has seen are left out by default, as the dataset's protocol has it."""
         return bool(self.manifest["mask_seen"])
+
+    @cached_property
+    def item_ids(self) -> Texts:
+        """The items' ids, row by row, for whoever writes some of them down."""
+        return Texts.of(self.items.ids(range(len(self.items))))
 
     @cached_property
     def titles(self) -> list[str] | None:

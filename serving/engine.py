@@ -361,11 +361,10 @@ class Engine:
         found = row_K != UNKNOWN
         if np.count_nonzero(found) < len(found):
             row_K, score_K = row_K[found], score_K[found]
-        rows = row_K.tolist()
         return Candidates(
-            item_ids=target.view.ids(rows),
+            ids=target.view.ids(row_K),
             scores=score_K,
-            titles=target.view.titles(rows) if ask.include_titles else None,
+            titles=target.view.titles(row_K.tolist()) if ask.include_titles else None,
             cold=target.cold,
             num_unknown_history_items=target.num_unknown,
         )

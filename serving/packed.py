@@ -1,35 +1,29 @@
 """Candidates as flat bytes: what a program reads into arrays at once, instead of one message per item.
 
 `PackedItems` of ``protos/serving/v1/candidates.proto`` says what each byte is. Ids lie as in an Arrow string column, so
-a client hands them to Arrow as they are. Packing a thousand items takes a tenth of what messages take.
+a client hands them to Arrow as they are. There is nothing to parse per item.
 
 Shapes: ``score_K`` and ``id_K`` are ``(items,)``, best first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import grpc
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from recsys.texts import Texts
 from serving.errors import ServingError
 from serving.v1 import candidates_pb2 as pb
 
-_FIRST_OFFSET = bytes(4)
 
-
-def pack(item_ids: Sequence[str], score_K: Float[np.ndarray, " items"]) -> pb.PackedItems:
+def pack(ids: Texts, score_K: Float[np.ndarray, " items"]) -> pb.PackedItems:
     """Return ids and scores, best first, in their packed form."""
-    text = "".join(item_ids)
-    sizes = map(len, item_ids) if text.isascii() else (len(id_.encode()) for id_ in item_ids)
-    end_K = np.fromiter(sizes, dtype="<i4", count=len(item_ids)).cumsum(dtype="<i4")
     return pb.PackedItems(
         scores=score_K.astype("<f4", copy=False).tobytes(),
-        id_offsets=_FIRST_OFFSET + end_K.tobytes(),
-        ids=text.encode(),
+        id_offsets=ids.start_N1.astype("<i4").tobytes(),
+        ids=ids.utf8.tobytes(),
     )
 
 

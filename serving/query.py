@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
+from recsys.texts import Texts
 from serving.admission import Priority
 from serving.budget import Budget, Degraded
 from serving.price import FREE, Price
@@ -202,7 +203,7 @@ class Candidates:
     """Items for one user, best first.
 
     Args:
-        item_ids: the items.
+        ids: the items.
         scores: float32, their inner products with the user at the rung's width or, where it reranks, at the full width,
             by the bundle's norm (`recsys.widths`): cosines at every width, or at a narrower one a part of a cosine.
         titles: their titles, when asked for and known.
@@ -210,11 +211,16 @@ class Candidates:
         num_unknown_history_items: items of the request's history that the bundle's model was not trained with.
     """
 
-    item_ids: list[str]
+    ids: Texts
     scores: Float[np.ndarray, " items"]
     titles: list[str] | None
     cold: bool = False
     num_unknown_history_items: int = 0
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The items, as strings."""
+        return self.ids.to_list()
 
 
 @dataclass(kw_only=True)

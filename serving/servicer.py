@@ -22,6 +22,7 @@ from serving.packed import pack
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Filter, Query, SimilarQuery, User
 from serving.v1 import candidates_pb2 as pb
 from serving.v1.candidates_pb2_grpc import CandidateServiceServicer
+from serving.wire import scored_items
 
 _ENGINES: dict[RungEngine, pb.SearchEngine.ValueType] = {
     "exact": pb.SEARCH_ENGINE_EXACT,
@@ -236,14 +237,9 @@ def _put_items(
     message: pb.RecommendResponse | pb.UserCandidates | pb.SimilarItemsResponse, candidates: Candidates, *, packed: bool
 ) -> None:
     if packed:
-        message.packed_items.CopyFrom(pack(candidates.item_ids, candidates.scores))
+        message.packed_items.CopyFrom(pack(candidates.ids, candidates.scores))
         return
-    # Each is made where it belongs, field by field: messages that are given to another one are copied into it, and
-    # arguments by name take twice the time.
-    add = message.items.add
-    for item_id, score in zip(candidates.item_ids, candidates.scores.tolist(), strict=True):
-        item = add()
-        item.item_id, item.score = item_id, score
+    message.MergeFromString(scored_items(candidates.ids, candidates.scores))
     if candidates.titles is not None:
         for item, title in zip(message.items, candidates.titles, strict=True):
             item.title = title

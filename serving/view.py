@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from recsys.bundle import Bundle
 from recsys.catalogue import place_items, readable_column
@@ -19,6 +19,7 @@ from recsys.ids import UNKNOWN, Vocabulary
 from recsys.index.delta import Delta
 from recsys.index.item_set import ItemSet
 from recsys.item_values import ItemValues
+from recsys.texts import Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,11 @@ class CatalogueView:
         return everything - self.delta.hidden if len(self.delta.hidden) else everything
 
     @cached_property
+    def ids_beside(self) -> Texts:
+        """The ids of the items beside the bundle's."""
+        return Texts.of(self.items.ids(range(len(self.items))))
+
+    @cached_property
     def beside(self) -> ItemSet:
         """The items beside the bundle's."""
         return ItemSet.all(len(self.items))
@@ -112,13 +118,9 @@ class CatalogueView:
         vector_D: np.ndarray = vector_ND[row]
         return vector_D
 
-    def ids(self, rows: Sequence[int]) -> list[str]:
+    def ids(self, row_K: Int[np.ndarray, " rows"]) -> Texts:
         """Return the ids at rows, which must all exist."""
-        published = self.bundle.items
-        if not len(self.items):
-            return published.ids(rows)
-        num = len(published)
-        return [published.id(row) if row < num else self.items.id(row - num) for row in rows]
+        return self.bundle.item_ids.pick(row_K, beside=self.ids_beside)
 
     def titles(self, rows: Sequence[int]) -> list[str] | None:
         """Return a title for each row, the id where it has none; None where the catalogue has no titles."""

@@ -1,4 +1,4 @@
-"""Packed items are laid out as the proto says, byte by byte, and hold what the friendly form holds."""
+"""Items are written as the proto and protobuf's encoding say, byte by byte; both forms of an answer hold the same."""
 
 import struct
 
@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys.index.rungs import Rung
+from recsys.texts import Texts
 from serving.packed import pack, unpack
 from serving.query import Answer, Call, Candidates, Timings
 from serving.servicer import recommend_response
 from serving.v1 import candidates_pb2 as pb
+from serving.wire import scored_items
 
 RUNG = Rung(engine="exact", width=8, overlap={10: 1.0}, latency_p50_ms=1, latency_p99_ms=1, size_bytes=1)
 TIMINGS = Timings(queue_ms=0, encode_ms=0, scan_ms=0, rerank_ms=0)
@@ -21,15 +23,16 @@ TIMINGS = Timings(queue_ms=0, encode_ms=0, scan_ms=0, rerank_ms=0)
 
 @st.composite
 def items(draw):
-    """Ids of any characters, empty ones too, and any scores."""
+    """Ids of any characters, empty ones and very long ones too, and any scores."""
     ids = draw(st.lists(st.text(max_size=12), max_size=20))
+    ids = [id_ * draw(st.sampled_from([1, 1, 1, 20, 2000])) for id_ in ids]
     return ids, draw(arrays(np.float32, len(ids), elements=st.floats(width=32, allow_nan=False)))
 
 
 @given(items())
 def test_every_byte_is_where_the_proto_says(some):
     ids, score_K = some
-    packed = pack(ids, score_K)
+    packed = pack(Texts.of(ids), score_K)
     n = len(packed.scores) // 4
     assert n == len(ids)
     assert list(struct.unpack(f"<{n}f", packed.scores)) == score_K.tolist()
@@ -38,11 +41,24 @@ def test_every_byte_is_where_the_proto_says(some):
     assert [packed.ids[offsets[i] : offsets[i + 1]].decode() for i in range(n)] == ids
 
 
+@given(items(), st.sampled_from([pb.RecommendResponse, pb.UserCandidates, pb.SimilarItemsResponse]))
+def test_messages_are_those_that_protobuf_writes(some, kind):
+    ids, score_K = some
+    written = scored_items(Texts.of(ids), score_K)
+    plain = kind(
+        items=[pb.ScoredItem(item_id=id_, score=score) for id_, score in zip(ids, score_K.tolist(), strict=True)]
+    )
+    assert kind.FromString(written) == plain
+    # protobuf leaves out what is empty or 0, but for a negative 0
+    if all(ids) and all(struct.pack("<f", score) != bytes(4) for score in score_K):
+        assert written == plain.SerializeToString()
+
+
 @given(items())
 def test_both_forms_of_an_answer_agree(some):
     ids, score_K = some
     answer = Answer(
-        candidates=[Candidates(item_ids=ids, scores=score_K, titles=None)],
+        candidates=[Candidates(ids=Texts.of(ids), scores=score_K, titles=None)],
         rung=RUNG,
         expected_overlap=1.0,
         degraded=(),
@@ -69,7 +85,7 @@ def test_both_forms_of_an_answer_agree(some):
     ],
 )
 def test_other_bytes_are_refused(changed, message):
-    packed = pack(["i1", "i2"], np.array([2, 1], dtype=np.float32))
+    packed = pack(Texts.of(["i1", "i2"]), np.array([2, 1], dtype=np.float32))
     for name, value in changed.items():
         setattr(packed, name, value)
     with pytest.raises(ValueError, match=message) as refused:
