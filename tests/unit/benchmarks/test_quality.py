@@ -1,4 +1,7 @@
-"""The quality benchmarks: configurations that can be read, targets, verdicts, a page that shows what is recorded."""
+"""The quality benchmarks: configurations that can be read, targets, verdicts, pages that show what is recorded."""
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +10,7 @@ from benchmarks._harness import recorded_parts
 from benchmarks.quality import BEGIN, END, PAGE, _wanted, summary, table
 from recsys.errors import ConfigError
 
+README = Path(__file__).parents[3] / "README.md"
 BASELINES = {"popularity": {"ndcg@10": 0.1, "recall@20": 0.3}, "item-item": {"ndcg@10": 0.2, "recall@20": 0.2}}
 
 
@@ -68,3 +72,21 @@ def test_the_summary_is_keyed_by_dataset_and_metric():
 def test_the_page_shows_what_is_recorded():
     text = PAGE.read_text()
     assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table(recorded_parts("quality"))
+
+
+def test_the_readme_shows_what_is_recorded_of_ml_1m():
+    figures = recorded_parts("quality")["ml-1m"]["figures"]
+    widths = {
+        f"width {width}": {name: figure["mean"] for name, figure in found.items()}
+        for width, found in figures["by_width"].items()
+    }
+    baselines = {
+        "item-item filter": figures["baselines"]["item-item"],
+        "popularity": figures["baselines"]["popularity"],
+    }
+    shown = re.findall(
+        r"^\| (width \d+|item-item filter|popularity) \| (\S+) \| (\S+) \| (\S+) \|$", README.read_text(), re.M
+    )
+    names = "recall@10", "ndcg@10", "recall@100"
+    recorded = widths | baselines
+    assert shown == [(name, *(f"{recorded[name][metric]:.3f}"[1:] for metric in names)) for name in recorded]
