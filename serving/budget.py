@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recsys.errors import RequestError
@@ -127,22 +127,26 @@ def choose(
     limits_ms = [limit_ms for limit_ms in (budget.time_ms, deadline_ms) if limit_ms is not None]
     left_ms = min(limits_ms, default=math.inf) - elapsed_ms
     climb = ladder.climb(k)
-    fitting = _fitting(climb, [num_searches * p99_ms[step.place] for step in climb], left_ms)
-    if not fitting:
+    fitting = _fitting(climb, p99_ms, left_ms / num_searches)
+    best = next(fitting, None)
+    if best is None:
         return choice(climb[0], Degraded.TIME_TOO_SHORT)
-    chosen = max(fitting, key=lambda step: (_worth(step, price, num_searches), -step.rung.latency_p99_ms))
-    return choice(chosen, Degraded.OVERLOADED if fitting[-1].overlap > chosen.overlap else None)
+    most, best_worth = best, _worth(best, price, num_searches)
+    for step in fitting:
+        if step.overlap < best_worth:
+            break  # a price only takes away, so neither this one nor any that finds less is worth as much
+        if (worth := _worth(step, price, num_searches)) >= best_worth:
+            best, best_worth = step, worth
+    return choice(best, None if best is most else Degraded.OVERLOADED)
 
 
-def _fitting(climb: Sequence[Step], taking_ms: Sequence[float], left_ms: float) -> list[Step]:
-    """Return the steps that fit a time and are no slower than any that finds more, in order."""
-    fitting: list[Step] = []
-    least_ms = math.inf
-    for step, ms in zip(reversed(climb), reversed(taking_ms), strict=True):
-        if ms <= least_ms and ms <= left_ms:
-            fitting.append(step)
-        least_ms = min(least_ms, ms)
-    return fitting[::-1]
+def _fitting(climb: Sequence[Step], p99_ms: Sequence[float], left_ms: float) -> Iterator[Step]:
+    """Yield the steps that fit a time and are no slower than any that finds more, those that find most first."""
+    least_ms = left_ms
+    for step in reversed(climb):
+        if p99_ms[step.place] <= least_ms:
+            least_ms = p99_ms[step.place]
+            yield step
 
 
 def _worth(step: Step, price: Price, num_searches: int) -> float:

@@ -31,7 +31,7 @@ from serving.admission import Ticket
 from serving.budget import Choice, Degraded, choose
 from serving.calibration import Calibration
 from serving.filters import Allowed
-from serving.latency import LatencyModel
+from serving.latency import LatencyModel, Predicted
 from serving.query import Answer, Ask, BatchQuery, Call, Candidates, Query, SimilarQuery, Timings, User, shown
 from serving.settings import Limits
 from serving.shadow import Searched, Shadow
@@ -162,7 +162,7 @@ class Engine:
 
         0 before `warm_up`.
         """
-        return max(self.latency.after_ms(k=k))
+        return max(self.latency.predict(k).after_ms)
 
     def finished(self, ask: Ask, answer: Answer, call: Call, *, sent: bool = True) -> None:
         """Learn what each stage took, once a call has ended: nobody waits for it then.
@@ -219,10 +219,11 @@ class Engine:
         num_unknown_filter_values: int,
     ) -> Answer:
         encoded_ms = call.elapsed_ms()
-        choice = self._choose(ask, call, elapsed_ms=encoded_ms, num_searches=len(targets))
+        predicted = self.latency.predict(ask.k)
+        choice = self._choose(ask, call, predicted, elapsed_ms=encoded_ms, num_searches=len(targets))
         place = self.latency.place(choice.rung)
-        search_ms, after_ms = self.latency.search_ms(k=ask.k)[place], self.latency.after_ms(k=ask.k)[place]
-        until_s = self._until_s(ask, call, after_ms=len(targets) * after_ms)
+        search_ms = predicted.search_ms[place]
+        until_s = self._until_s(ask, call, after_ms=len(targets) * predicted.after_ms[place])
         found = []
         for number, target in enumerate(targets):
             deadline = self._deadline(choice, until_s, search_ms=search_ms, num_left=len(targets) - number)
@@ -316,7 +317,7 @@ class Engine:
     def _least_ms(self, ask: Ask, *, start: bool) -> float:
         """Return the p99 of a call at the cheapest rung that may answer it; ``start``: as it was at the start."""
         ladder, num_searches = self.calibration.ladder, ask.num_searches
-        p99_ms = self.latency.answer_ms(k=ask.k, start=start)
+        p99_ms = self.latency.predict(ask.k, start=start).answer_ms
         if ask.budget.width is None and ask.budget.min_overlap is None:
             least_ms = min(p99_ms[step.place] for step in ladder.climb(ask.k))
         else:
@@ -324,12 +325,12 @@ class Engine:
         before_ms = self.latency.encode_ms(ask.num_encoded, start=start) if ask.num_encoded else 0.0
         return before_ms + num_searches * least_ms
 
-    def _choose(self, ask: Ask, call: Call, *, elapsed_ms: float, num_searches: int) -> Choice:
+    def _choose(self, ask: Ask, call: Call, predicted: Predicted, *, elapsed_ms: float, num_searches: int) -> Choice:
         return choose(
             self.calibration.ladder,
             ask.budget,
             k=ask.k,
-            p99_ms=self.latency.answer_ms(k=ask.k),
+            p99_ms=predicted.answer_ms,
             elapsed_ms=elapsed_ms,
             deadline_ms=self._deadline_ms(call),
             num_searches=num_searches,

@@ -130,13 +130,22 @@ class Stage:
         return tuple(start_ms * math.exp(_blend(mine, weight, theirs)) for start_ms, mine, weight, theirs in places)
 
 
-class _Predicted(NamedTuple):
-    """What is predicted of each rung for one k, and what the two stages had seen when it was."""
+class Predicted(NamedTuple):
+    """The p99 of each rung of the ladder, in order, for one k.
 
-    seen: tuple[tuple[float, ...], tuple[float, ...]]
+    Args:
+        search_ms: of one search.
+        after_ms: of what comes after it, per user.
+        answer_ms: of both. A rung that was published as slower is never predicted to be faster: where it seems so, the
+            other one met with a disturbance which it was spared, being chosen less often. Calls would flee to it just
+            when it costs most.
+        seen: what the two stages had seen.
+    """
+
     search_ms: tuple[float, ...]
     after_ms: tuple[float, ...]
     answer_ms: tuple[float, ...]
+    seen: tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class LatencyModel:
@@ -172,11 +181,7 @@ class LatencyModel:
         self._encode = _Sized(encode_ms or {}, clock=clock)
         self._start_after = _BySize(after_ms or {})
         self._after = Stage([1.0] * len(ladder.rungs), clock=clock)  # times what it took at the start
-        self._predicted: dict[tuple[int, bool], _Predicted] = {}
-
-    def search_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
-        """Return the p99 of one search for each rung of the ladder, in order; ``start``: as it was at the start."""
-        return self._predict(k, start=start).search_ms
+        self._predicted: dict[tuple[int, bool], Predicted] = {}
 
     def slower(self, *, k: int) -> float:
         """Return how many times as long as published a search takes here, undisturbed."""
@@ -190,20 +195,11 @@ class LatencyModel:
         """Return the p99 of what comes before the search, for users and history items of that number."""
         return self._encode.p99_ms(size, start=start)
 
-    def after_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
-        """Return the p99 of what comes after a search, per user, for each rung of the ladder, in order."""
-        return self._predict(k, start=start).after_ms
+    def predict(self, k: int, *, start: bool = False) -> Predicted:
+        """Return what to expect of each rung; ``start``: as it was at the start.
 
-    def answer_ms(self, *, k: int, start: bool = False) -> tuple[float, ...]:
-        """Return the p99 of one search and what comes after it, for each rung of the ladder, in order.
-
-        A rung that was published as slower is never predicted to be faster: where it seems so, the other one met with a
-        disturbance which it was spared, being chosen less often. Calls would flee to it just when it costs most.
+        That is what was predicted before, unless something has been seen since.
         """
-        return self._predict(k, start=start).answer_ms
-
-    def _predict(self, k: int, *, start: bool) -> _Predicted:
-        """Return what was predicted before, unless something has been seen since."""
         search, after = self._search, self._after
         seen = (search.start_ms, after.start_ms) if start else (search.p99_ms(), after.p99_ms())
         known = self._predicted.get((k, start))
@@ -219,7 +215,7 @@ class LatencyModel:
             most_ms = answer_ms[place] = max(most_ms, answer_ms[place])
         if len(self._predicted) >= _MOST_KS:
             self._predicted.clear()
-        predicted = self._predicted[k, start] = _Predicted(seen, search_ms, after_ms, tuple(answer_ms))
+        predicted = self._predicted[k, start] = Predicted(search_ms, after_ms, tuple(answer_ms), seen)
         return predicted
 
     def place(self, rung: Rung) -> int:

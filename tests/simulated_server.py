@@ -117,7 +117,7 @@ class Simulation:
     def _call(self) -> tuple[Ticket, Outcome]:
         budget_ms = float(self.random.choice(BUDGETS_MS))
         priority = Priority(self.random.choice(3, p=[0.1, 0.8, 0.1]))
-        needed_ms = 2 * OUTSIDE_MS + min(self.model.search_ms(k=K))
+        needed_ms = 2 * OUTSIDE_MS + min(self.model.predict(K).search_ms)
         due_s = self.now_s + budget_ms / 1e3
         ticket = Ticket(
             priority=priority,
@@ -134,7 +134,7 @@ class Simulation:
             self.rungs,
             Budget(time_ms=call.budget_ms),
             k=K,
-            p99_ms=[ms + OUTSIDE_MS for ms in self.model.answer_ms(k=K)],
+            p99_ms=[ms + OUTSIDE_MS for ms in self.model.predict(K).answer_ms],
             elapsed_ms=waited_ms + OUTSIDE_MS,
             price=ticket.price.times(self.worth),
         )

@@ -285,4 +285,4 @@ def test_a_simulated_slow_down_is_learned_and_forgotten():
     simulation.slower = 1.0
     figures(simulation, 0.25, seconds=20.0)
     assert figures(simulation, 0.25)["overlap"] > slow["overlap"]
-    assert math.isclose(min(simulation.model.search_ms(k=100)), 1.28, rel_tol=0.2)
+    assert math.isclose(min(simulation.model.predict(100).search_ms), 1.28, rel_tol=0.2)

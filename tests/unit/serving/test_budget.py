@@ -38,7 +38,7 @@ def each(millisecond: float) -> Price:
 
 def choose(ladder: Ladder, spent: Budget, *, k: int, **rest: object) -> budget.Choice:
     """Choose with the latencies of publishing, unless told others."""
-    return budget.choose(ladder, spent, **{"k": k, "p99_ms": LatencyModel(ladder).search_ms(k=k), **rest})
+    return budget.choose(ladder, spent, **{"k": k, "p99_ms": LatencyModel(ladder).predict(k).search_ms, **rest})
 
 
 @pytest.mark.parametrize(

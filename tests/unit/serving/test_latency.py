@@ -134,24 +134,24 @@ LADDER = Ladder(rungs=(rung(1.0), rung(2.0)), measured={})
 
 def test_search_grows_only_past_the_measured_k(clock):
     model = LatencyModel(LADDER, clock=clock)
-    assert [model.search_ms(k=k)[1] for k in (1, 100, 400)] == [2.0, 2.0, 4.0]
+    assert [model.predict(k).search_ms[1] for k in (1, 100, 400)] == [2.0, 2.0, 4.0]
 
 
 def test_searches_for_many_items_say_the_same_of_a_rung_as_those_for_few(clock):
     model = LatencyModel(LADDER, search_ms=[3.0, 5.0], clock=clock)
-    assert model.search_ms(k=10) == (3.0, 5.0)
+    assert model.predict(10).search_ms == (3.0, 5.0)
     for _ in range(1000):
         model.searched(LADDER.rungs[1], k=400, ms=20.0)
     clock.now_s += 0.1
-    assert model.search_ms(k=100)[1] == pytest.approx(10.0, rel=0.2)
-    assert model.search_ms(k=400)[1] == pytest.approx(20.0, rel=0.2)
-    assert model.search_ms(k=400, start=True) == (6.0, 10.0)
+    assert model.predict(100).search_ms[1] == pytest.approx(10.0, rel=0.2)
+    assert model.predict(400).search_ms[1] == pytest.approx(20.0, rel=0.2)
+    assert model.predict(400, start=True).search_ms == (6.0, 10.0)
 
 
 def test_sizes_are_predicted_by_the_smallest_measured_one_that_is_no_smaller(clock):
     model = LatencyModel(LADDER, encode_ms={1: 0.2, 257: 1.0}, after_ms={10: 0.1, 1000: 0.9, 100: 2.0}, clock=clock)
     assert [model.encode_ms(size) for size in (1, 2, 257, 9999)] == [0.2, 1.0, 1.0, 1.0]
-    assert [model.after_ms(k=k)[0] for k in (5, 50, 500)] == [0.1, 2.0, 2.0]  # more never counts as cheaper
+    assert [model.predict(k).after_ms[0] for k in (5, 50, 500)] == [0.1, 2.0, 2.0]  # more never counts as cheaper
     for _ in range(1000):
         model.encoded(100, ms=3.0)
     clock.now_s += 0.1
@@ -164,10 +164,10 @@ def test_what_comes_after_a_search_is_predicted_by_rung(clock):
         model.finished(LADDER.rungs[0], k=7, ms=0.1)
         model.finished(LADDER.rungs[1], k=100, ms=0.8)
     clock.now_s += 0.1
-    assert model.after_ms(k=10) == pytest.approx((0.1, 0.4), rel=0.2)
-    assert model.after_ms(k=100) == pytest.approx((0.2, 0.8), rel=0.2)
-    assert model.after_ms(k=10, start=True) == (0.1, 0.1)
-    assert model.answer_ms(k=100) == pytest.approx((3.2, 5.8), rel=0.1)
+    assert model.predict(10).after_ms == pytest.approx((0.1, 0.4), rel=0.2)
+    assert model.predict(100).after_ms == pytest.approx((0.2, 0.8), rel=0.2)
+    assert model.predict(10, start=True).after_ms == (0.1, 0.1)
+    assert model.predict(100).answer_ms == pytest.approx((3.2, 5.8), rel=0.1)
     assert [model.place(rung) for rung in LADDER.rungs] == [0, 1]
 
 
@@ -177,8 +177,8 @@ def test_a_rung_is_never_predicted_to_be_faster_than_a_cheaper_one(clock):
         model.searched(LADDER.rungs[0], k=10, ms=30.0)
         model.searched(LADDER.rungs[1], k=10, ms=5.0)
     clock.now_s += 0.1
-    assert model.search_ms(k=10) == pytest.approx((30.0, 5.0), rel=0.4)
-    assert model.answer_ms(k=10)[0] == model.answer_ms(k=10)[1] == model.search_ms(k=10)[0]
+    assert model.predict(10).search_ms == pytest.approx((30.0, 5.0), rel=0.4)
+    assert model.predict(10).answer_ms[0] == model.predict(10).answer_ms[1] == model.predict(10).search_ms[0]
 
 
 def test_a_slow_dear_rung_makes_no_cheap_one_slower(clock):
@@ -187,13 +187,13 @@ def test_a_slow_dear_rung_makes_no_cheap_one_slower(clock):
         model.searched(LADDER.rungs[0], k=10, ms=3.0)
         model.searched(LADDER.rungs[1], k=10, ms=50.0)
     clock.now_s += 0.1
-    cheap_ms, dear_ms = model.search_ms(k=10)
+    cheap_ms, dear_ms = model.predict(10).search_ms
     assert dear_ms > 5 * cheap_ms
-    assert model.answer_ms(k=10) == (cheap_ms + 1, dear_ms + 1)
+    assert model.predict(10).answer_ms == (cheap_ms + 1, dear_ms + 1)
 
 
 def test_what_was_not_measured_counts_as_nothing(clock):
     model = LatencyModel(LADDER, clock=clock)
     model.finished(LADDER.rungs[0], k=10, ms=5.0)
     model.encoded(1, ms=5.0)
-    assert (model.after_ms(k=10), model.encode_ms(1)) == ((0.0, 0.0), 0.0)
+    assert (model.predict(10).after_ms, model.encode_ms(1)) == ((0.0, 0.0), 0.0)
