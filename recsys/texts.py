@@ -53,7 +53,7 @@ _WORDS = numba.types.Array(numba.int64, 1, "C", readonly=True)
 _BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
 
 
-@numba.njit([(_WORDS, _WORDS, _BYTES, _WORDS, _BYTES)], cache=True, nogil=True)
+@numba.njit([(_WORDS, _WORDS, _BYTES, _WORDS, _BYTES)], cache=True)
 def _pick(
     row_K: np.ndarray, start_N1: np.ndarray, utf8: np.ndarray, start_M1: np.ndarray, utf8_beside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -72,7 +72,7 @@ _BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
 
 
 # Tags are arguments, since what is kept on disk of a compiled loop does not notice that they have changed elsewhere.
-@numba.njit([(_WORDS, _BYTES, _BYTES, numba.int64, numba.int64, numba.int64)], cache=True, nogil=True)
+@numba.njit([(_WORDS, _BYTES, _BYTES, numba.int64, numba.int64, numba.int64)], cache=True)
 def _write(
     start_K1: np.ndarray, utf8: np.ndarray, score: np.ndarray, items_tag: int, id_tag: int, score_tag: int
 ) -> np.ndarray:
