@@ -134,7 +134,7 @@ class Bundle:
         _check_ids(path, manifest)
         return cls(path, manifest)
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version: the folder's name."""
         return self.path.name

@@ -1,18 +1,17 @@
 """Many short strings as an Arrow column has them: their UTF-8 bytes one after another, and where each begins.
 
-Some of many are picked by a compiled loop over bytes. A million Python strings lie all over memory; those of an answer
-would be waited for one by one, and again when they are written into a message.
+A million Python strings lie all over memory: those of an answer would be waited for one by one, and again when they are
+written into a message. From a column their bytes can be copied as they are.
 
 Shapes: ``N`` texts, ``K`` of them that are picked; ``start_N1`` has the end of the last one too.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int, UInt8
@@ -39,40 +38,30 @@ class Texts:
     def __len__(self) -> int:
         return len(self.start_N1) - 1
 
-    def pick(self, row_K: Int[np.ndarray, " picked"], *, beside: Texts) -> Texts:
+    def pick(self, row_K: Int[np.ndarray, " picked"], *, beside: Texts) -> PickedTexts:
         """Return the texts at rows, which must all exist; after the last row those of another column go on."""
-        return Texts(*_pick(row_K, self.start_N1, self.utf8, beside.start_N1, beside.utf8))
+        return PickedTexts(row_K, self, beside)
+
+    def __getitem__(self, row: int) -> str:
+        start, end = self.start_N1[row : row + 2].tolist()
+        return self.utf8[start:end].tobytes().decode()
+
+
+class PickedTexts(NamedTuple):
+    """Some texts of two columns, one after the other, before anybody looks at them.
+
+    Args:
+        row_K: int64, their rows.
+        column: the first column.
+        beside: the other one, whose rows go on where the first one's end.
+    """
+
+    row_K: Int[np.ndarray, " picked"]
+    column: Texts
+    beside: Texts
 
     def to_list(self) -> list[str]:
         """Return the strings."""
-        utf8 = self.utf8.tobytes()
-        return [utf8[start:end].decode() for start, end in itertools.pairwise(self.start_N1.tolist())]
-
-
-_WORDS = numba.types.Array(numba.int64, 1, "C", readonly=True)
-_BYTES = numba.types.Array(numba.uint8, 1, "C", readonly=True)
-
-
-@numba.njit([(_WORDS, _WORDS, _BYTES, _WORDS, _BYTES)], cache=True)
-def _pick(
-    row_K: np.ndarray, start_N1: np.ndarray, utf8: np.ndarray, start_M1: np.ndarray, utf8_beside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    num, num_beside = len(start_N1) - 1, len(start_M1) - 1
-    picked_K1 = np.zeros(len(row_K) + 1, np.int64)
-    for k in range(len(row_K)):
-        row = row_K[k]
-        assert 0 <= row < num + num_beside, "a row of nothing"
-        size = start_N1[row + 1] - start_N1[row] if row < num else start_M1[row - num + 1] - start_M1[row - num]
-        picked_K1[k + 1] = picked_K1[k] + size
-    picked = np.empty(picked_K1[-1], np.uint8)
-    for k in range(len(row_K)):
-        row, at = row_K[k], picked_K1[k]
-        if row < num:
-            for place in range(start_N1[row], start_N1[row + 1]):
-                picked[at] = utf8[place]
-                at += 1
-        else:
-            for place in range(start_M1[row - num], start_M1[row - num + 1]):
-                picked[at] = utf8_beside[place]
-                at += 1
-    return picked_K1, picked
+        row_K, column, beside = self
+        num = len(column)
+        return [column[row] if row < num else beside[row - num] for row in row_K.tolist()]

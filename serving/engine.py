@@ -224,30 +224,33 @@ class Engine:
         place = self.latency.place(choice.rung)
         search_ms = predicted.search_ms[place]
         until_s = self._until_s(ask, call, after_ms=len(targets) * predicted.after_ms[place])
-        found = []
+        # One loop for all sums: most calls have one target, for which each generator costs more than what it adds up.
+        candidates, usual_ms, num_scored = [], [], 0
+        scan_ms = rerank_ms = overlap = probed = 0.0
         for number, target in enumerate(targets):
             deadline = self._deadline(choice, until_s, search_ms=search_ms, num_left=len(targets) - number)
-            found.append(self._find(ask, query_BU[number : number + 1], target, choice, deadline=deadline))
-        results = [each.result for each in found]
-        expected_overlap = math.fsum(each.expected_overlap for each in found) / len(found)
+            found = self._find(ask, query_BU[number : number + 1], target, choice, deadline=deadline)
+            candidates.append(found.candidates)
+            if found.usual_ms is not None:
+                usual_ms.append(found.usual_ms)
+            scan_ms, rerank_ms = scan_ms + found.result.scan_ms, rerank_ms + found.result.rerank_ms
+            overlap, probed = overlap + found.expected_overlap, probed + found.result.done_share
+            num_scored += found.result.num_scored
+        expected_overlap, probed_share = overlap / len(targets), probed / len(targets)
         self._worth += _MEMORY * (expected_overlap - self._worth)
-        cut_short = Degraded.CUT_SHORT if any(result.done_share < 1 for result in results) else None
+        degraded = () if choice.degraded is None else (choice.degraded,)
+        queue_ms = call.queue_ms
         return Answer(
-            candidates=[each.candidates for each in found],
+            candidates=candidates,
             rung=choice.rung,
             expected_overlap=expected_overlap,
-            degraded=tuple(reason for reason in (choice.degraded, cut_short) if reason),
-            timings=Timings(
-                queue_ms=call.queue_ms,
-                encode_ms=encoded_ms - call.queue_ms,
-                scan_ms=sum(result.scan_ms for result in results),
-                rerank_ms=sum(result.rerank_ms for result in results),
-            ),
-            search_ms=[each.usual_ms for each in found if each.usual_ms is not None],
+            degraded=degraded if probed_share == 1 else (*degraded, Degraded.CUT_SHORT),
+            timings=Timings(queue_ms=queue_ms, encode_ms=encoded_ms - queue_ms, scan_ms=scan_ms, rerank_ms=rerank_ms),
+            search_ms=usual_ms,
             bundle_version=self.bundle.version,
             predicted_ms=encoded_ms + choice.ms,
-            num_scored=sum(result.num_scored for result in results),
-            probed_share=math.fsum(result.done_share for result in results) / len(results),
+            num_scored=num_scored,
+            probed_share=probed_share,
             num_unknown_filter_values=num_unknown_filter_values,
         )
 
@@ -319,7 +322,7 @@ class Engine:
         ladder, num_searches = self.calibration.ladder, ask.num_searches
         p99_ms = self.latency.predict(ask.k, start=start).answer_ms
         if ask.budget.width is None and ask.budget.min_overlap is None:
-            least_ms = min(p99_ms[step.place] for step in ladder.climb(ask.k))
+            least_ms = p99_ms[ladder.climb(ask.k)[0].place]  # predictions never fall along the steps
         else:
             least_ms = choose(ladder, ask.budget, k=ask.k, p99_ms=p99_ms).ms
         before_ms = self.latency.encode_ms(ask.num_encoded, start=start) if ask.num_encoded else 0.0
@@ -359,8 +362,8 @@ class Engine:
     def _candidates(
         self, row_K: Int[np.ndarray, " k"], score_K: Float[np.ndarray, " k"], *, ask: Ask, target: _Target
     ) -> Candidates:
-        found = row_K != UNKNOWN
-        if np.count_nonzero(found) < len(found):
+        if row_K[-1] == UNKNOWN:
+            found = row_K != UNKNOWN
             row_K, score_K = row_K[found], score_K[found]
         return Candidates(
             ids=target.view.ids(row_K),

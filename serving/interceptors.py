@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
+import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -231,4 +231,4 @@ def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for key, value in metadata:
         if key == _REQUEST_ID and isinstance(value, str) and value:
             return value[:_LONGEST_REQUEST_ID]
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

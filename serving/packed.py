@@ -13,17 +13,19 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from recsys.texts import Texts
+from recsys.texts import PickedTexts
 from serving.errors import ServingError
 from serving.v1 import candidates_pb2 as pb
+from serving.wire import copied
 
 
-def pack(ids: Texts, score_K: Float[np.ndarray, " items"]) -> pb.PackedItems:
+def pack(ids: PickedTexts, score_K: Float[np.ndarray, " items"]) -> pb.PackedItems:
     """Return ids and scores, best first, in their packed form."""
+    start_K1, utf8 = copied(ids)
     return pb.PackedItems(
         scores=score_K.astype("<f4", copy=False).tobytes(),
-        id_offsets=ids.start_N1.astype("<i4").tobytes(),
-        ids=ids.utf8.tobytes(),
+        id_offsets=start_K1.astype("<i4").tobytes(),
+        ids=utf8.tobytes(),
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from recsys.errors import RequestError
 from recsys.index.rungs import Rung
-from recsys.texts import Texts
+from recsys.texts import PickedTexts
 from serving.admission import Priority
 from serving.budget import Budget, Degraded
 from serving.price import FREE, Price
@@ -66,6 +66,8 @@ class Filter:
 
     def check(self, limits: Limits) -> None:
         """Raise `RequestError` where it is too large, or names a feature without a value."""
+        if not (self.include_ids or self.include or self.exclude):
+            return
         at_most("filter.include_item_ids", len(self.include_ids), limits.max_filter_items, "items")
         num_values = 0
         for path, values_of in (("filter.include", self.include), ("filter.exclude", self.exclude)):
@@ -211,7 +213,7 @@ class Candidates:
         num_unknown_history_items: items of the request's history that the bundle's model was not trained with.
     """
 
-    ids: Texts
+    ids: PickedTexts
     scores: Float[np.ndarray, " items"]
     titles: list[str] | None
     cold: bool = False

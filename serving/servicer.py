@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -54,6 +55,7 @@ _PRIORITIES: dict[pb.Priority.ValueType, Priority] = {
 _Request: TypeAlias = pb.RecommendRequest | pb.BatchRecommendRequest | pb.SimilarItemsRequest
 
 _NO_FILTER, _NO_BUDGET = Filter(), Budget()
+_NO_FEATURES: Mapping[str, Sequence[str]] = {}
 
 
 class CandidateServicer(CandidateServiceServicer):
@@ -182,9 +184,8 @@ class CandidateServicer(CandidateServiceServicer):
 def recommend_response(answer: Answer, call: Call, *, packed: bool = False) -> pb.RecommendResponse:
     """Encode the answer for one user."""
     candidates = answer.candidates[0]
-    response = pb.RecommendResponse(
-        cold=candidates.cold, num_unknown_history_items=candidates.num_unknown_history_items
-    )
+    response = pb.RecommendResponse()
+    response.cold, response.num_unknown_history_items = candidates.cold, candidates.num_unknown_history_items
     _put_items(response, candidates, packed=packed)
     _put_report(response.report, answer, call)
     return response
@@ -194,7 +195,10 @@ def _user(message: pb.User) -> User:
     return User(
         id=message.id if message.HasField("id") else None,
         history=message.history.item_ids if message.HasField("history") else None,
-        features={name: values.values for name, values in message.features.items()},
+        # To walk through a map is to make several objects, which most calls need not.
+        features={name: values.values for name, values in message.features.items()}
+        if message.features
+        else _NO_FEATURES,
     )
 
 
@@ -253,7 +257,8 @@ def _put_report(report: pb.SearchReport, answer: Answer, call: Call) -> None:
     report.num_scored, report.probed_share = answer.num_scored, answer.probed_share
     report.num_unknown_filter_values = answer.num_unknown_filter_values
     report.bundle_version = answer.bundle_version
-    report.degraded_reasons.extend(_REASONS[reason] for reason in answer.degraded)
+    if answer.degraded:
+        report.degraded_reasons.extend(_REASONS[reason] for reason in answer.degraded)
     timings.queue_ms, timings.encode_ms = spent.queue_ms, spent.encode_ms
     timings.scan_ms, timings.rerank_ms = spent.scan_ms, spent.rerank_ms
     timings.total_ms = call.elapsed_ms()

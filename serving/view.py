@@ -19,7 +19,7 @@ from recsys.ids import UNKNOWN, Vocabulary
 from recsys.index.delta import Delta
 from recsys.index.item_set import ItemSet
 from recsys.item_values import ItemValues
-from recsys.texts import Texts
+from recsys.texts import PickedTexts, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class CatalogueView:
         vector_D: np.ndarray = vector_ND[row]
         return vector_D
 
-    def ids(self, row_K: Int[np.ndarray, " rows"]) -> Texts:
+    def ids(self, row_K: Int[np.ndarray, " rows"]) -> PickedTexts:
         """Return the ids at rows, which must all exist."""
         return self.bundle.item_ids.pick(row_K, beside=self.ids_beside)
 

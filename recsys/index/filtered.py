@@ -80,7 +80,8 @@ def search_filtered(
         result = searcher.search(
             query_BU, k=k, rung=effort, allowed=None if num_allowed == num_items else allowed, deadline=given
         )
-        enough = result.done_share < 1 or _num_found(result) == len(query_BU) * wanted
+        # What is not there is at the end.
+        enough = result.done_share < 1 or not wanted or NOTHING not in result.rows_BK[:, wanted - 1].tolist()
         if enough and best is None:
             return result
         spent_ms = spent_ms[0] + result.scan_ms, spent_ms[1] + result.rerank_ms

@@ -1,8 +1,9 @@
 """Loops over candidates and items, compiled: what neither FAISS nor NumPy does without copying vectors first.
 
 Every kernel is compiled for its own types when this module is imported, and found in numba's cache on disk from the
-second import on: never during a request. All run on the calling thread, with the interpreter's lock released. They
-are one module since numba's cache notices changes of the file that a kernel is in, and of no other.
+second import on: never during a request. All run on the calling thread, with the interpreter's lock released, but for
+those of a few microseconds: whoever lets it go waits for it again while others compute. They are one module since
+numba's cache notices changes of the file that a kernel is in, and of no other.
 
 Shapes: ``query_BD`` (batch, full width), ``query_D`` one of them, ``code_ND`` (items, full width), ``rows_BC`` (batch,
 candidates), ``rows_BK`` and ``rows_K`` answers; ``enter_N`` and ``leave_N`` (items,) or empty. Those of certified
@@ -43,9 +44,10 @@ _SEEDS = 2
 """Items, for each that is to be found, whose full scores set a certified search's bar."""
 
 
-def _compiled(*signatures: Any) -> Callable[[Function], Function]:
-    """Compile at once for these signatures and no others."""
-    return cast("Callable[[Function], Function]", numba.njit(list(signatures), cache=True, nogil=True, fastmath=_FAST))
+def _compiled(*signatures: Any, short: bool = False) -> Callable[[Function], Function]:
+    """Compile at once for these signatures and no others; what is short keeps the interpreter's lock."""
+    compiled = numba.njit(list(signatures), cache=True, nogil=not short, fastmath=_FAST)
+    return cast("Callable[[Function], Function]", compiled)
 
 
 def _part(function: Function) -> Function:
@@ -341,7 +343,7 @@ def write_keys(
             key_BC[query, place] = _key(score, row) if row >= 0 and score == score else _NO_KEY
 
 
-@_compiled(types.void(_array(types.int64, 2), *_ANSWERS))
+@_compiled(types.void(_array(types.int64, 2), *_ANSWERS), short=True)
 def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) -> None:
     """Write what the first keys of `write_keys` stand for, as many as fit; -1 and minus infinity for no candidate."""
     for query in range(len(rows_BK)):
@@ -352,7 +354,7 @@ def read_keys(key_BK: np.ndarray, rows_BK: np.ndarray, scores_BK: np.ndarray) ->
             scores_BK[query, place] = -np.inf if none else _float_of(_in_order(~(key >> 32)))
 
 
-@_compiled(types.boolean(*_ANSWERS, types.int64, types.int64))
+@_compiled(types.boolean(*_ANSWERS, types.int64, types.int64), short=True)
 def keep_each_once(rows_BC: np.ndarray, scores_BC: np.ndarray, least: int, most: int) -> bool:
     """Move each query's first candidates to the front, without what came before; -1 and minus infinity follow them.
 
@@ -423,7 +425,7 @@ def _write_unit(vector_w: Any, unit_w: Any) -> Any:
     return True
 
 
-@_compiled(types.boolean(_MATRIX, _array(types.float32, 2, writable=True)))
+@_compiled(types.boolean(_MATRIX, _array(types.float32, 2, writable=True)), short=True)
 def scale_prefixes(vector_BD: np.ndarray, unit_Bw: np.ndarray) -> bool:
     """Write the rows' prefixes at unit length; return False where one is all zeros."""
     for row in range(len(vector_BD)):  # noqa: SIM110 - numba knows no `all`

@@ -45,7 +45,7 @@ class SearchResult:
     """The best items per query, best first.
 
     Args:
-        rows_BK: int64 item rows, `NOTHING` where no item was left.
+        rows_BK: int64 item rows, `NOTHING` at the end where no item was left.
         scores_BK: float32 inner products of query and item at the rung's width, or at the width of its last stage (as
             good as the code that was read); minus infinity where no item was left.
         scan_ms: time in the index, for the whole batch.
