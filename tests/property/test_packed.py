@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from picked import picked
 
 from recsys.index.rungs import Rung
-from recsys.texts import Texts
 from serving.packed import pack, unpack
 from serving.query import Answer, Call, Candidates, Timings
 from serving.servicer import recommend_response
@@ -19,12 +19,6 @@ from serving.wire import scored_items
 
 RUNG = Rung(engine="exact", width=8, overlap={10: 1.0}, latency_p50_ms=1, latency_p99_ms=1, size_bytes=1)
 TIMINGS = Timings(queue_ms=0, encode_ms=0, scan_ms=0, rerank_ms=0)
-
-
-def picked(ids):
-    """All ids, the last third of them from a column beside."""
-    num = 2 * len(ids) // 3
-    return Texts.of(ids[:num]).pick(np.arange(len(ids)), beside=Texts.of(ids[num:]))
 
 
 @st.composite
@@ -38,7 +32,7 @@ def items(draw):
 @given(items())
 def test_every_byte_is_where_the_proto_says(some):
     ids, score_K = some
-    packed = pack(picked(ids), score_K)
+    packed = pack(picked(ids, num_beside=len(ids) // 3), score_K)
     n = len(packed.scores) // 4
     assert n == len(ids)
     assert list(struct.unpack(f"<{n}f", packed.scores)) == score_K.tolist()
@@ -50,7 +44,7 @@ def test_every_byte_is_where_the_proto_says(some):
 @given(items(), st.sampled_from([pb.RecommendResponse, pb.UserCandidates, pb.SimilarItemsResponse]))
 def test_messages_are_those_that_protobuf_writes(some, kind):
     ids, score_K = some
-    written = scored_items(picked(ids), score_K)
+    written = scored_items(picked(ids, num_beside=len(ids) // 3), score_K)
     plain = kind(
         items=[pb.ScoredItem(item_id=id_, score=score) for id_, score in zip(ids, score_K.tolist(), strict=True)]
     )

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import numpy as np
+from picked import picked
 
 from benchmarks._k6 import _replies, pinned, split_cores
 from serving.client import unpack
@@ -16,7 +17,7 @@ from serving.packed import pack
 
 
 def test_each_call_gets_its_latency_its_status_and_its_items(tmp_path):
-    items = pack(["i7", "i12"], np.array([0.5, 0.25], dtype=np.float32))
+    items = pack(picked(["i7", "i12"]), np.array([0.5, 0.25], dtype=np.float32))
     encoded = {
         name: base64.b64encode(value).decode()
         for name, value in (("scores", items.scores), ("idOffsets", items.id_offsets), ("ids", items.ids))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from picked import picked
 
 from benchmarks._k6 import Reply
 from benchmarks._outcomes import K, Seen, Traffic
@@ -23,11 +24,11 @@ def answer(traffic, user, *, num=K):
     """The exact answer's first items, and none of it after those."""
     rows = traffic.truth.exact_QK[user][:num].tolist()
     others = [row for row in range(300) if row not in set(traffic.truth.exact_QK[user].tolist())][: K - num]
-    return pack([f"i{row}" for row in [*rows, *others]], np.zeros(K, dtype=np.float32))
+    return pack(picked([f"i{row}" for row in [*rows, *others]]), np.zeros(K, dtype=np.float32))
 
 
 def test_late_shed_and_lost_answers_deliver_nothing(traffic):
-    nothing = pack([], np.zeros(0, dtype=np.float32))
+    nothing = pack(picked([]), np.zeros(0, dtype=np.float32))
     replies = [
         Reply(0, 4.0, "OK", answer(traffic, 0)),
         Reply(1, 12.0, "OK", answer(traffic, 1, num=50)),
