@@ -130,6 +130,7 @@ def test_an_answer_whose_client_has_left_is_an_answer_too(bundles):
 
         def once_it_has(query, *, call):
             assert left.wait(30)
+            time.sleep(1)  # for the server to be told of it too
             return recommend(query, call=call)
 
         def noting(stage, learn):
