@@ -46,6 +46,7 @@ _ID, _SCORE = _tag(pb.ScoredItem, "item_id", _DELIMITED), _tag(pb.ScoredItem, "s
 def scored_items(ids: PickedTexts, score_K: Float[np.ndarray, " items"]) -> bytes:
     """Return the field ``items`` of a response: a `ScoredItem` each."""
     row_K, column, beside = ids
+    assert len(row_K) == len(score_K), f"{len(score_K)} scores of {len(row_K)} items"  # the loop reads as many
     score = score_K.astype("<f4", copy=False).view(np.uint8)
     written: np.ndarray = _write(
         row_K, column.start_N1, column.utf8, beside.start_N1, beside.utf8, score, _ITEMS, _ID, _SCORE

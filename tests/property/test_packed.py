@@ -54,6 +54,12 @@ def test_messages_are_those_that_protobuf_writes(some, kind):
         assert written == plain.SerializeToString()
 
 
+@pytest.mark.parametrize("num", [1, 3])
+def test_items_and_scores_are_as_many(num):
+    with pytest.raises(AssertionError, match=f"{num} scores of 2 items"):
+        scored_items(picked(["i1", "i2"]), np.zeros(num, dtype=np.float32))
+
+
 @given(items())
 def test_both_forms_of_an_answer_agree(some):
     ids, score_K = some
